@@ -1,0 +1,109 @@
+"""The error tree. Every failure that a caller can meet is one of these, and says what to do next."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Self
+
+_INVALID_INPUT = re.compile(
+    r"(?P<field>[A-Za-z_][\w.]*(?:\[\d+\])*): (?P<problem>.*?)(?: \(limit (?P<limit>[^,]*), got (?P<value>.*)\))?",
+    re.DOTALL,
+)
+
+
+class ResRankError(Exception):
+    """Root of all errors raised by ResRank.
+
+    Attributes:
+        retryable: Whether the same call may succeed later without any change by the caller.
+    """
+
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInputError(ResRankError, ValueError):
+    """The caller's input breaks a rule; sending it again cannot succeed (gRPC ``INVALID_ARGUMENT``).
+
+    Its text has one form, ``field: problem (limit L, got V)``, so that it survives the way from a Python model
+    through Triton to the client, which parses it back with :meth:`parse`.
+
+    Attributes:
+        field: What is wrong, for instance ``QUERY`` or ``CANDIDATES[17]``.
+        problem: What is wrong with it, in words.
+        limit: The bound that was crossed, as text, if there is one.
+        value: What was found instead, as text, if there is one.
+    """
+
+    def __init__(self, field: str, problem: str, *, limit: object = None, value: object = None) -> None:
+        self.field = field
+        self.problem = problem
+        self.limit = None if limit is None else str(limit)
+        self.value = None if value is None else str(value)
+        bounds = "" if limit is None else f" (limit {limit}, got {value})"
+        super().__init__(f"{field}: {problem}{bounds}")
+
+    @classmethod
+    def parse(cls, message: str) -> Self | None:
+        """Reads an error back from the text of a gRPC status.
+
+        Args:
+            message: A status message, with or without what Triton puts before the model's own words.
+
+        Returns:
+            The error, or None when the message is not of the form ``field: problem``.
+        """
+        match = _INVALID_INPUT.fullmatch(message.strip())
+        if match is None:
+            return None
+        return cls(match["field"], match["problem"], limit=match["limit"], value=match["value"])
+
+
+class ServerUnavailableError(ResRankError):
+    """No server answers at the address (gRPC ``UNAVAILABLE`` from the transport). Retried with back-off."""
+
+    retryable = True
+
+
+class QueueFullError(ResRankError):
+    """The server sheds load: a bounded queue is full or the request waited in it too long.
+
+    Not retried by the client itself, since retries make an overload worse: slow down or add servers.
+    """
+
+    retryable = True
+
+
+class DeadlineExceededError(ResRankError):
+    """The call's ``timeout_s`` passed before the answer came (gRPC ``DEADLINE_EXCEEDED``)."""
+
+    retryable = True
+
+
+class ModelNotReadyError(ResRankError):
+    """The server runs, but the model is not loaded, or the repository does not have it (gRPC ``NOT_FOUND``)."""
+
+    retryable = True
+
+
+class RetrievalError(ResRankError):
+    """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
+
+
+class CheckpointError(ResRankError):
+    """A checkpoint folder is not valid; the message names the file and the field."""
+
+
+class ExportError(ResRankError):
+    """A checkpoint could not be turned into a model repository; nothing half-written stays behind."""
+
+
+class ParityError(ExportError):
+    """An engine does not compute what the torch reference computes; the message holds the parity table."""
+
+
+class IndexFolderError(RetrievalError):
+    """An index folder cannot be opened: corrupt, foreign, owned by another process or of another encoder."""
+
+
+class StackError(ResRankError):
+    """A process of the local stack could not be prepared, died, or did not become ready in time."""

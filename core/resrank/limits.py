@@ -1,0 +1,19 @@
+"""Bounds that hold whatever the checkpoint: they keep a request from costing memory before it is looked at."""
+
+MAX_QUERY_BYTES = 8 * 1024
+"""Longest query in UTF-8 bytes. Queries are some tens of tokens; 8 KiB is two orders above."""
+
+MAX_PASSAGE_BYTES = 64 * 1024
+"""Longest passage in UTF-8 bytes: about 16,000 tokens, more than any encoder here reads."""
+
+MAX_BATCH_SIZE = 64
+"""Rows in one request to a Triton model (``max_batch_size`` of every config)."""
+
+MAX_TEXT_PASSAGES = 1024
+"""Passages in one ``rerank_text`` request; the client splits longer lists into blocks."""
+
+MAX_EMBEDDING_DIM = 16384
+"""Largest embedding dimension a checkpoint may have."""
+
+MAX_GRPC_MESSAGE_BYTES = 256 * 1024 * 1024
+"""gRPC message cap on both ends of the sidecar and in the client: 50,000 fp16 vectors of dimension 2560."""

@@ -1,0 +1,51 @@
+"""Names of the Triton models, tensors and parameters: the contract of every model repository that export writes."""
+
+from enum import StrEnum
+
+
+class Model(StrEnum):
+    """Triton models. ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` is business logic scripting (BLS)."""
+
+    PASSAGE_TOKENIZER = "passage_tokenizer"
+    QUERY_TOKENIZER = "query_tokenizer"
+    ENCODER = "encoder"
+    RERANK_PROMPT = "rerank_prompt"
+    RERANKER = "reranker"
+    RESIDUAL_SCORING = "residual_scoring"
+    EMBED_PASSAGE = "embed_passage"
+    EMBED_QUERY = "embed_query"
+    RERANK = "rerank"
+    RERANK_TEXT = "rerank_text"
+
+
+class Tensor(StrEnum):
+    """Tensor names. Shapes are given without the batch dimension."""
+
+    TEXT = "TEXT"  # BYTES [1], UTF-8
+    INPUT_IDS = "INPUT_IDS"  # INT64 [L] (encoder) or [S] (reranker)
+    ATTENTION_MASK = "ATTENTION_MASK"  # INT64 [L], 1 = token, 0 = padding on the right
+    EMBEDDING = "EMBEDDING"  # FP32 [d]
+    QUERY = "QUERY"  # BYTES [1], UTF-8
+    PASSAGES = "PASSAGES"  # BYTES [N], UTF-8
+    QUERY_EMBEDDING = "QUERY_EMBEDDING"  # FP32 [d]
+    CANDIDATES = "CANDIDATES"  # FP16 [N, d], the stored passage embeddings
+    CANDIDATE_COUNT = "CANDIDATE_COUNT"  # INT64 [1], how many of the N' rows are real
+    PASSAGE_POSITIONS = "PASSAGE_POSITIONS"  # INT64 [N'], where in the sequence each passage stands
+    LAST_POSITION = "LAST_POSITION"  # INT64 [1], where EOS stands
+    PASSAGE_STATES = "PASSAGE_STATES"  # FP32 [N', d], after P_out
+    QUERY_STATE = "QUERY_STATE"  # FP32 [d], after P_out
+    SCORES = "SCORES"  # FP32 [N]
+
+
+class Parameter(StrEnum):
+    """Keys in the ``parameters`` of a Triton model config, or of a request."""
+
+    ENCODER_SHA256 = "encoder_sha256"  # config of `rerank`, `embed_*`, `rerank_text`: which encoder made the vectors
+    CHECKPOINT_SHA256 = "checkpoint_sha256"  # config of the same models
+    MAX_PASSAGES = "max_passages"  # config of `rerank`: candidates in one pass
+    EMBEDDING_DIM = "embedding_dim"  # config of `rerank`
+    TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
+
+
+MANIFEST_FILE = "manifest.json"
+CHECKPOINT_FILE = "resrank.json"

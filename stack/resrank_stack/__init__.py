@@ -1,0 +1,1 @@
+"""Runs ResRank on one machine: the command line, Triton and the sidecar as processes."""
