@@ -1,0 +1,100 @@
+"""The reranker's input sequence, laid out in this one place for training, export and serving.
+
+    [ before_query | query | before_passages | slot_1 .. slot_N | after_passages | EOS ]
+
+A slot holds a placeholder id; the engine puts x_i = P_in(e_i) in its place. Rows are contiguous and padded on the
+right, so that causal attention needs no mask: nothing valid ever sees padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Rows of one forward pass.
+
+    Attributes:
+        input_ids: INT64 [B, S], right-padded with the placeholder id.
+        passage_positions: INT64 [B, N'], ascending; padding repeats a row's last position, so that a padded
+            candidate, which repeats the row's last vector, is written to the place where it already stands.
+        last_position: INT64 [B, 1], where EOS stands.
+        candidate_count: INT64 [B, 1], N of each row.
+    """
+
+    input_ids: Int64
+    passage_positions: Int64
+    last_position: Int64
+    candidate_count: Int64
+
+
+@dataclass(frozen=True)
+class PromptLayout:
+    """The fixed token ids around query and passages.
+
+    Attributes:
+        before_query: Ids that open the sequence.
+        before_passages: Ids between the query and the first slot.
+        after_passages: Ids between the last slot and EOS.
+        eos_id: The id whose position yields the query's state.
+        placeholder_id: The id in slots and padding; its embedding is never read by anything valid.
+    """
+
+    before_query: tuple[int, ...]
+    before_passages: tuple[int, ...]
+    after_passages: tuple[int, ...]
+    eos_id: int
+    placeholder_id: int
+
+    def length(self, query_tokens: int, candidates: int) -> int:
+        """Number of positions of a row."""
+        fixed = len(self.before_query) + len(self.before_passages) + len(self.after_passages) + 1
+        return fixed + query_tokens + candidates
+
+    def batch(self, queries: Sequence[Sequence[int]], counts: Sequence[int]) -> PromptBatch:
+        """Lays out one row per query.
+
+        Args:
+            queries: Token ids of each query, unequal lengths allowed.
+            counts: Number of candidates of each query, at least 1.
+
+        Returns:
+            The arrays of :class:`PromptBatch`, S and N' being the longest row's.
+        """
+        rows = len(queries)
+        width = max(self.length(len(query), count) for query, count in zip(queries, counts, strict=True))
+        ids = np.full((rows, width), self.placeholder_id, dtype=np.int64)
+        positions = np.empty((rows, max(counts)), dtype=np.int64)
+        last = np.empty((rows, 1), dtype=np.int64)
+        for row, (query, count) in enumerate(zip(queries, counts, strict=True)):
+            head = [*self.before_query, *query, *self.before_passages]
+            first_slot, after = len(head), len(head) + count
+            ids[row, :first_slot] = head
+            tail = [*self.after_passages, self.eos_id]
+            ids[row, after : after + len(tail)] = tail
+            positions[row] = np.minimum(np.arange(first_slot, first_slot + positions.shape[1]), after - 1)
+            last[row, 0] = after + len(tail) - 1
+        return PromptBatch(ids, positions, last, np.asarray(counts, dtype=np.int64)[:, None])
+
+
+def pad_candidates(candidates: NDArray[np.float16], width: int) -> NDArray[np.float16]:
+    """Repeats each row's last vector until it has ``width`` candidates (see :class:`PromptBatch`).
+
+    Args:
+        candidates: FP16 [B, N, d], N at least 1.
+        width: N', at least N.
+
+    Returns:
+        FP16 [B, N', d].
+    """
+    missing = width - candidates.shape[1]
+    if missing == 0:
+        return candidates
+    return np.concatenate([candidates, np.repeat(candidates[:, -1:], missing, axis=1)], axis=1)

@@ -1,0 +1,87 @@
+"""Residual fusion and cosine scoring in NumPy: the last step of every rerank, on the CPU.
+
+    z_i = g * N(P_out(h_i)) + e_i        z_q = g * N(P_out(h_EOS)) [+ e_q]        s_i = cos(z_q, z_i)
+
+N is the identity or the division by the L2 norm (``state_norm``). Source: arXiv 2604.22180 and DESIGN section 2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+_TINY = np.float32(1e-12)  # below any length that a normalised fp16 vector can have; only guards the division
+
+
+def normalize(vectors: Float32) -> Float32:
+    """Divides by the L2 norm along the last axis; a zero vector stays zero.
+
+    Args:
+        vectors: FP32 [..., d].
+
+    Returns:
+        FP32 [..., d], each of length 1.
+    """
+    lengths = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
+    normalized: Float32 = vectors / np.maximum(lengths, _TINY)
+    return normalized
+
+
+def fuse(states: Float32, embeddings: Float32 | None, *, gate: float, normalize_states: bool) -> Float32:
+    """Joins hidden states with the encoder's embeddings: the residual connection.
+
+    Args:
+        states: FP32 [..., d], hidden states after P_out.
+        embeddings: FP32 [..., d], what is added, or None for a query without residual.
+        gate: g.
+        normalize_states: Whether the states are L2-normalised first (``state_norm: l2``).
+
+    Returns:
+        FP32 [..., d].
+    """
+    if gate == 0.0 and embeddings is not None:
+        return embeddings  # exactly the encoder's vector: not even a NaN of an untrained reranker may reach it
+    scaled: Float32 = np.float32(gate) * (normalize(states) if normalize_states else states)
+    return scaled if embeddings is None else scaled + embeddings
+
+
+def score(
+    passage_states: Float32,
+    query_states: Float32,
+    candidates: NDArray[np.float16] | Float32,
+    query_embeddings: Float32 | None,
+    *,
+    gate: float,
+    normalize_states: bool,
+) -> Float32:
+    """Scores candidates by the cosine between fused query and fused passages.
+
+    Args:
+        passage_states: FP32 [B, N, d], after P_out.
+        query_states: FP32 [B, d], after P_out.
+        candidates: FP16 or FP32 [B, N, d], the stored embeddings e_i.
+        query_embeddings: FP32 [B, d] when the checkpoint has ``query_residual``, else None.
+        gate: g.
+        normalize_states: ``state_norm`` is ``l2``.
+
+    Returns:
+        FP32 [B, N], each in [-1, 1].
+    """
+    passages = fuse(passage_states, candidates.astype(np.float32), gate=gate, normalize_states=normalize_states)
+    queries = fuse(query_states, query_embeddings, gate=gate, normalize_states=normalize_states)
+    cosines: Float32 = np.einsum("bnd,bd->bn", normalize(passages), normalize(queries))
+    return np.clip(cosines, -1.0, 1.0)
+
+
+def ranking(scores: Float32) -> NDArray[np.int64]:
+    """Candidate indices by descending score, ties by input index.
+
+    Args:
+        scores: FP32 [N].
+
+    Returns:
+        INT64 [N].
+    """
+    return np.argsort(-scores, kind="stable").astype(np.int64)
