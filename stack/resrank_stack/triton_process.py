@@ -1,0 +1,162 @@
+"""A running ``tritonserver`` on one model repository, bound to loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Self
+
+from resrank.errors import StackError
+
+from resrank_stack.process import ManagedProcess
+from resrank_stack.triton_install import TritonInstall, find_triton
+
+_SHARED_MEMORY = Path("/dev/shm")
+_STUB_TIMEOUT_S = 300
+"""How long Triton waits for a Python model to initialise. Its own 30 s are too few for compiling an engine."""
+
+
+class TritonProcess(ManagedProcess):
+    """Starts Triton on a model repository, waits until every model is ready, and stops it without leftovers.
+
+    Models load once and are never polled or reloaded (``--model-control-mode=none``), configs are taken as written
+    (``--disable-auto-complete-config``), and readiness means that all models are ready. HTTP is off unless a port is
+    given. The Python backend's shared-memory segments get a prefix of this process's own, so that what a killed
+    server leaves in ``/dev/shm`` can be told from others' and removed.
+
+    Args:
+        repository: Model repository folder.
+        host: Address to listen on.
+        grpc_port: Port for gRPC; a free one when None.
+        http_port: Port for HTTP; off when None.
+        metrics_port: Port for the Prometheus metrics; a free one when None.
+        log_path: File for the server's log; an unnamed temporary file when None.
+        ready_timeout_s: How long :meth:`wait_ready` waits.
+        exit_timeout_s: How long Triton lets requests in flight finish when it is told to end.
+        install: Which server to run; :func:`~resrank_stack.triton_install.find_triton` decides when None.
+
+    Raises:
+        StackError: No server can be found or prepared, or the repository is not a folder.
+
+    Example:
+        >>> with TritonProcess(Path("var/repository")) as triton:
+        ...     client = tritonclient.grpc.InferenceServerClient(triton.grpc_address)
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int | None = None,
+        http_port: int | None = None,
+        metrics_port: int | None = None,
+        log_path: Path | None = None,
+        ready_timeout_s: float = 300.0,
+        exit_timeout_s: int = 20,
+        install: TritonInstall | None = None,
+    ) -> None:
+        if not repository.is_dir():
+            raise StackError(f"{repository} is not a folder: give a model repository, as resrank export writes it")
+        self.install = find_triton() if install is None else install
+        self.repository = repository
+        self.host = host
+        self.grpc_port, self.metrics_port = _ports(host, grpc_port, metrics_port)
+        self.http_port = http_port
+        self.ready_timeout_s = ready_timeout_s
+        self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
+        super().__init__(
+            "tritonserver",
+            [self.install.executable, *self._flags(exit_timeout_s)],
+            environment={**os.environ, **self.install.environment},
+            log_path=log_path,
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    @property
+    def grpc_address(self) -> str:
+        """``host:port`` of the gRPC endpoint."""
+        return f"{self.host}:{self.grpc_port}"
+
+    @property
+    def metrics_address(self) -> str:
+        """``host:port`` of the Prometheus endpoint (``http://…/metrics``)."""
+        return f"{self.host}:{self.metrics_port}"
+
+    def wait_ready(self) -> None:
+        """Waits until the server and all its models are ready.
+
+        Raises:
+            StackError: It ended or was not ready within ``ready_timeout_s``; the message has its last log lines.
+        """
+        import tritonclient.grpc as triton_grpc
+
+        with triton_grpc.InferenceServerClient(self.grpc_address) as client:
+
+            def ready() -> bool:
+                try:
+                    return bool(client.is_server_ready(client_timeout=1.0))
+                except triton_grpc.InferenceServerException:  # not listening yet
+                    return False
+
+            self.wait_until(ready, timeout_s=self.ready_timeout_s)
+
+    def _flags(self, exit_timeout_s: int) -> list[str]:
+        flags = [
+            f"--model-repository={self.repository.absolute()}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            "--strict-readiness=true",
+            f"--exit-timeout-secs={exit_timeout_s}",
+            f"--grpc-address={self.host}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-address={self.host}",
+            f"--metrics-port={self.metrics_port}",
+            f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
+            f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+        ]
+        if self.http_port is None:
+            flags.append("--allow-http=false")
+        else:
+            flags += [f"--http-address={self.host}", f"--http-port={self.http_port}"]
+        if self.install.backend_directory is not None:
+            flags.append(f"--backend-directory={self.install.backend_directory}")
+        return flags
+
+    def _tells(self, line: str) -> bool:
+        # Triton ends a failed start with wide tables of its options, below the errors that explain it.
+        return line.strip() != "" and not line.startswith(("+-", "| "))
+
+    def _ended(self) -> None:
+        # A server that ended well has removed its segments; one that was killed cannot.
+        for segment in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+            segment.unlink(missing_ok=True)
+
+
+def _ports(host: str, *wanted: int | None) -> list[int]:
+    """Fills in free ports for those not given. All are held open until all are known, so that they differ."""
+    held: list[socket.socket] = []
+    try:
+        ports = []
+        for port in wanted:
+            if port is not None:
+                ports.append(port)
+                continue
+            listener = socket.socket()
+            held.append(listener)
+            listener.bind((host, 0))
+            ports.append(listener.getsockname()[1])
+        return ports
+    finally:
+        for listener in held:
+            listener.close()
