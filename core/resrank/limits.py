@@ -17,3 +17,13 @@ MAX_EMBEDDING_DIM = 16384
 
 MAX_GRPC_MESSAGE_BYTES = 256 * 1024 * 1024
 """gRPC message cap on both ends of the sidecar and in the client: 50,000 fp16 vectors of dimension 2560."""
+
+MAX_MESSAGE_RECORDS = 1000
+"""Results, records or ids in one message of the retrieval sidecar: the usual depth of a run in TREC, and small enough
+that the largest answer (1000 × (64 KiB text + 32 KiB embedding + metadata)) stays below the message cap."""
+
+MAX_ID_BYTES = 512
+"""Longest record id in UTF-8 bytes."""
+
+MAX_METADATA_BYTES = 16 * 1024
+"""Keys and values of one record's metadata together, in UTF-8 bytes."""
