@@ -1,0 +1,284 @@
+"""The torch model of DESIGN section 2: the reference for every engine, and what training trains.
+
+Imported by name only; the rest of ``resrank`` never pulls torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AutoModel, PreTrainedModel
+
+from resrank.checkpoint import (
+    ENCODER_DIR,
+    PROJECTORS_FILE,
+    RERANKER_DIR,
+    CheckpointSpec,
+    Norm,
+    Pooling,
+    Projector,
+    validate_folder,
+)
+from resrank.errors import CheckpointError
+
+EXPORT_ATTENTION = "resrank"
+"""Name under which transformers finds :func:`maskless_attention`."""
+
+_TINY = 1e-12  # the same guard as in resrank.scoring
+
+
+def maskless_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention without a materialised [S, S] mask, for graphs that engines fuse.
+
+    Registered with transformers without a mask function, so causal decoders get no mask at all (rows are contiguous
+    and padded on the right) and bidirectional encoders pass the [B, 1, 1, L] one they are given.
+
+    Args:
+        module: The attention layer; ``is_causal`` says which kind.
+        query: [B, H, S, D].
+        key: [B, H_kv, S, D], H a multiple of H_kv (grouped-query attention).
+        value: [B, H_kv, S, D].
+        attention_mask: Boolean [B, 1, 1, S], True on tokens; None for causal layers.
+        scaling: Factor on the products, 1/sqrt(D) by default.
+        dropout: Probability in training.
+
+    Returns:
+        [B, S, H, D] and None for the attention weights that nobody reads.
+    """
+    grouped = key.shape[1] != query.shape[1]
+    context = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        is_causal=attention_mask is None and bool(getattr(module, "is_causal", False)),
+        scale=scaling,
+        enable_gqa=grouped,
+    )
+    return context.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(EXPORT_ATTENTION, maskless_attention)
+
+
+class ResRankModel(nn.Module):
+    """Encoder-LLM, Reranker-LLM and what joins them.
+
+    Attributes:
+        spec: The checkpoint's fields.
+        encoder: Any Hugging Face encoder (``AutoModel``).
+        reranker: The decoder stack of any causal language model, without its ``lm_head``.
+        p_in: [d] to [h], or the identity.
+        p_out: [h] to [d], or the identity.
+        residual_gate: g, a buffer so that it follows the model's device.
+    """
+
+    def __init__(
+        self,
+        spec: CheckpointSpec,
+        encoder: PreTrainedModel,
+        reranker: PreTrainedModel,
+        p_in: Tensor | None = None,
+        p_out: Tensor | None = None,
+    ) -> None:
+        """Joins two backbones.
+
+        Args:
+            spec: The checkpoint's fields; sizes must fit the backbones.
+            encoder: The encoder backbone.
+            reranker: The decoder backbone.
+            p_in: FP32 [h, d], only with the linear projector.
+            p_out: FP32 [d, h], likewise.
+
+        Raises:
+            CheckpointError: The backbones or projectors do not have the sizes that ``spec`` says.
+        """
+        super().__init__()
+        d, h = spec.encoder.embedding_dim, spec.reranker.hidden_size
+        for field, module, size in (
+            ("encoder.embedding_dim", encoder, d),
+            ("reranker.hidden_size", reranker, h),
+        ):
+            found = int(module.config.hidden_size)
+            if found != size:
+                raise CheckpointError(f"{field}: {size}, but the backbone's hidden size is {found}")
+        self.spec = spec
+        self.encoder = encoder
+        self.reranker = reranker
+        self.p_in: nn.Module = _projector("p_in", p_in, d, h) if p_in is not None else nn.Identity()
+        self.p_out: nn.Module = _projector("p_out", p_out, h, d) if p_out is not None else nn.Identity()
+        self.register_buffer("residual_gate", torch.tensor(spec.fusion.residual_gate), persistent=False)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, *, verify_hashes: bool = True) -> Self:
+        """Loads a checkpoint folder in fp32 and evaluation mode.
+
+        Args:
+            folder: A checkpoint as DESIGN section 4 lays it out.
+            verify_hashes: Whether the weights' digests are computed again.
+
+        Raises:
+            CheckpointError: The folder is not a valid checkpoint.
+        """
+        spec = validate_folder(folder, verify_hashes=verify_hashes)
+        projectors: dict[str, Tensor] = {}
+        if spec.fusion.projector is Projector.LINEAR:
+            projectors = load_file(folder / PROJECTORS_FILE)
+            if set(projectors) != {"p_in.weight", "p_out.weight"}:
+                raise CheckpointError(
+                    f"{folder / PROJECTORS_FILE}: holds {sorted(projectors)}, not p_in.weight and p_out.weight"
+                )
+        model = cls(
+            spec,
+            _load_backbone(folder / ENCODER_DIR),
+            _load_backbone(folder / RERANKER_DIR),
+            projectors.get("p_in.weight"),
+            projectors.get("p_out.weight"),
+        )
+        return model.eval()
+
+    @property
+    def encoder_is_causal(self) -> bool:
+        """Whether the encoder is a decoder (last-token pooling families) and so needs no attention mask."""
+        return _is_causal(self.encoder)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Turns texts into embeddings: e = Enc(text).
+
+        Args:
+            input_ids: INT64 [B, L], padded on the right.
+            attention_mask: INT64 [B, L], 1 on tokens.
+
+        Returns:
+            FP32 [B, d], pooled and, with ``embedding_norm: l2``, of length 1.
+        """
+        mask: Tensor | None = attention_mask
+        if self.encoder.config._attn_implementation == EXPORT_ATTENTION:
+            mask = None if self.encoder_is_causal else attention_mask[:, None, None, :].bool()
+        hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
+        pooled = self._pool(hidden.float(), attention_mask)
+        return functional.normalize(pooled, dim=-1) if self.spec.encoder.embedding_norm is Norm.L2 else pooled
+
+    def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        match self.spec.encoder.pooling:
+            case Pooling.CLS:
+                return hidden[:, 0]
+            case Pooling.LAST:
+                last = attention_mask.sum(dim=1, keepdim=True) - 1
+                return _gather_positions(hidden, last)[:, 0]
+            case Pooling.MEAN:
+                weights = attention_mask.to(hidden.dtype)[:, :, None]
+                return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def states(
+        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One causal pass over the query's tokens and one position per passage.
+
+        Args:
+            input_ids: INT64 [B, S] of ``resrank.prompt``, a placeholder at each slot.
+            passage_positions: INT64 [B, N], the slots.
+            last_position: INT64 [B, 1], where EOS stands.
+            candidates: FP16 or FP32 [B, N, d], the passages' embeddings e_i.
+
+        Returns:
+            P_out(h_i) FP32 [B, N, d] and P_out(h_EOS) FP32 [B, d].
+        """
+        tokens = self.reranker.get_input_embeddings()(input_ids)
+        x = self.p_in(candidates.float()) * self.spec.fusion.input_scale
+        slots = passage_positions[:, :, None].expand(-1, -1, tokens.shape[-1])
+        inputs = tokens.scatter(1, slots, x.to(tokens.dtype))
+        hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
+        projected = self.p_out(_gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1)))
+        return projected[:, :-1], projected[:, -1]
+
+    def score(
+        self, passage_states: Tensor, query_state: Tensor, candidates: Tensor, query_embedding: Tensor | None
+    ) -> Tensor:
+        """Residual fusion and cosine, differentiable; ``resrank.scoring`` is its NumPy twin for serving.
+
+        Args:
+            passage_states: FP32 [B, N, d] of :meth:`states`.
+            query_state: FP32 [B, d] of :meth:`states`.
+            candidates: FP16 or FP32 [B, N, d], e_i.
+            query_embedding: FP32 [B, d], e_q; read only with ``query_residual``.
+
+        Returns:
+            FP32 [B, N] cosines.
+
+        Raises:
+            ValueError: The checkpoint has ``query_residual`` and no query embedding was given.
+        """
+        z_passages = self._gated(passage_states) + candidates.float()
+        z_query = self._gated(query_state)
+        if self.spec.fusion.query_residual:
+            if query_embedding is None:
+                raise ValueError("query_embedding is needed: the checkpoint has query_residual")
+            z_query = z_query + query_embedding
+        return functional.cosine_similarity(z_passages, z_query[:, None], dim=-1, eps=_TINY)
+
+    def _gated(self, states: Tensor) -> Tensor:
+        if self.spec.fusion.state_norm is Norm.L2:
+            states = functional.normalize(states, dim=-1, eps=_TINY)
+        return cast("Tensor", self.residual_gate) * states
+
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[Self]:
+        """Within the context both backbones use :func:`maskless_attention`, the form that engines fuse."""
+        backbones = (self.encoder, self.reranker)
+        before = [backbone.config._attn_implementation for backbone in backbones]
+        try:
+            for backbone in backbones:
+                backbone.set_attn_implementation(EXPORT_ATTENTION)
+            yield self
+        finally:
+            for backbone, name in zip(backbones, before, strict=True):
+                backbone.set_attn_implementation(name)
+
+
+_NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
+
+
+def _load_backbone(folder: Path) -> PreTrainedModel:
+    try:
+        model = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: transformers cannot load it: {error}") from error
+    return cast("PreTrainedModel", model)
+
+
+def _is_causal(backbone: PreTrainedModel) -> bool:
+    flags = {bool(module.is_causal) for module in backbone.modules() if hasattr(module, "is_causal")}
+    return flags == {True}
+
+
+def _projector(name: str, weight: Tensor, inputs: int, outputs: int) -> nn.Linear:
+    if tuple(weight.shape) != (outputs, inputs):
+        raise CheckpointError(f"{PROJECTORS_FILE}: {name}.weight is {list(weight.shape)}, not {[outputs, inputs]}")
+    linear = nn.Linear(inputs, outputs, bias=False)
+    linear.weight = nn.Parameter(weight.float())
+    return linear
+
+
+def _gather_positions(hidden: Tensor, positions: Tensor) -> Tensor:
+    """[B, S, h] and INT64 [B, P] to [B, P, h]."""
+    return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))
