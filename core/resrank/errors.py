@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Self
 
+# Triton puts "in ensemble 'rerank', " before a composing model's words, once per level, and BLS its own sentence.
 _INVALID_INPUT = re.compile(
+    r"(?:in ensemble '[^']*', |Model \S+ - Error when running inference: )*"
     r"(?P<field>[A-Za-z_][\w.]*(?:\[\d+\])*): (?P<problem>.*?)(?: \(limit (?P<limit>[^,]*), got (?P<value>.*)\))?",
     re.DOTALL,
 )
