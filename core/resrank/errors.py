@@ -39,7 +39,6 @@ class InvalidInputError(ResRankError, ValueError):
     def __init__(self, field: str, problem: str, *, limit: object = None, value: object = None) -> None:
         self.field = field
         self.problem = problem
-        self.problem = problem
         self.limit = None if limit is None else str(limit)
         self.value = None if value is None else str(value)
         bounds = "" if limit is None else f" (limit {limit}, got {value})"
