@@ -168,6 +168,9 @@ def written_aside(out: Path) -> Iterator[Path]:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
     try:
         yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors writes for the owner alone, but a server often runs as another user
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
