@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import torch
-from resrank.checkpoint import CheckpointSpec, Pooling, file_sha256
+from resrank.checkpoint import CheckpointSpec, file_sha256
 from resrank.errors import CheckpointError
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModel, AutoTokenizer
 
-from resrank_export.initialize import InitOptions, initialize, quiet_transformers, written_aside
+from resrank_export.initialize import InitOptions, initialize, quiet_transformers, refuse_existing, written_aside
 
 _DOWNLOAD_TIMEOUT_S = 900
 
@@ -89,28 +89,33 @@ DEFAULT_RERANKER = PackagedBackbone(
 """135M parameters, h = 576, 8,192 positions; stored with 4 bits, computed with in fp32 from there on."""
 
 DEFAULT_NAME = "minilm-l6-smollm2-135m"
+DEFAULT_OPTIONS = InitOptions(name=DEFAULT_NAME)
 
 
 def initialize_default(
-    out: Path, options: InitOptions | None = None, *, notify: Callable[[str], None] = lambda step: None
+    out: Path,
+    options: InitOptions = DEFAULT_OPTIONS,
+    *,
+    notify: Callable[[str], None] = lambda step: None,
 ) -> CheckpointSpec:
     """Makes the default checkpoint, fetching and converting its backbones where they are not cached yet.
 
     Args:
         out: The folder to make; must not exist yet.
-        options: As for :func:`resrank_export.initialize.initialize`; None: named ``DEFAULT_NAME``, dense-start.
+        options: As for :func:`resrank_export.initialize.initialize`.
         notify: Called with one line before each step that takes seconds.
 
     Raises:
         CheckpointError: A backbone cannot be had or is not the expected one, or ``out`` exists.
     """
+    refuse_existing(out)
     folders = [materialize(backbone, cache_folder(), notify) for backbone in (DEFAULT_ENCODER, DEFAULT_RERANKER)]
     notify("assembling the checkpoint")
     return initialize(
         folders[0],
         folders[1],
         out,
-        options or InitOptions(name=DEFAULT_NAME, pooling=Pooling.MEAN),
+        options,
         sources=(_source(DEFAULT_ENCODER), _source(DEFAULT_RERANKER)),
     )
 

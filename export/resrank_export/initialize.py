@@ -109,6 +109,7 @@ def initialize(
         CheckpointError: A backbone cannot be loaded or does not fit, or ``out`` exists. ``out`` is either complete
             afterwards or not there.
     """
+    refuse_existing(out)  # before anything is fetched
     encoder_source, reranker_source = sources or (_source_name(encoder), _source_name(reranker))
     encoder_folder, reranker_folder = _resolve(encoder), _resolve(reranker)
     with written_aside(out) as partial, quiet_transformers():
@@ -152,6 +153,16 @@ def projectors(embedding_dim: int, hidden_size: int, *, seed: int) -> dict[str, 
     return {"p_in.weight": p_in, "p_out.weight": p_in.T.contiguous()}
 
 
+def refuse_existing(out: Path) -> None:
+    """Raises where something would be overwritten.
+
+    Raises:
+        CheckpointError: ``out`` exists.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; remove it or choose another folder")
+
+
 @contextmanager
 def written_aside(out: Path) -> Iterator[Path]:
     """Gives a folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
@@ -159,8 +170,7 @@ def written_aside(out: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: ``out`` exists already or cannot be written.
     """
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already; remove it or choose another folder")
+    refuse_existing(out)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)

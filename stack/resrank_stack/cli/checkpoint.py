@@ -1,0 +1,112 @@
+"""``resrank checkpoint``: make a first checkpoint, look at one."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from resrank.checkpoint import CheckpointSpec, Pooling, encoder_identity, validate_folder
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="Make and inspect checkpoints.", rich_markup_mode="markdown")
+
+
+class _Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+@app.command(
+    epilog="Examples: `resrank checkpoint init --default` · "
+    "`resrank checkpoint init --encoder Qwen/Qwen3-Embedding-0.6B --reranker Qwen/Qwen3-0.6B --out qwen`"
+)
+def init(
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder: a hub id or a folder with config.json, model.safetensors, tokenizer.")
+    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="Reranker: a causal decoder, hub id or folder.")] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="all-MiniLM-L6-v2 and SmolLM2-135M-Instruct, both Apache-2.0.")
+    ] = False,
+    out: Annotated[Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The folder to make.")] = Path("checkpoint"),
+    name: Annotated[str | None, typer.Option(help="The checkpoint's name [default: made of the backbones'].")] = None,
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How token states become one vector [default: as the encoder's files say].")
+    ] = None,
+    gate: Annotated[
+        float, typer.Option(help="Residual gate g; 0 is dense-start: untrained, it ranks exactly as its retriever.")
+    ] = 0.0,
+    query_residual: Annotated[bool, typer.Option(help="Add the query's embedding to its state.")] = True,
+    max_passage_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Longest passage [default: the encoder's limit, at most 512].")
+    ] = None,
+    max_query_tokens: Annotated[int, typer.Option(min=3, help="Longest query, for both models.")] = 128,
+    max_passages: Annotated[int, typer.Option(min=1, max=4096, help="Candidates in one pass.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the projectors' random directions, where the sizes differ.")] = 0,
+) -> None:
+    """Make a checkpoint from two backbones.
+
+    It is **untrained**: with the default gate of 0 it ranks exactly as its retriever, and training starts from there.
+    """
+    if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
+        raise typer.BadParameter("give either --default, or both --encoder and --reranker")
+    # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from resrank_export.backbones import DEFAULT_NAME, initialize_default
+    from resrank_export.initialize import InitOptions, initialize
+
+    console = Console()
+    options = InitOptions(
+        name=name or (DEFAULT_NAME if default else None),
+        pooling=pooling,
+        residual_gate=gate,
+        query_residual=query_residual,
+        max_passage_tokens=max_passage_tokens,
+        max_query_tokens=max_query_tokens,
+        max_passages=max_passages,
+        seed=seed,
+    )
+    if encoder is None or reranker is None:
+        spec = initialize_default(out, options, notify=lambda step: console.print(f"{step} …"))
+    else:
+        spec = initialize(encoder, reranker, out, options)
+    console.print(f"[green]✓[/] {out}: checkpoint {spec.name!r}, d = {spec.encoder.embedding_dim}, ", end="")
+    console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
+    if spec.fusion.residual_gate == 0:
+        console.print("  dense-start: the reranker is untrained, the scores are the retriever's cosines")
+
+
+@app.command(epilog="Example: `resrank checkpoint show checkpoint --output json`")
+def show(
+    folder: Annotated[Path, typer.Argument(envvar="RESRANK_CHECKPOINT", help="The checkpoint folder.")],
+    output: Annotated[_Output, typer.Option(help="For people or for programs.")] = _Output.TEXT,
+    verify: Annotated[bool, typer.Option(help="Compute the weights' digests again (seconds per GB).")] = True,
+) -> None:
+    """Validate a checkpoint and print its fields."""
+    spec = validate_folder(folder, verify_hashes=verify)
+    if output is _Output.JSON:
+        digests = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
+        typer.echo(json.dumps({**spec.model_dump(mode="json"), **digests}, indent=2))
+        return
+    Console().print(_table(spec, folder))
+
+
+def _table(spec: CheckpointSpec, folder: Path) -> Table:
+    table = Table(title=f"{folder}: {spec.name}", title_justify="left", show_header=False, box=None)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    table.add_row("sha256", spec.digest())
+    table.add_row("encoder identity", encoder_identity(spec))
+    for section, fields in spec.model_dump(mode="json").items():
+        if not isinstance(fields, dict):
+            continue
+        for field, value in fields.items():
+            # repr: prompts hold line breaks and brackets, which would be read as layout and markup
+            shown = value if isinstance(value, dict) else {"": value}
+            for part, text in shown.items():
+                label = ".".join(filter(None, (section, field, part)))
+                table.add_row(label, repr(text).replace("[", r"\["))
+    return table

@@ -1,0 +1,254 @@
+"""Checkpoints made of two backbones: what is taken from where, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from resrank.checkpoint import Pooling, Projector, read_spec, validate_folder
+from resrank.errors import CheckpointError
+from resrank.tokenization import EncoderTokenizer, PromptTokenizer
+from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors
+from safetensors.torch import load_file, save_file
+from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
+from tokenizers import Tokenizer
+from transformers import AutoModel
+
+SMALL = InitOptions(max_query_tokens=32, max_passages=16)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backbones") / "bert"
+    make_bert(folder, 32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("backbones") / "llama"
+    make_llama(folder, 48)
+    return folder
+
+
+def nothing_left_behind(out: Path) -> bool:
+    return list(out.parent.iterdir()) == []
+
+
+def test_the_default_is_dense_start(bert: Path, llama: Path, tmp_path: Path) -> None:
+    spec = initialize(bert, llama, tmp_path / "out", SMALL)
+
+    assert spec.fusion.residual_gate == 0
+    assert spec.fusion.query_residual
+    assert spec == validate_folder(tmp_path / "out")
+    assert (spec.encoder.source, spec.reranker.source, spec.name) == ("bert", "llama", "bert+llama")
+
+
+def test_the_same_backbones_and_seed_give_the_same_checkpoint(bert: Path, llama: Path, tmp_path: Path) -> None:
+    first = initialize(bert, llama, tmp_path / "first", SMALL)
+    second = initialize(bert, llama, tmp_path / "second", SMALL)
+
+    assert first.digest() == second.digest()
+    one, two = (load_file(tmp_path / name / "projectors.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(one[key], two[key]) for key in ("p_in.weight", "p_out.weight"))
+
+
+def test_the_stored_weights_are_the_backbones(bert: Path, llama: Path, tmp_path: Path) -> None:
+    initialize(bert, llama, tmp_path / "out", SMALL)
+
+    for source, copy in ((bert, "encoder"), (llama, "reranker")):
+        stored = load_file(tmp_path / "out" / copy / "model.safetensors")
+        original = load_file(source / "model.safetensors")
+        assert stored.keys() == original.keys()
+        assert all(torch.equal(stored[key], original[key]) for key in original)
+
+
+def test_the_language_model_head_is_not_kept(bert: Path, llama: Path, tmp_path: Path) -> None:
+    with_head = Path(shutil.copytree(llama, tmp_path / "with-head"))
+    body = load_file(llama / "model.safetensors")
+    head = torch.zeros_like(body["embed_tokens.weight"])
+    save_file(
+        {f"model.{key}": value for key, value in body.items()} | {"lm_head.weight": head},
+        with_head / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    initialize(bert, with_head, tmp_path / "out", SMALL)
+
+    assert load_file(tmp_path / "out/reranker/model.safetensors").keys() == body.keys()
+
+
+@pytest.mark.parametrize(("d", "h"), [(32, 48), (48, 32), (32, 32)])
+def test_projectors_keep_angles_as_far_as_the_smaller_side_allows(d: int, h: int) -> None:
+    weights = projectors(d, h, seed=3)
+    p_in = weights["p_in.weight"].double().numpy()
+
+    assert p_in.shape == (h, d)
+    gram = p_in.T @ p_in if h >= d else p_in @ p_in.T
+    np.testing.assert_allclose(gram, np.eye(min(d, h)), atol=1e-5)
+    np.testing.assert_array_equal(weights["p_out.weight"].numpy(), weights["p_in.weight"].numpy().T)
+    assert not np.allclose(p_in, projectors(d, h, seed=4)["p_in.weight"])
+
+
+def test_equal_sizes_need_no_projector(bert: Path, tmp_path: Path) -> None:
+    make_llama(tmp_path / "llama", 32)
+    spec = initialize(bert, tmp_path / "llama", tmp_path / "out", SMALL)
+
+    assert spec.fusion.projector is Projector.IDENTITY
+    assert not (tmp_path / "out" / "projectors.safetensors").exists()
+
+
+def test_a_passage_enters_the_reranker_with_the_length_of_a_token(bert: Path, llama: Path, tmp_path: Path) -> None:
+    spec = initialize(bert, llama, tmp_path / "out", SMALL)
+
+    table = load_file(llama / "model.safetensors")["embed_tokens.weight"].double().numpy()
+    p_in = load_file(tmp_path / "out" / "projectors.safetensors")["p_in.weight"].double().numpy()
+    unit = np.random.default_rng(0).standard_normal(32)
+    unit /= np.linalg.norm(unit)
+    x = spec.fusion.input_scale * (p_in @ unit)
+    assert np.linalg.norm(x) == pytest.approx(np.linalg.norm(table, axis=1).mean(), rel=1e-4)
+
+
+def test_pooling_follows_the_option_then_the_files_then_the_architecture(
+    bert: Path, llama: Path, tmp_path: Path
+) -> None:
+    assert initialize(bert, llama, tmp_path / "1", SMALL).encoder.pooling is Pooling.MEAN
+    causal = initialize(llama, llama, tmp_path / "2", SMALL).encoder
+    assert causal.pooling is Pooling.LAST
+    assert causal.append_eos
+
+    told = Path(shutil.copytree(bert, tmp_path / "told"))
+    (told / "1_Pooling").mkdir()
+    (told / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    assert initialize(told, llama, tmp_path / "3", SMALL).encoder.pooling is Pooling.CLS
+    options = InitOptions(pooling=Pooling.LAST, max_query_tokens=32, max_passages=16)
+    overruled = initialize(told, llama, tmp_path / "4", options).encoder
+    assert overruled.pooling is Pooling.LAST
+    assert not overruled.append_eos  # [SEP] already ends every text
+
+
+def test_instructions_and_limits_follow_the_sentence_transformers_files(
+    bert: Path, llama: Path, tmp_path: Path
+) -> None:
+    told = Path(shutil.copytree(bert, tmp_path / "told"))
+    prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
+    (told / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (told / "sentence_bert_config.json").write_text('{"max_seq_length": 96}')
+    encoder = initialize(told, llama, tmp_path / "out", SMALL).encoder
+
+    assert (encoder.query_instruction, encoder.passage_instruction) == ("query: ", "passage: ")
+    assert encoder.max_passage_tokens == 96
+
+
+def test_the_prompt_suits_the_tokenizer(bert: Path, llama: Path, tmp_path: Path) -> None:
+    assert initialize(bert, llama, tmp_path / "1", SMALL).reranker.prompt == CHAT_PROMPT
+
+    plain = Path(shutil.copytree(llama, tmp_path / "plain"))
+    content = (plain / "tokenizer.json").read_text().replace("<|im_start|>", "<s>")
+    (plain / "tokenizer.json").write_text(content)
+    reranker = initialize(bert, plain, tmp_path / "2", SMALL).reranker
+    assert reranker.prompt == PLAIN_PROMPT
+    PromptTokenizer(tmp_path / "2" / "reranker", reranker)
+
+
+def test_the_tokenizer_is_copied_to_the_byte(bert: Path, llama: Path, tmp_path: Path) -> None:
+    initialize(bert, llama, tmp_path / "out", SMALL)
+
+    for source, copy in ((bert, "encoder"), (llama, "reranker")):
+        assert (tmp_path / "out" / copy / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+def test_a_bidirectional_reranker_is_refused(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "parent").mkdir()
+    with pytest.raises(CheckpointError, match="not a causal decoder"):
+        initialize(bert, bert, tmp_path / "parent" / "out", SMALL)
+    assert nothing_left_behind(tmp_path / "parent" / "out")
+
+
+def test_a_pickle_only_backbone_is_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
+    pickled = Path(shutil.copytree(bert, tmp_path / "pickled"))
+    torch.save(load_file(bert / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    (tmp_path / "parent").mkdir()
+
+    with pytest.raises(CheckpointError, match="cannot be loaded as a safetensors model"):
+        initialize(pickled, llama, tmp_path / "parent" / "out", SMALL)
+    assert nothing_left_behind(tmp_path / "parent" / "out")
+
+
+def test_weights_that_would_be_random_are_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
+    partial = Path(shutil.copytree(llama, tmp_path / "partial"))
+    weights = load_file(llama / "model.safetensors")
+    del weights["layers.1.mlp.up_proj.weight"]
+    save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, the first is layers.1.mlp.up_proj.weight"):
+        initialize(bert, partial, tmp_path / "out", SMALL)
+
+
+def test_more_than_the_positions_of_a_backbone_is_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"max_passages 1000 need .* positions, but the reranker has 512"):
+        initialize(bert, llama, tmp_path / "out", InitOptions(max_passages=1000))
+    with pytest.raises(CheckpointError, match="max_passage_tokens is 513, but the encoder reads at most 512"):
+        initialize(bert, llama, tmp_path / "out", InitOptions(max_passage_tokens=513))
+
+
+def test_an_existing_folder_is_not_touched(bert: Path, llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+
+    with pytest.raises(CheckpointError, match="exists already"):
+        initialize(bert, llama, tmp_path / "out", SMALL)
+    assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+def test_what_is_neither_folder_nor_hub_id_is_refused(llama: Path, tmp_path: Path) -> None:
+    for source in ("./missing", "a b", str(tmp_path / "missing")):
+        with pytest.raises(CheckpointError, match="no such folder, and not a hub id"):
+            initialize(source, llama, tmp_path / "out", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("d", "h", "family", "pooling"), [(32, 48, "bert", "mean"), (48, 48, "llama", "last"), (64, 32, "bert", "cls")]
+)
+def test_tiny_checkpoints_react_to_candidates_and_queries(
+    tmp_path: Path, d: int, h: int, family: str, pooling: str
+) -> None:
+    """Computed with transformers alone: a fixture whose states hardly differ would let a broken graph pass."""
+    folder = tmp_path / "out"
+    spec = make_tiny_checkpoint(folder, embedding_dim=d, hidden_size=h, encoder_family=family, pooling=pooling)
+    encoder = AutoModel.from_pretrained(folder / "encoder").eval()
+    reranker = AutoModel.from_pretrained(folder / "reranker").eval()
+    weights = load_file(folder / "projectors.safetensors") if d != h else {}
+    p_in, p_out = weights.get("p_in.weight", torch.eye(h)), weights.get("p_out.weight", torch.eye(h))
+    tokens = EncoderTokenizer(folder / "encoder", spec.encoder, for_queries=False)
+    prompts = PromptTokenizer(folder / "reranker", spec.reranker)
+
+    with torch.inference_mode():
+        rows = []
+        for text in SENTENCES:
+            states = encoder(input_ids=torch.tensor(tokens.encode([text.encode()]).input_ids)).last_hidden_state[0]
+            rows.append({"mean": states.mean(0), "last": states[-1], "cls": states[0]}[pooling])
+        e = torch.nn.functional.normalize(torch.stack(rows), dim=-1)
+        scores = []
+        for query in (b"Which river?", b"Who walked on the moon?"):
+            batch = prompts.layout.batch(prompts.encode([query]), [len(SENTENCES)])
+            inputs = reranker.get_input_embeddings()(torch.tensor(batch.input_ids))
+            inputs[0, torch.tensor(batch.passage_positions[0])] = spec.fusion.input_scale * e @ p_in.T
+            z = torch.nn.functional.normalize(reranker(inputs_embeds=inputs).last_hidden_state[0] @ p_out.T, dim=-1)
+            passages = z[torch.tensor(batch.passage_positions[0])] + e
+            scores.append(torch.cosine_similarity(passages, z[batch.last_position[0]], dim=-1).sort().values)
+    gaps = torch.stack(scores).diff(dim=1)
+    assert (gaps > 1e-2).float().mean() >= 0.5
+    assert (scores[0] - scores[1]).abs().max() > 1e-2
+
+
+def test_overrides_reach_the_options_and_the_fields(tmp_path: Path) -> None:
+    spec = make_tiny_checkpoint(tmp_path / "out", max_passages=5, embedding_norm="none", state_norm="none")
+
+    assert (spec.reranker.max_passages, spec.encoder.embedding_norm, spec.fusion.state_norm) == (5, "none", "none")
+    assert read_spec(tmp_path / "out") == spec
+    assert Tokenizer.from_file(str(tmp_path / "out" / "reranker" / "tokenizer.json")).token_to_id("<|im_end|>") == 2
