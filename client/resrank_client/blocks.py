@@ -1,0 +1,63 @@
+"""Lists longer than one request takes: cut into blocks, and brought back together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from resrank.scoring import ranking
+
+from resrank_client.results import RankedPassage
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+def plan_blocks(count: int, size: int) -> list[slice]:
+    """Cuts ``count`` items into consecutive blocks of ``size``, the last one perhaps shorter.
+
+    Consecutive, since a causal reranker reads candidates in retrieval order.
+
+    Args:
+        count: Items, at least 1.
+        size: Items in one block, at least 1.
+    """
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def rank_candidates(
+    scores: Float32,
+    indices: Int64,
+    *,
+    texts: Sequence[str] | None = None,
+    titles: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    candidate_scores: Sequence[float] | None = None,
+) -> tuple[RankedPassage, ...]:
+    """Orders candidates by score descending, ties by input index.
+
+    Args:
+        scores: FP32 [n], of the candidates that ``indices`` names.
+        indices: INT64 [n], places in the caller's list, ascending.
+        texts: Of all candidates in the caller's list, if known.
+        titles: Likewise.
+        ids: Likewise.
+        candidate_scores: The retriever's scores, likewise.
+    """
+    passages = []
+    for rank, place in enumerate(ranking(scores), start=1):
+        index = int(indices[place])
+        passages.append(
+            RankedPassage(
+                rank=rank,
+                index=index,
+                score=float(scores[place]),
+                id=None if ids is None else ids[index],
+                title=None if titles is None else titles[index],
+                text=None if texts is None else texts[index],
+                candidate_rank=index + 1,
+                candidate_score=None if candidate_scores is None else candidate_scores[index],
+            )
+        )
+    return tuple(passages)

@@ -1,0 +1,283 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from numpy.typing import NDArray
+from resrank.errors import ResRankError, ServerUnavailableError
+from resrank.names import Model
+from tenacity import Retrying, sleep_using_event
+
+from resrank_client import plans
+from resrank_client.base import CLOSED, ClientBase
+from resrank_client.calls import Call
+from resrank_client.channels import open_channel
+from resrank_client.deadline import Deadline
+from resrank_client.metadata import Metadata
+from resrank_client.results import HealthReport, RerankResult, SearchResult
+from resrank_client.retries import retry_policy
+from resrank_client.retrieval_calls import Mode
+from resrank_client.settings import TlsConfig
+from resrank_client.transport_errors import to_resrank_error
+from resrank_client.triton_calls import Float32
+
+T = TypeVar("T")
+
+
+class ResRankClient(ClientBase[grpc.Channel]):
+    """Embeds, reranks and searches over gRPC, for threads.
+
+    One client, with one channel to each server, serves any number of threads; close it when done, or use it as a
+    context manager. :class:`~resrank_client.base.ClientBase` documents the constructor's arguments.
+
+    Every method takes ``timeout_s``, the call's whole budget in seconds (None: the client's own), and ``traceparent``,
+    the W3C trace context to send along. Every method raises, besides what it names itself:
+
+    * :class:`~resrank.errors.ServerUnavailableError`: no server answers, after the retries;
+    * :class:`~resrank.errors.QueueFullError`: the server sheds load;
+    * :class:`~resrank.errors.DeadlineExceededError`: the time is up;
+    * :class:`~resrank.errors.ModelNotReadyError`: Triton does not have the model, or not yet;
+    * :class:`~resrank.errors.ResRankError`: the client is closed, access was refused, or the server failed.
+
+    Example:
+        >>> with ResRankClient("localhost:8001", retrieval="localhost:8081") as client:
+        ...     result = client.search("who wrote the first algorithm?", k=10)
+        ...     print(result.passages[0].title)
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channels; calls under way in other threads fail. Closing twice does nothing."""
+        for channel in self._disconnect():
+            channel.close()
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        candidates: int = 100,
+        mode: Mode = "hybrid",
+        rerank: bool = True,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> SearchResult:
+        """Finds the best passages of the index for a query.
+
+        Args:
+            query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
+            k: Passages to return, 1 to ``candidates``.
+            candidates: Passages to retrieve and rerank, at most ``MAX_MESSAGE_RECORDS``.
+            mode: How candidates are found: ``dense`` (embeddings), ``lexical`` (words) or ``hybrid`` (both, fused).
+            rerank: Whether the reranker orders them; without it they come in retrieval order, and ``lexical`` needs no
+                Triton.
+            truncate: Cut a query over the token maximum instead of refusing it.
+            timeout_s: Budget of all steps together, in seconds.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address.
+            RetrievalError: The sidecar failed, or its index belongs to another encoder.
+        """
+        plan = plans.search(self._facts, query, k=k, candidates=candidates, mode=mode, rerank=rerank, truncate=truncate)
+        return self._run(plan, timeout_s, traceparent)
+
+    def rerank(
+        self,
+        query: str,
+        candidates: NDArray[Any] | None = None,
+        *,
+        passages: Sequence[str] | None = None,
+        truncate: bool = False,
+        second_pass: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> RerankResult:
+        """Orders candidates by how well they answer a query.
+
+        More candidates than the model takes in one pass go in blocks of that many, sent at the same time, and their
+        cosines are merged.
+
+        Args:
+            query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
+            candidates: FP16 or FP32 [N, d] embeddings by the server's encoder, in retrieval order.
+            passages: Instead of ``candidates``, N texts in retrieval order, which the server embeds first.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            second_pass: Where several blocks were needed, score the best of them once more in one pass and return only
+                these, so that all scores come from the same context.
+            timeout_s: Budget in seconds.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: The query, a candidate or a passage breaks a rule; the error names the first one.
+        """
+        plan = plans.rerank(self._facts, query, candidates, passages, truncate=truncate, second_pass=second_pass)
+        return self._run(plan, timeout_s, traceparent)
+
+    def embed_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """Embeds queries, for searching.
+
+        Args:
+            texts: At least one, each at most ``MAX_QUERY_BYTES`` of UTF-8; long lists go in several requests.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            timeout_s: Budget in seconds for the whole list.
+            traceparent: W3C trace context.
+
+        Returns:
+            FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
+        """
+        return self._run(plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent)
+
+    def embed_passages(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """Embeds passages, for an index or as candidates.
+
+        Args:
+            texts: At least one, each at most ``MAX_PASSAGE_BYTES`` of UTF-8; long lists go in several requests.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            timeout_s: Budget in seconds for the whole list.
+            traceparent: W3C trace context.
+
+        Returns:
+            FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
+        """
+        return self._run(
+            plans.embed(self._facts, Model.EMBED_PASSAGE, texts, truncate=truncate), timeout_s, traceparent
+        )
+
+    def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
+        """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
+        return self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+
+    def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
+        """Asks all servers and models whether they are ready.
+
+        A server that is down or a model that is missing is part of the report and not an error; nothing is retried.
+        """
+        plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
+        return self._run(plan, timeout_s, traceparent, retry=False)
+
+    def _run(self, plan: plans.Plan[T], timeout_s: float | None, traceparent: str | None, *, retry: bool = True) -> T:
+        """Drives a plan to its end; ``AsyncResRankClient._run`` is its twin."""
+        deadline, metadata = self._begin(timeout_s, traceparent)
+        attempts = self._settings.max_attempts if retry else 1
+        try:
+            calls = next(plan)
+            while True:
+                try:
+                    results = self._perform(calls, deadline, metadata, attempts)
+                except ResRankError as error:
+                    calls = plan.throw(error)
+                else:
+                    calls = plan.send(results)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _perform(self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int) -> list[Any]:
+        if len(calls) == 1:
+            # In the caller's own thread, which spares a rerank of one pass two switches of threads.
+            return [Retrying(**retry_policy(attempts, deadline))(self._send, calls[0], deadline, metadata, None)]
+        in_flight = _InFlight()
+        with ThreadPoolExecutor(min(len(calls), self._settings.max_in_flight), "resrank") as pool:
+            futures = [
+                pool.submit(
+                    Retrying(**retry_policy(attempts, deadline), sleep=sleep_using_event(in_flight.abandoned)),
+                    self._send,
+                    call,
+                    deadline,
+                    metadata,
+                    in_flight,
+                )
+                for call in calls
+            ]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                return [future.result() for future in futures]
+            finally:
+                # After an error or an interrupt, what is left is of no use to anybody.
+                pool.shutdown(wait=False, cancel_futures=True)
+                in_flight.cancel()
+
+    def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata, in_flight: _InFlight | None) -> T:
+        method = self._method(call)
+        request = call.build(deadline.require(call.subject))
+        timeout = deadline.require(call.subject)
+        try:
+            if in_flight is None:
+                response = method(request, timeout=timeout, metadata=metadata)
+            else:
+                response = in_flight.add(method.future(request, timeout=timeout, metadata=metadata)).result()
+        except grpc.FutureCancelledError:
+            raise ResRankError(f"{call.subject}: abandoned, since another request of the same call failed") from None
+        except grpc.RpcError as error:
+            typed = to_resrank_error(call, error.code(), error.details(), deadline)
+            if isinstance(typed, ServerUnavailableError):
+                self._facts.clear()
+            raise typed from error
+        except ValueError as error:  # grpc's word for a channel that was closed meanwhile
+            raise ResRankError(CLOSED) from error
+        return call.parse(response)
+
+    def _open(self, address: str, tls: TlsConfig | None) -> grpc.Channel:
+        return open_channel(address, tls)
+
+
+class _InFlight:
+    """The requests of one call that are under way, to be abandoned together."""
+
+    def __init__(self) -> None:
+        self.abandoned = threading.Event()
+        self._lock = threading.Lock()
+        self._futures: list[Any] = []
+
+    def add(self, future: Any) -> Any:
+        """Takes a request in; it is cancelled at once when the others already are."""
+        with self._lock:
+            self._futures.append(future)
+        if self.abandoned.is_set():
+            future.cancel()
+        return future
+
+    def cancel(self) -> None:
+        """Cancels all requests, those that are added later too, and ends waits before retries."""
+        self.abandoned.set()
+        with self._lock:
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()

@@ -1,0 +1,255 @@
+"""The steps of each method, apart from how requests are sent.
+
+A plan is a generator: it yields the calls that may run at the same time, gets their results back in order (or their
+first error thrown in), and returns the method's result. The sync and the asyncio client each have one small loop that
+drives any plan, so no step, check or merge exists twice.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from resrank.errors import InvalidInputError, ResRankError
+from resrank.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
+from resrank.names import Model, Parameter, Tensor
+from resrank.scoring import ranking
+
+from resrank_client import inputs, retrieval_calls, triton_calls
+from resrank_client.blocks import plan_blocks, rank_candidates
+from resrank_client.calls import Call
+from resrank_client.facts import FactsCache
+from resrank_client.results import HealthReport, RerankResult, RetrievalHealth, SearchResult
+from resrank_client.retrieval_calls import Mode
+from resrank_client.triton_calls import Float32, ModelFacts
+
+T = TypeVar("T")
+Plan = Generator[Sequence[Call[Any]], list[Any], T]
+Rows = slice | NDArray[np.int64]
+
+_CALLED_MODELS = (Model.RERANK, Model.RERANK_TEXT, Model.EMBED_QUERY, Model.EMBED_PASSAGE)
+
+
+class Stopwatch:
+    """Milliseconds of each stage, in the order in which they ended, and of the whole."""
+
+    def __init__(self) -> None:
+        self._start = self._lap = time.perf_counter()
+        self.timings: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage that began when the one before it ended."""
+        now = time.perf_counter()
+        self.timings[stage] = (now - self._lap) * 1e3
+        self._lap = now
+
+    def finish(self) -> dict[str, float]:
+        """All stages and ``total``."""
+        return {**self.timings, "total": (time.perf_counter() - self._start) * 1e3}
+
+
+def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool) -> Plan[Float32]:
+    """Embeds any number of texts in requests of at most the model's batch size; FP32 [n, d]."""
+    max_bytes = MAX_QUERY_BYTES if model is Model.EMBED_QUERY else MAX_PASSAGE_BYTES
+    encoded = inputs.encode_texts(Tensor.TEXT, texts, max_bytes)
+    size = (yield from model_facts(facts, model)).max_batch_size
+    parts = yield from _together(
+        [
+            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start)
+            for block in plan_blocks(len(encoded), size)
+        ]
+    )
+    return np.concatenate(parts)
+
+
+def rerank(
+    facts: FactsCache,
+    query: str,
+    candidates: NDArray[Any] | None,
+    passages: Sequence[str] | None,
+    *,
+    truncate: bool,
+    second_pass: bool,
+) -> Plan[RerankResult]:
+    """Reranks embeddings or texts."""
+    encoded_query = inputs.encode_query(query)
+    watch = Stopwatch()
+    if candidates is not None and passages is None:
+        scores, indices = yield from _rerank_embeddings(
+            facts, encoded_query, inputs.half_precision(candidates), truncate, second_pass, watch
+        )
+    elif passages is not None and candidates is None:
+        scores, indices = yield from _rerank_texts(
+            facts, encoded_query, inputs.encode_passages(passages), truncate, second_pass, watch
+        )
+    else:
+        raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
+    return RerankResult(rank_candidates(scores, indices, texts=passages), watch.finish())
+
+
+def search(
+    facts: FactsCache,
+    query: str,
+    *,
+    k: int,
+    candidates: int,
+    mode: Mode,
+    rerank: bool,
+    truncate: bool,
+) -> Plan[SearchResult]:
+    """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
+    encoded_query = inputs.encode_query(query)
+    inputs.check_search(k, candidates)
+    retrieval_calls.check_mode(mode)
+    # Words alone need no Triton, and no encoder to agree with.
+    encoder = (yield from encoder_sha256(facts)) if rerank or mode != "lexical" else None
+    watch = Stopwatch()
+    embedding = None
+    if mode != "lexical":
+        embedding = (yield from _one(triton_calls.embed(Model.EMBED_QUERY, [encoded_query], truncate=truncate)))[0]
+        watch.lap("embed_query")
+    found = yield from _one(
+        retrieval_calls.search(
+            query, embedding, mode=mode, k=candidates, encoder_sha256=encoder, include_embeddings=rerank
+        )
+    )
+    watch.lap("retrieve")
+    scores = np.asarray(found.scores, dtype=np.float32)
+    if found.embeddings is not None:
+        scores, _ = yield from _rerank_embeddings(
+            facts, encoded_query, inputs.half_precision(found.embeddings), truncate, False, watch
+        )
+    ranked = rank_candidates(
+        scores,
+        np.arange(len(scores)),
+        ids=found.ids,
+        titles=found.titles,
+        texts=found.texts,
+        candidate_scores=found.scores,
+    )
+    return SearchResult(query, mode, rerank, ranked[:k], watch.finish())
+
+
+def model_facts(facts: FactsCache, model: Model) -> Plan[ModelFacts]:
+    """A model's config, asked for when it is not known or old."""
+    known = facts.get(model)
+    if known is None:
+        known = yield from _one(triton_calls.model_facts(model))
+        facts.put(known)
+    return known
+
+
+def encoder_sha256(facts: FactsCache) -> Plan[str]:
+    """The encoder that the ``rerank`` model's candidates must come from."""
+    return (yield from model_facts(facts, Model.RERANK)).text(Parameter.ENCODER_SHA256)
+
+
+def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
+    """Asks every server and model; what does not answer is reported, not raised."""
+    problems: list[str] = []
+
+    def ask(call: Call[T]) -> Plan[T | None]:
+        try:
+            return (yield from _one(call))
+        except ResRankError as error:
+            problems.append(str(error))
+            return None
+
+    ready = yield from ask(triton_calls.server_ready())
+    live = ready is not None
+    models = {model.value: False for model in _CALLED_MODELS}
+    encoder: str | None = None
+    if live:
+        for model in _CALLED_MODELS:
+            models[model] = bool((yield from ask(triton_calls.model_ready(model))))
+        problems += [f"model '{name}' is not ready" for name, is_ready in models.items() if not is_ready]
+        if not ready and not problems:
+            problems.append("Triton is not ready")
+        if models[Model.RERANK]:
+            try:
+                facts.clear()  # a report is about now
+                encoder = yield from encoder_sha256(facts)
+            except ResRankError as error:
+                problems.append(str(error))
+    retrieval: RetrievalHealth | None = None
+    if with_retrieval:
+        retrieval = yield from ask(retrieval_calls.describe())
+        index_encoder = None if retrieval is None else retrieval.encoder_sha256
+        if encoder is not None and index_encoder is not None and index_encoder != encoder:
+            problems.append(retrieval_calls.encoder_mismatch(index_encoder, encoder))
+    return HealthReport(live, bool(ready), models, encoder, retrieval, tuple(problems))
+
+
+def _rerank_embeddings(
+    facts: FactsCache,
+    query: bytes,
+    candidates: inputs.Float16,
+    truncate: bool,
+    second_pass: bool,
+    watch: Stopwatch,
+) -> Plan[tuple[Float32, NDArray[np.int64]]]:
+    model = yield from model_facts(facts, Model.RERANK)
+    inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
+
+    def one_pass(rows: Rows, row_in_list: Callable[[int], int]) -> Call[Float32]:
+        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=row_in_list)
+
+    return (yield from _passes(one_pass, len(candidates), model.positive(Parameter.MAX_PASSAGES), second_pass, watch))
+
+
+def _rerank_texts(
+    facts: FactsCache,
+    query: bytes,
+    passages: Sequence[bytes],
+    truncate: bool,
+    second_pass: bool,
+    watch: Stopwatch,
+) -> Plan[tuple[Float32, NDArray[np.int64]]]:
+    model = yield from model_facts(facts, Model.RERANK)
+    size = min(model.positive(Parameter.MAX_PASSAGES), MAX_TEXT_PASSAGES)
+
+    def one_pass(rows: Rows, row_in_list: Callable[[int], int]) -> Call[Float32]:
+        chosen = passages[rows] if isinstance(rows, slice) else [passages[row] for row in rows]
+        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=row_in_list)
+
+    return (yield from _passes(one_pass, len(passages), size, second_pass, watch))
+
+
+def _passes(
+    one_pass: Callable[[Rows, Callable[[int], int]], Call[Float32]],
+    count: int,
+    size: int,
+    second_pass: bool,
+    watch: Stopwatch,
+) -> Plan[tuple[Float32, NDArray[np.int64]]]:
+    """Scores ``count`` candidates in passes of ``size``, and the best of them once more together if wanted.
+
+    Returns:
+        FP32 [n] scores, and INT64 [n], which candidates they are of, ascending.
+    """
+    calls = [one_pass(block, partial(operator.add, block.start)) for block in plan_blocks(count, size)]
+    scores = np.concatenate((yield from _together(calls)))
+    watch.lap("rerank")
+    if not second_pass or len(calls) == 1:
+        return scores, np.arange(count)
+    # In the order of the first pass, which for this pass is the retrieval order that a causal reranker expects.
+    best = ranking(scores)[:size]
+    rescored = yield from _one(one_pass(best, lambda row: int(best[row])))
+    watch.lap("second_pass")
+    ascending = np.argsort(best)
+    return rescored[ascending], best[ascending]
+
+
+def _one(call: Call[T]) -> Plan[T]:
+    (result,) = yield (call,)
+    return cast(T, result)
+
+
+def _together(calls: Sequence[Call[T]]) -> Plan[list[T]]:
+    results = yield calls
+    return cast(list[T], results)

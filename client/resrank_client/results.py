@@ -1,0 +1,107 @@
+"""What the client's methods return: frozen, and the same sync and asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RankedPassage:
+    """One passage at its place in a ranking.
+
+    Attributes:
+        rank: Place after ranking, from 1.
+        index: Place among the candidates as they were given to the reranker, from 0.
+        score: Cosine in [-1, 1] after reranking; the retriever's own score in a search without reranking.
+        id: The passage's id in the index; None when the caller brought the candidates.
+        title: The passage's title; None when unknown.
+        text: The passage's text; None when unknown.
+        candidate_rank: Place in retrieval order before reranking, from 1.
+        candidate_score: The retriever's score: a cosine (dense), BM25 (lexical) or reciprocal rank fusion (hybrid);
+            None when the caller brought the candidates.
+    """
+
+    rank: int
+    index: int
+    score: float
+    id: str | None
+    title: str | None
+    text: str | None
+    candidate_rank: int
+    candidate_score: float | None
+
+
+@dataclass(frozen=True)
+class RerankResult:
+    """Candidates in their new order.
+
+    Attributes:
+        passages: By score descending, ties by input index. All candidates, or the best of the first pass when a second
+            one was asked for and needed.
+        timings: Milliseconds as the client saw them: ``rerank`` and, when there was one, ``second_pass``; ``total``.
+    """
+
+    passages: tuple[RankedPassage, ...]
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best passages for a query.
+
+    Attributes:
+        query: The query as it was given.
+        mode: ``hybrid``, ``dense`` or ``lexical``: how the candidates were found.
+        reranked: Whether the reranker ordered them.
+        passages: By score descending, ties by the candidate's rank.
+        timings: Milliseconds as the client saw them: ``embed_query``, ``retrieve``, ``rerank`` (those that the search
+            took, in this order) and ``total``.
+    """
+
+    query: str
+    mode: str
+    reranked: bool
+    passages: tuple[RankedPassage, ...]
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RetrievalHealth:
+    """What the sidecar says about its index.
+
+    Attributes:
+        encoder_sha256: The encoder that made the index's vectors; None for an index that has none yet.
+        embedding_dim: Their dimension; None for an index that has none yet.
+        documents: Passages in the index.
+    """
+
+    encoder_sha256: str | None
+    embedding_dim: int | None
+    documents: int
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """Whether the servers behind a client can do their work.
+
+    Attributes:
+        live: Triton answers.
+        ready: Triton and all its models are ready.
+        models: Readiness of each model that the client calls.
+        encoder_sha256: The encoder behind Triton's ``embed_*`` models.
+        retrieval: The sidecar's answer; None when the client has no sidecar or it does not answer.
+        problems: What is wrong, one sentence each; empty when ``ok``.
+    """
+
+    live: bool
+    ready: bool
+    models: Mapping[str, bool]
+    encoder_sha256: str | None
+    retrieval: RetrievalHealth | None
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every configured server is ready and the index belongs to the encoder."""
+        return not self.problems

@@ -1,0 +1,220 @@
+"""Requests to Triton and the reading of its answers.
+
+Made with the messages and the stub that ``tritonclient`` brings of Triton's protocol, and not with its
+``InferenceServerClient``: so Triton and the sidecar share one kind of channel, of call and of error in the sync and the
+asyncio client, and a request that is no longer wanted can be cancelled. Protobuf takes nothing but ``bytes``, so a
+tensor is copied once out of its array and once into the message, as by ``InferInput.set_data_from_numpy`` and ``infer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from resrank.errors import ResRankError
+from resrank.names import Model, Parameter, Tensor
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import serialize_byte_tensor
+
+from resrank_client.calls import Call, Server
+from resrank_client.inputs import Float16
+
+T = TypeVar("T")
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's config tells a client.
+
+    Attributes:
+        model: Whose config it is.
+        max_batch_size: Rows in one request.
+        parameters: The config's ``parameters``.
+    """
+
+    model: Model
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+    def text(self, key: Parameter) -> str:
+        """A parameter's value.
+
+        Raises:
+            ResRankError: The config does not have it.
+        """
+        try:
+            return self.parameters[key]
+        except KeyError:
+            raise ResRankError(
+                f"model '{self.model}' of this Triton has no parameter '{key}' in its config: "
+                "its repository was not written by `resrank export`"
+            ) from None
+
+    def positive(self, key: Parameter) -> int:
+        """A parameter that is a number above 0.
+
+        Raises:
+            ResRankError: The config does not have it, or not as such a number.
+        """
+        value = self.text(key)
+        if not value.isdecimal() or int(value) == 0:
+            raise ResRankError(f"model '{self.model}': parameter '{key}' must be a number above 0, not {value!r}")
+        return int(value)
+
+
+def model_facts(model: Model) -> Call[ModelFacts]:
+    """Asks for a model's config."""
+
+    def parse(response: Any) -> ModelFacts:
+        config = response.config
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        return ModelFacts(model, max(1, config.max_batch_size), parameters)
+
+    return Call(
+        server=Server.TRITON,
+        method="ModelConfig",
+        subject=f"config of model '{model}'",
+        build=lambda _: service_pb2.ModelConfigRequest(name=model.value),
+        parse=parse,
+    )
+
+
+def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int = 0) -> Call[Float32]:
+    """Embeds texts in one request.
+
+    Args:
+        model: ``embed_query`` or ``embed_passage``.
+        texts: UTF-8, at most the model's ``max_batch_size``.
+        truncate: Cut texts over the token maximum instead of refusing them.
+        first_row: Where the first of them stands in the caller's list.
+
+    Returns:
+        A call for FP32 [len(texts), d].
+    """
+    inputs = [_bytes_tensor(Tensor.TEXT, [[text] for text in texts])]
+    return _infer(
+        model,
+        lambda: inputs,
+        truncate,
+        lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
+        row_in_list=lambda row: first_row + row,
+    )
+
+
+def rerank(query: bytes, candidates: Float16, *, truncate: bool, row_in_list: Callable[[int], int]) -> Call[Float32]:
+    """Scores one pass of candidates.
+
+    Args:
+        query: UTF-8.
+        candidates: FP16 [N, d], N at most the model's ``max_passages``.
+        truncate: Cut a query over the token maximum instead of refusing it.
+        row_in_list: Where a candidate of this pass stands in the caller's list.
+
+    Returns:
+        A call for FP32 [N].
+    """
+    count, dimension = candidates.shape
+    return _infer(
+        Model.RERANK,
+        lambda: [
+            _bytes_tensor(Tensor.QUERY, [[query]]),
+            _Input(Tensor.CANDIDATES, "FP16", (1, count, dimension), candidates.tobytes()),
+        ],
+        truncate,
+        lambda response: _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0],
+        row_in_list=row_in_list,
+    )
+
+
+def rerank_text(
+    query: bytes, passages: Sequence[bytes], *, truncate: bool, row_in_list: Callable[[int], int]
+) -> Call[Float32]:
+    """As :func:`rerank`, with passages in UTF-8 that the server embeds."""
+    count = len(passages)
+    return _infer(
+        Model.RERANK_TEXT,
+        lambda: [_bytes_tensor(Tensor.QUERY, [[query]]), _bytes_tensor(Tensor.PASSAGES, [passages])],
+        truncate,
+        lambda response: _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0],
+        row_in_list=row_in_list,
+    )
+
+
+def server_ready() -> Call[bool]:
+    """Asks whether Triton and all its models are ready."""
+    return Call(
+        server=Server.TRITON,
+        method="ServerReady",
+        subject="readiness",
+        build=lambda _: service_pb2.ServerReadyRequest(),
+        parse=lambda response: bool(response.ready),
+    )
+
+
+def model_ready(model: Model) -> Call[bool]:
+    """Asks whether a model is ready."""
+    return Call(
+        server=Server.TRITON,
+        method="ModelReady",
+        subject=f"readiness of model '{model}'",
+        build=lambda _: service_pb2.ModelReadyRequest(name=model.value),
+        parse=lambda response: bool(response.ready),
+    )
+
+
+@dataclass(frozen=True)
+class _Input:
+    name: Tensor
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+def _bytes_tensor(name: Tensor, rows: Sequence[Sequence[bytes]]) -> _Input:
+    elements = np.array(rows, dtype=np.object_)
+    return _Input(name, "BYTES", elements.shape, serialize_byte_tensor(elements).item())
+
+
+def _infer(
+    model: Model,
+    inputs: Callable[[], Sequence[_Input]],
+    truncate: bool,
+    parse: Callable[[Any], T],
+    *,
+    row_in_list: Callable[[int], int],
+) -> Call[T]:
+    def build(remaining_s: float) -> Any:
+        request = service_pb2.ModelInferRequest(model_name=model.value)
+        for tensor in inputs():
+            request.inputs.add(name=tensor.name.value, datatype=tensor.datatype, shape=tensor.shape)
+            request.raw_input_contents.append(tensor.content)
+        # Triton drops from its queues, without computing it, what has waited longer than this (microseconds).
+        request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+        if truncate:
+            request.parameters[Parameter.TRUNCATE.value].bool_param = True
+        return request
+
+    return Call(
+        server=Server.TRITON,
+        method="ModelInfer",
+        subject=f"model '{model}'",
+        build=build,
+        parse=parse,
+        row_in_list=row_in_list,
+    )
+
+
+def _output(response: Any, model: Model, name: Tensor, shape: tuple[int, int | None]) -> Float32:
+    for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
+        found = tuple(output.shape)
+        fits = len(found) == len(shape) and all(want in (None, got) for want, got in zip(shape, found, strict=True))
+        if output.name == name and output.datatype == "FP32" and fits:
+            return np.frombuffer(content, dtype="<f4").reshape(found)
+    answered = ", ".join(f"{output.name} {output.datatype} {list(output.shape)}" for output in response.outputs)
+    raise ResRankError(
+        f"model '{model}' answered without a {name} FP32 {list(shape)}; it sent: {answered or 'nothing'}"
+    )
