@@ -263,6 +263,8 @@ def _load(folder: Path) -> PreTrainedModel:
         raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{folder}: encoder-decoder models are neither encoder nor reranker here")
+    if not isinstance(getattr(model.config, "hidden_size", None), int):
+        raise CheckpointError(f"{folder}/config.json: no hidden_size; only text models can be backbones")
     if any(module.get("type", "").endswith(".Dense") for module in _read_json(folder / "modules.json", _NO_ITEMS)):
         raise CheckpointError(f"{folder}/modules.json: a Dense module after pooling is not supported")
     loaded: PreTrainedModel = model.eval()

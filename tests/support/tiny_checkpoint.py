@@ -19,7 +19,7 @@ SENTENCES = (
     "A passage is compressed once, offline, into one vector of fixed size.",
     "In 1969 two astronauts walked on the moon while a third stayed in orbit.",
 )
-_MAX_POSITIONS = 512
+_MAX_POSITIONS = 1024
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-"
 
 

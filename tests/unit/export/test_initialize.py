@@ -16,7 +16,7 @@ from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, in
 from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 from tokenizers import Tokenizer
-from transformers import AutoModel
+from transformers import AutoModel, T5Config, T5Model
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)
 
@@ -179,6 +179,22 @@ def test_a_pickle_only_backbone_is_refused(bert: Path, llama: Path, tmp_path: Pa
     assert nothing_left_behind(tmp_path / "parent" / "out")
 
 
+def test_an_encoder_decoder_is_refused(llama: Path, tmp_path: Path) -> None:
+    config = T5Config(vocab_size=32, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5Model(config).save_pretrained(tmp_path / "t5")
+
+    with pytest.raises(CheckpointError, match="encoder-decoder models are neither encoder nor reranker"):
+        initialize(tmp_path / "t5", llama, tmp_path / "out", SMALL)
+
+
+def test_an_encoder_with_a_layer_after_pooling_is_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
+    dense = Path(shutil.copytree(bert, tmp_path / "dense"))
+    (dense / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
+
+    with pytest.raises(CheckpointError, match=r"modules.json: a Dense module after pooling is not supported"):
+        initialize(dense, llama, tmp_path / "out", SMALL)
+
+
 def test_weights_that_would_be_random_are_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
     partial = Path(shutil.copytree(llama, tmp_path / "partial"))
     weights = load_file(llama / "model.safetensors")
@@ -190,10 +206,10 @@ def test_weights_that_would_be_random_are_refused(bert: Path, llama: Path, tmp_p
 
 
 def test_more_than_the_positions_of_a_backbone_is_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"max_passages 1000 need .* positions, but the reranker has 512"):
+    with pytest.raises(CheckpointError, match=r"max_passages 1000 need .* positions, but the reranker has 1024"):
         initialize(bert, llama, tmp_path / "out", InitOptions(max_passages=1000))
-    with pytest.raises(CheckpointError, match="max_passage_tokens is 513, but the encoder reads at most 512"):
-        initialize(bert, llama, tmp_path / "out", InitOptions(max_passage_tokens=513))
+    with pytest.raises(CheckpointError, match="max_passage_tokens is 1025, but the encoder reads at most 1024"):
+        initialize(bert, llama, tmp_path / "out", InitOptions(max_passage_tokens=1025))
 
 
 def test_an_existing_folder_is_not_touched(bert: Path, llama: Path, tmp_path: Path) -> None:
