@@ -27,7 +27,8 @@ class Call(Generic[T]):
         subject: What is asked, for messages: ``model 'rerank'``.
         build: Makes the protobuf request, given the seconds that are left for it.
         parse: Reads the protobuf response.
-        row_in_list: Where a row of this request stands in the list that the caller gave, when the list was split.
+        locate: Turns the server's name of a bad field into the caller's, ``CANDIDATES[3]`` of the second block into
+            ``CANDIDATES[103]``; None where they are the same.
     """
 
     server: Server
@@ -35,4 +36,4 @@ class Call(Generic[T]):
     subject: str
     build: Callable[[float], Any]
     parse: Callable[[Any], T]
-    row_in_list: Callable[[int], int] | None = None
+    locate: Callable[[str], str] | None = None

@@ -148,7 +148,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             FP32 [len(texts), d].
 
         Raises:
-            InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
+            InvalidInputError: A text breaks a rule; the error names it as ``QUERY[index]``.
         """
         return self._run(plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from resrank.errors import InvalidInputError
-from resrank.limits import MAX_MESSAGE_RECORDS, MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
+from resrank.limits import MAX_MESSAGE_RECORDS, MAX_QUERY_BYTES
 from resrank.names import Tensor
 
 Float16 = NDArray[np.float16]
@@ -31,7 +31,7 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
     """Texts as UTF-8.
 
     Args:
-        tensor: The input they are for; an error names it with the text's index, ``PASSAGES[3]``.
+        tensor: What errors call the list; the text's index follows, ``PASSAGES[3]``.
         texts: At least one.
         max_bytes: Longest accepted, in UTF-8 bytes.
 
@@ -44,11 +44,6 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
     if len(texts) == 0:
         raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
     return [_encode(f"{tensor.value}[{index}]", text, max_bytes) for index, text in enumerate(texts)]
-
-
-def encode_passages(passages: Sequence[str]) -> list[bytes]:
-    """Passages for ``rerank_text`` as UTF-8; the rules of :func:`encode_texts`."""
-    return encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES)
 
 
 def _encode(field: str, text: Any, max_bytes: int) -> bytes:

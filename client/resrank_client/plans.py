@@ -55,8 +55,11 @@ class Stopwatch:
 
 def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool) -> Plan[Float32]:
     """Embeds any number of texts in requests of at most the model's batch size; FP32 [n, d]."""
-    max_bytes = MAX_QUERY_BYTES if model is Model.EMBED_QUERY else MAX_PASSAGE_BYTES
-    encoded = inputs.encode_texts(Tensor.TEXT, texts, max_bytes)
+    # Named as the models name them: a query is QUERY wherever it is given.
+    if model is Model.EMBED_QUERY:
+        encoded = inputs.encode_texts(Tensor.QUERY, texts, MAX_QUERY_BYTES)
+    else:
+        encoded = inputs.encode_texts(Tensor.TEXT, texts, MAX_PASSAGE_BYTES)
     size = (yield from model_facts(facts, model)).max_batch_size
     parts = yield from _together(
         [
@@ -85,7 +88,12 @@ def rerank(
         )
     elif passages is not None and candidates is None:
         scores, indices = yield from _rerank_texts(
-            facts, encoded_query, inputs.encode_passages(passages), truncate, second_pass, watch
+            facts,
+            encoded_query,
+            inputs.encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES),
+            truncate,
+            second_pass,
+            watch,
         )
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")

@@ -28,8 +28,6 @@ from resrank_client.deadline import Deadline
 
 Code = grpc.StatusCode
 
-_FIRST_ROW = re.compile(r"\[(\d+)\]")
-
 
 @dataclass(frozen=True)
 class _Failure:
@@ -140,14 +138,6 @@ def to_resrank_error(call: Call[Any], code: grpc.StatusCode, details: str | None
     """
     failure = _Failure(call.server, call.subject, code, details or "", deadline)
     error = next(rule for rule in _RULES if rule.holds(failure)).error(failure)
-    if isinstance(error, InvalidInputError) and call.row_in_list is not None:
-        return _relocate(error, call.row_in_list)
+    if isinstance(error, InvalidInputError) and call.locate is not None:
+        return InvalidInputError(call.locate(error.field), error.problem, limit=error.limit, value=error.value)
     return error
-
-
-def _relocate(error: InvalidInputError, row_in_list: Callable[[int], int]) -> InvalidInputError:
-    row = _FIRST_ROW.search(error.field)
-    if row is None:
-        return error
-    field = f"{error.field[: row.start()]}[{row_in_list(int(row[1]))}]{error.field[row.end() :]}"
-    return InvalidInputError(field, error.problem, limit=error.limit, value=error.value)

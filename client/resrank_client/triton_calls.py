@@ -3,13 +3,15 @@
 Made with the messages and the stub that ``tritonclient`` brings of Triton's protocol, and not with its
 ``InferenceServerClient``: so Triton and the sidecar share one kind of channel, of call and of error in the sync and the
 asyncio client, and a request that is no longer wanted can be cancelled. Protobuf takes nothing but ``bytes``, so a
-tensor is copied once out of its array and once into the message, as by ``InferInput.set_data_from_numpy`` and ``infer``.
+tensor is copied once out of its array and once into the message, as ``InferInput`` does it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +26,8 @@ from resrank_client.inputs import Float16
 
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
+
+_ROW = re.compile(r"(?P<tensor>\w+)(?:\[(?P<row>\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -83,25 +87,32 @@ def model_facts(model: Model) -> Call[ModelFacts]:
     )
 
 
-def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int = 0) -> Call[Float32]:
+def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int | None = None) -> Call[Float32]:
     """Embeds texts in one request.
 
     Args:
         model: ``embed_query`` or ``embed_passage``.
         texts: UTF-8, at most the model's ``max_batch_size``.
         truncate: Cut texts over the token maximum instead of refusing them.
-        first_row: Where the first of them stands in the caller's list.
+        first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
 
     Returns:
         A call for FP32 [len(texts), d].
     """
-    inputs = [_bytes_tensor(Tensor.TEXT, [[text] for text in texts])]
+
+    def locate(field: str) -> str:
+        match = _ROW.fullmatch(field)
+        if first_row is None or match is None or match["tensor"] not in (Tensor.TEXT, Tensor.QUERY):
+            return field
+        # A request of one row names it without an index.
+        return f"{match['tensor']}[{first_row + int(match['row'] or 0)}]"
+
     return _infer(
         model,
-        lambda: inputs,
+        lambda: [_bytes_tensor(Tensor.TEXT, [[text] for text in texts])],
         truncate,
         lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
-        row_in_list=lambda row: first_row + row,
+        locate,
     )
 
 
@@ -126,7 +137,7 @@ def rerank(query: bytes, candidates: Float16, *, truncate: bool, row_in_list: Ca
         ],
         truncate,
         lambda response: _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0],
-        row_in_list=row_in_list,
+        partial(_locate_candidate, Tensor.CANDIDATES, row_in_list),
     )
 
 
@@ -140,8 +151,15 @@ def rerank_text(
         lambda: [_bytes_tensor(Tensor.QUERY, [[query]]), _bytes_tensor(Tensor.PASSAGES, [passages])],
         truncate,
         lambda response: _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0],
-        row_in_list=row_in_list,
+        partial(_locate_candidate, Tensor.PASSAGES, row_in_list),
     )
+
+
+def _locate_candidate(tensor: Tensor, row_in_list: Callable[[int], int], field: str) -> str:
+    match = _ROW.fullmatch(field)
+    if match is None or match["tensor"] != tensor or match["row"] is None:
+        return field
+    return f"{tensor}[{row_in_list(int(match['row']))}]"
 
 
 def server_ready() -> Call[bool]:
@@ -184,8 +202,7 @@ def _infer(
     inputs: Callable[[], Sequence[_Input]],
     truncate: bool,
     parse: Callable[[Any], T],
-    *,
-    row_in_list: Callable[[int], int],
+    locate: Callable[[str], str],
 ) -> Call[T]:
     def build(remaining_s: float) -> Any:
         request = service_pb2.ModelInferRequest(model_name=model.value)
@@ -204,7 +221,7 @@ def _infer(
         subject=f"model '{model}'",
         build=build,
         parse=parse,
-        row_in_list=row_in_list,
+        locate=locate,
     )
 
 
