@@ -42,10 +42,17 @@ class Parameter(StrEnum):
 
     ENCODER_SHA256 = "encoder_sha256"  # config of `rerank`, `embed_*`, `rerank_text`: which encoder made the vectors
     CHECKPOINT_SHA256 = "checkpoint_sha256"  # config of the same models
-    MAX_PASSAGES = "max_passages"  # config of `rerank`: candidates in one pass
+    MAX_PASSAGES = "max_passages"  # config of `rerank`, `rerank_text`: candidates in one pass
     EMBEDDING_DIM = "embedding_dim"  # config of `rerank`
+    EMBED_BATCH_SIZE = "embed_batch_size"  # config of `rerank_text`: passages in one call to `embed_passage`
+    ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
+    PRECISION = "precision"  # config of the same models
+    THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
+    VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
+    MAX_TOKENS = "max_tokens"  # config of the same models: longest row
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
 
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"
+ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`, cpu flavour

@@ -72,7 +72,14 @@ def decode_text(raw: bytes, field: str, *, max_bytes: int, allow_empty: bool = F
     return text
 
 
-def _field(tensor: Tensor, row: int, rows: int) -> str:
+def row_field(tensor: Tensor, row: int, rows: int) -> str:
+    """What errors call one row of a tensor: ``QUERY``, or ``QUERY[3]`` where there are several.
+
+    Args:
+        tensor: The input.
+        row: Which row.
+        rows: How many there are.
+    """
     return tensor.value if rows == 1 else f"{tensor.value}[{row}]"
 
 
@@ -93,6 +100,8 @@ class EncoderTokenizer:
         self._tokenizer = load_tokenizer(folder)
         self._max_tokens = spec.max_query_tokens if for_queries else spec.max_passage_tokens
         self._max_bytes = MAX_QUERY_BYTES if for_queries else MAX_PASSAGE_BYTES
+        # Errors call a query QUERY: that is the tensor's name where most callers meet them, in `rerank`.
+        self._tensor = Tensor.QUERY if for_queries else Tensor.TEXT
         # Joined to the text before tokenization, as the backbone was trained: token boundaries may span the seam.
         self._instruction = spec.query_instruction if for_queries else spec.passage_instruction
         self._head, self._tail = _special_frame(self._tokenizer)
@@ -116,7 +125,7 @@ class EncoderTokenizer:
         Raises:
             InvalidInputError: A text is empty, too long or not UTF-8; the field names its row.
         """
-        names = [_field(Tensor.TEXT, row, len(texts)) for row in range(len(texts))]
+        names = [row_field(self._tensor, row, len(texts)) for row in range(len(texts))]
         decoded = [decode_text(raw, name, max_bytes=self._max_bytes) for raw, name in zip(texts, names, strict=True)]
         encodings = self._tokenizer.encode_batch_fast(
             [self._instruction + text for text in decoded], add_special_tokens=False
@@ -184,7 +193,7 @@ class PromptTokenizer:
         """
         rows: list[list[int]] = []
         for row, raw in enumerate(queries):
-            name = _field(Tensor.QUERY, row, len(queries))
+            name = row_field(Tensor.QUERY, row, len(queries))
             text = decode_text(raw, name, max_bytes=MAX_QUERY_BYTES)
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
             if len(ids) > self._max_tokens:

@@ -1,0 +1,164 @@
+"""Between Triton's Python backend and a step: tensors to arrays, outcomes to responses.
+
+Nothing here is raised out of ``execute``, where an exception would fail every request of the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.errors import InvalidInputError, QueueFullError, ResRankError
+from resrank.names import Model, Parameter, Tensor
+from resrank.serving.step import Arrays, AsyncStep, Outcome, Step, StepRequest
+
+_SHED = ("Exceeds maximum queue size", "Request timeout expired")
+"""What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
+
+
+def version_folder(args: Mapping[str, str]) -> Path:
+    """Where a model's own files are.
+
+    Args:
+        args: What Triton gives to ``initialize``.
+    """
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def config_parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The ``parameters`` of the model's config.
+
+    Args:
+        args: What Triton gives to ``initialize``.
+    """
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+class PythonBackend:
+    """Translates for one model.
+
+    Args:
+        pb_utils: The module ``triton_python_backend_utils``, which exists inside Triton only.
+        args: What Triton gives to ``initialize``.
+    """
+
+    def __init__(self, pb_utils: Any, args: Mapping[str, str]) -> None:
+        self._pb = pb_utils
+        self._model = args["model_name"]
+        self._inputs = [Tensor(tensor["name"]) for tensor in json.loads(args["model_config"])["input"]]
+
+    def execute(self, step: Step, requests: Sequence[Any]) -> list[Any]:
+        """Answers one batch.
+
+        Args:
+            step: The model's logic.
+            requests: ``pb_utils.InferenceRequest`` objects.
+
+        Returns:
+            ``pb_utils.InferenceResponse`` objects in the same order.
+        """
+        read = [self._read(request) for request in requests]
+        valid = [request for request in read if isinstance(request, StepRequest)]
+        try:
+            outcomes = step.run(valid)
+        except Exception as error:
+            outcomes = [error] * len(valid)
+        return self._respond(read, outcomes)
+
+    async def execute_async(self, step: AsyncStep, requests: Sequence[Any]) -> list[Any]:
+        """Answers one batch with a step that calls other models (see :meth:`execute`)."""
+        read = [self._read(request) for request in requests]
+        outcomes = await step.run([request for request in read if isinstance(request, StepRequest)])
+        return self._respond(read, outcomes)
+
+    async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
+        """Calls another model of the repository on behalf of a request.
+
+        Args:
+            model: Which one.
+            inputs: Its inputs, the batch dimension first.
+            output: The one output that is wanted.
+            caller: The request that this is done for; its parameters and what is left of its time go along.
+
+        Returns:
+            The output.
+
+        Raises:
+            InvalidInputError: The model refused the input.
+            QueueFullError: A queue was full, or the caller's time is over.
+            ResRankError: Anything else that the model answered; the text is its own.
+        """
+        left_us = 0
+        if caller.deadline is not None:
+            left_us = int((caller.deadline - time.monotonic()) * 1e6)
+            if left_us <= 0:
+                raise QueueFullError(_SHED[1])
+        response = await self._pb.InferenceRequest(
+            model_name=model.value,
+            requested_output_names=[output.value],
+            inputs=[self._pb.Tensor(name.value, array) for name, array in inputs.items()],
+            parameters={Parameter.TRUNCATE.value: caller.truncate},
+            timeout=left_us,
+        ).async_exec()
+        if response.has_error():
+            raise inner_error(response.error().message())
+        # Copied: the memory is Triton's and goes with the response.
+        return np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
+
+    def _read(self, request: Any) -> StepRequest | InvalidInputError:
+        truncate = json.loads(request.parameters()).get(Parameter.TRUNCATE, False)
+        if not isinstance(truncate, bool):
+            return InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
+        timeout_us = request.timeout()
+        return StepRequest(
+            {name: self._pb.get_input_tensor_by_name(request, name.value).as_numpy() for name in self._inputs},
+            truncate,
+            time.monotonic() + timeout_us / 1e6 if timeout_us else None,
+        )
+
+    def _respond(self, read: Sequence[StepRequest | Exception], outcomes: Sequence[Outcome]) -> list[Any]:
+        computed = iter(outcomes)
+        return [self._response(next(computed) if isinstance(request, StepRequest) else request) for request in read]
+
+    def _response(self, outcome: Outcome) -> Any:
+        if isinstance(outcome, Exception):
+            return self._pb.InferenceResponse(error=self._error(outcome))
+        return self._pb.InferenceResponse(
+            output_tensors=[self._pb.Tensor(name.value, array) for name, array in outcome.items()]
+        )
+
+    def _error(self, error: Exception) -> Any:
+        """The one table from errors to Triton's codes."""
+        codes = self._pb.TritonError
+        match error:
+            case InvalidInputError():
+                return codes(str(error), codes.INVALID_ARG)
+            case QueueFullError():
+                return codes(str(error), codes.UNAVAILABLE)
+            case ResRankError():
+                return codes(str(error), codes.INTERNAL)
+            case _:
+                self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
+                return codes(f"internal error in {self._model}, see the server's log: {error!r}", codes.INTERNAL)
+
+
+def inner_error(message: str) -> ResRankError:
+    """Reads the error of a call to another model, of which the Python backend keeps the text but loses the code.
+
+    Args:
+        message: The text, with what Triton put before it.
+    """
+    invalid = InvalidInputError.parse(message)
+    if invalid is not None and invalid.field.partition("[")[0] in (*Tensor, Parameter.TRUNCATE):
+        return invalid
+    if any(shed in message for shed in _SHED):
+        return QueueFullError(message)
+    return ResRankError(message)

@@ -1,0 +1,107 @@
+"""Requests that Triton sends to a model before it calls it ready, so that no caller pays for the first one.
+
+All data comes from files: what Triton would make up itself is empty text, and ids outside the vocabulary.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from resrank.checkpoint import CheckpointSpec
+from resrank.names import Model, Tensor
+from resrank.tokenization import EncoderTokenizer, PromptTokenizer
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+WARMUP_FOLDER = "warmup"
+"""Inside a model's folder: where Triton looks for ``input_data_file``."""
+
+_QUERY = b"which river flows through the capital of France?"
+_PASSAGE = b"Paris is the capital of France and lies on the Seine. "
+_CANDIDATES = 100  # the usual first pass
+
+Sample = Mapping[Tensor, NDArray[Any]]
+
+
+def add_warmup(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, repository: Path) -> None:
+    """Writes sample inputs into a repository and names them in the configs.
+
+    Args:
+        configs: Changed in place.
+        spec: The checkpoint's fields.
+        repository: Has the tokenizers in its version folders already.
+    """
+    for model, samples in _samples(spec, repository).items():
+        for name, sample in samples.items():
+            _add(configs[model], name, sample, repository / model / WARMUP_FOLDER)
+
+
+def _samples(spec: CheckpointSpec, repository: Path) -> dict[Model, dict[str, Sample]]:
+    """Inputs of one row each, without the batch dimension."""
+
+    def version(model: Model) -> Path:
+        return repository / model / "1"
+
+    passages = EncoderTokenizer(version(Model.PASSAGE_TOKENIZER), spec.encoder, for_queries=False)
+    queries = EncoderTokenizer(version(Model.QUERY_TOKENIZER), spec.encoder, for_queries=True)
+    prompts = PromptTokenizer(version(Model.RERANK_PROMPT), spec.reranker)
+    long_passage = _PASSAGE * spec.encoder.max_passage_tokens
+    long_passage = long_passage[: 64 * 1024 // len(_PASSAGE) * len(_PASSAGE)]
+    count = min(_CANDIDATES, spec.reranker.max_passages)
+    candidates = _unit_vectors(count, spec.encoder.embedding_dim)
+    prompt = prompts.layout.batch(prompts.encode([_QUERY], truncate=True), [count])
+    text_query = {Tensor.QUERY: np.array([_QUERY], dtype=np.object_), Tensor.CANDIDATES: candidates}
+    if spec.fusion.query_residual:
+        text_query[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
+    return {
+        Model.PASSAGE_TOKENIZER: {"passage": {Tensor.TEXT: np.array([_PASSAGE], dtype=np.object_)}},
+        Model.QUERY_TOKENIZER: {"query": {Tensor.TEXT: np.array([_QUERY], dtype=np.object_)}},
+        Model.ENCODER: {
+            "longest_passage": _tokens(passages, long_passage),
+            "query": _tokens(queries, _QUERY),
+        },
+        Model.RERANK_PROMPT: {"query": text_query},
+        Model.RERANKER: {
+            "query": {
+                Tensor.INPUT_IDS: prompt.input_ids[0],
+                Tensor.PASSAGE_POSITIONS: prompt.passage_positions[0],
+                Tensor.LAST_POSITION: prompt.last_position[0],
+                Tensor.CANDIDATES: candidates,
+            }
+        },
+    }
+
+
+def _tokens(tokenizer: EncoderTokenizer, text: bytes) -> Sample:
+    batch = tokenizer.encode([text], truncate=True)
+    return {Tensor.INPUT_IDS: batch.input_ids[0], Tensor.ATTENTION_MASK: batch.attention_mask[0]}
+
+
+def _unit_vectors(count: int, dim: int) -> NDArray[np.float16]:
+    vectors = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
+    unit: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return unit
+
+
+def _add(config: ModelConfig, name: str, sample: Sample, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    warmup = config.model_warmup.add(name=name, batch_size=1)
+    types = {tensor.name: tensor.data_type for tensor in config.input}
+    for tensor, array in sample.items():
+        file = f"{name}.{tensor}"
+        (folder / file).write_bytes(_serialized(array))
+        entry = warmup.inputs[tensor.value]
+        entry.data_type = types[tensor]
+        entry.dims.extend(array.shape)
+        entry.input_data_file = file
+
+
+def _serialized(array: NDArray[Any]) -> bytes:
+    """Triton's form: raw numbers, or of each BYTES element its length (uint32) and its content, little-endian."""
+    if array.dtype == np.object_:
+        return b"".join(struct.pack("<I", len(element)) + element for element in array.ravel())
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()

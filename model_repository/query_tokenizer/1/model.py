@@ -1,0 +1,22 @@
+"""``query_tokenizer``: a query's text to the encoder's token ids."""
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Hosts one step of ``resrank.serving``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the step."""
+        try:
+            from resrank.serving.python_backend import PythonBackend, version_folder
+            from resrank.serving.tokenization import TokenizationStep
+        except ImportError as error:
+            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+
+        self._backend = PythonBackend(pb_utils, args)
+        self._step = TokenizationStep(version_folder(args), for_queries=True)
+
+    def execute(self, requests: list) -> list:
+        """Answers one batch."""
+        return self._backend.execute(self._step, requests)

@@ -1,0 +1,22 @@
+"""``reranker`` on a CPU: hosts OpenVINO or ONNX Runtime."""
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Hosts one step of ``resrank.serving``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the step."""
+        try:
+            from resrank.serving.engine_host import EngineStep, RerankerGraph
+            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
+        except ImportError as error:
+            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+
+        self._backend = PythonBackend(pb_utils, args)
+        self._step = EngineStep.load(version_folder(args), RerankerGraph(), config_parameters(args))
+
+    def execute(self, requests: list) -> list:
+        """Answers one batch."""
+        return self._backend.execute(self._step, requests)
