@@ -1,0 +1,105 @@
+"""The sidecar as a server: store, service, health and reflection behind one port, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from resrank.errors import RetrievalError
+from resrank.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.retrieval.v1 import retrieval_pb2_grpc
+
+from resrank_retrieval.local_store import LocalVectorStore
+from resrank_retrieval.service import RetrievalService
+from resrank_retrieval.settings import SidecarSettings
+from resrank_retrieval.status import SERVICE, StatusInterceptor
+
+logger = logging.getLogger(__name__)
+
+
+class SidecarServer:
+    """A running sidecar; an asynchronous context manager that serves between entry and exit.
+
+    Attributes:
+        address: Where it listens (``host:port``), known after entry.
+    """
+
+    def __init__(self, settings: SidecarSettings) -> None:
+        self._settings = settings
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        """Opens the index and starts to serve.
+
+        Raises:
+            IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
+            InvalidInputError: FAISS refuses the kind of dense index.
+            RetrievalError: The port is taken.
+        """
+        settings = self._settings
+        self._store = LocalVectorStore.open(
+            settings.index,
+            dense_index=settings.dense_index,
+            dense_search_parameters=settings.dense_search_parameters,
+        )
+        self._service = RetrievalService(
+            self._store, search_threads=settings.search_threads, max_inflight=settings.max_inflight
+        )
+        self._server = grpc.aio.server(
+            interceptors=[StatusInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the requests
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+        )
+        try:
+            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            await self._server.start()
+        except RuntimeError as error:
+            await self._stop(grace_s=0)
+            raise RetrievalError(f"cannot listen on {settings.host}:{settings.port}: choose another port") from error
+        self.address = f"{settings.host}:{port}"
+        self._store.announce(self.address)
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        logger.info("serving address=%s index=%s", self.address, settings.index)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops taking requests, lets those in flight finish, saves the snapshot and gives the folder back."""
+        await self._health.enter_graceful_shutdown()
+        await self._stop(grace_s=self._settings.drain_s)
+        logger.info("stopped address=%s", self.address)
+
+    async def _stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+        # In threads, for both may take a while and the loop must go on to end the calls.
+        await asyncio.to_thread(self._service.close)
+        await asyncio.to_thread(self._store.close)
+
+
+async def serve(settings: SidecarSettings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and stops. Prints the address on standard output once ready."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with SidecarServer(settings) as sidecar:
+        print(f"resrank_retrieval listening on {sidecar.address}", flush=True)
+        await stop.wait()
+        logger.info("draining address=%s grace_s=%s", sidecar.address, settings.drain_s)
