@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
+
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.engines import EngineOptions
 from resrank.errors import CheckpointError, ExportError
 from resrank.names import CHECKPOINT_FILE, ENGINE_FILE, MANIFEST_FILE, Model, Parameter
 from resrank.tokenization import PromptTokenizer
-
 from resrank_export.model_configs import CONFIG_FILE, complete_configs, templates_folder
 from resrank_export.warmup import add_warmup
 
@@ -67,7 +67,7 @@ def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) ->
     Raises:
         ExportError: ``out`` is taken, a file is missing, or the configs do not fit each other.
     """
-    _require_free(out, force=force)
+    check_target(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as scratch:
         repository = Path(scratch, "repository")
@@ -86,7 +86,16 @@ def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) ->
             raise ExportError(f"{out}: the repository could not be put in its place: {error}") from error
 
 
-def _require_free(out: Path, *, force: bool) -> None:
+def check_target(out: Path, *, force: bool = False) -> None:
+    """Says before the work begins whether a repository may be written.
+
+    Args:
+        out: Where it shall be.
+        force: Whether a repository that export made before may be replaced.
+
+    Raises:
+        ExportError: ``out`` is taken.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or out.is_symlink() or not _made_by_export(out):
