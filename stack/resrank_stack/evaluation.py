@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ir_measures
+
 from resrank.errors import InvalidInputError
 
 Qrels = Mapping[str, Mapping[str, int]]

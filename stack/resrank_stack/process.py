@@ -17,10 +17,13 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import psutil
+
 from resrank.errors import StackError
+from resrank_stack.log_follower import LogFollower
 
 _TAIL_BYTES = 64 * 1024
-_POLL_S = 0.05
+_READY_POLL_S = 0.1
+_EXIT_POLL_S = 0.05
 _KILL_WAIT_S = 5.0
 
 
@@ -45,6 +48,8 @@ class ManagedProcess:
         command: Program and arguments.
         environment: The complete environment; the caller's when None.
         log_path: File that stdout and stderr are appended to; an unnamed temporary file when None.
+        on_line: Called with each line that the child writes, in a thread of its own.
+        ready_timeout_s: How long :meth:`wait_ready` waits.
     """
 
     def __init__(
@@ -54,18 +59,29 @@ class ManagedProcess:
         *,
         environment: Mapping[str, str] | None = None,
         log_path: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        ready_timeout_s: float = 60.0,
     ) -> None:
         self.name = name
         self.command = [os.fspath(part) for part in command]
         self.environment = None if environment is None else dict(environment)
         self.log_path = log_path
+        self.ready_timeout_s = ready_timeout_s
+        self._on_line = on_line
+        self._follower: LogFollower | None = None
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._log: BinaryIO | None = None
         self._tail = b""
 
     def __enter__(self) -> Self:
-        return self.start()
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -103,6 +119,8 @@ class ManagedProcess:
             else:
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
                 self._log = self.log_path.open("ab+")
+            if self._on_line is not None:  # before the child writes its first line
+                self._follower = LogFollower(self._log, self._on_line)
             self._process = (
                 _spawner()
                 .submit(
@@ -117,34 +135,52 @@ class ManagedProcess:
                 .result()
             )
         except OSError as error:
-            if self._log is not None:
-                self._log.close()
+            self._close_log()
             raise StackError(f"{self.name} could not be started: {error}") from error
         return self
 
-    def wait_until(self, ready: Callable[[], bool], *, timeout_s: float, interval_s: float = 0.1) -> None:
-        """Waits for the child to say that it is ready.
+    def is_ready(self) -> bool:
+        """Whether the child answers: a subclass asks it. Does not wait."""
+        return self.returncode is None
 
-        Args:
-            ready: Asked every ``interval_s`` seconds.
-            timeout_s: How long to wait at most.
-            interval_s: Pause between two questions.
+    def check_alive(self) -> None:
+        """Does nothing while the child runs.
 
         Raises:
-            StackError: The child ended, or was not ready in time; the message has the last lines of its log.
+            StackError: It has ended; the message has the last lines of its log.
         """
-        deadline = time.monotonic() + timeout_s
-        while True:
-            if self.returncode is not None:
-                raise StackError(
-                    f"{self.name} {describe_exit(self.returncode)} before it was ready. Its last lines:\n"
-                    f"{self.log_tail()}"
-                )
-            if ready():
-                return
+        returncode = self.returncode
+        if returncode is not None:
+            raise StackError(f"{self.name} {describe_exit(returncode)}. Its last lines:\n{self.log_tail()}")
+
+    def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
+        """Waits until :meth:`is_ready`, for at most ``ready_timeout_s``.
+
+        Args:
+            cancelled: Ends the wait early when set.
+
+        Returns:
+            True when ready, False when cancelled.
+
+        Raises:
+            StackError: The child ended or was not ready in time; the message has the last lines of its log.
+        """
+        cancelled = cancelled or threading.Event()
+        deadline = time.monotonic() + self.ready_timeout_s
+        while not cancelled.wait(_READY_POLL_S):
+            self.check_alive()
+            if self.is_ready():
+                return True
             if time.monotonic() > deadline:
-                raise StackError(f"{self.name} was not ready after {timeout_s:g} s. Its last lines:\n{self.log_tail()}")
-            time.sleep(interval_s)
+                raise StackError(
+                    f"{self.name} was not ready after {self.ready_timeout_s:g} s. Its last lines:\n{self.log_tail()}"
+                )
+        return False
+
+    def terminate(self) -> None:
+        """Asks the child to finish what it is doing and end (SIGTERM), without waiting."""
+        if self._process is not None and self.returncode is None:
+            self._signal(signal.SIGTERM)
 
     def stop(self, grace_s: float = 30.0) -> int | None:
         """Ends the child and everything it started; harmless when it has ended or was never started.
@@ -158,11 +194,10 @@ class ManagedProcess:
         process = self._process
         if process is None:
             return None
-        if self.returncode is None:
-            self._signal(signal.SIGTERM)
-            deadline = time.monotonic() + grace_s
-            while self.returncode is None and time.monotonic() < deadline:
-                time.sleep(_POLL_S)
+        self.terminate()
+        deadline = time.monotonic() + grace_s
+        while self.returncode is None and time.monotonic() < deadline:
+            time.sleep(_EXIT_POLL_S)
         with self._lock:
             if process.returncode is None:
                 self._signal(signal.SIGKILL)
@@ -200,9 +235,7 @@ class ManagedProcess:
         process.wait()
         psutil.wait_procs(members, timeout=_KILL_WAIT_S)
         self._ended()
-        if self._log is not None:
-            self._tail = self._read_tail()
-            self._log.close()
+        self._close_log()
 
     def _tells(self, line: str) -> bool:
         """Whether a log line belongs in a message: a subclass can leave out what only fills the screen."""
@@ -210,6 +243,13 @@ class ManagedProcess:
 
     def _ended(self) -> None:
         """Called once, when the child and its descendants are gone: what a subclass must clear up."""
+
+    def _close_log(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+        if self._log is not None:
+            self._tail = self._read_tail()
+            self._log.close()
 
     def _read_tail(self) -> bytes:
         if self._log is None:

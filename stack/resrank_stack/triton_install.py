@@ -64,12 +64,20 @@ def find_triton() -> TritonInstall:
     Raises:
         StackError: There is none, or the wheel's cannot work with this Python or this NumPy.
     """
+    executable = _installed_triton()
+    return _embedded_triton() if executable is None else TritonInstall(executable, embedded=False)
+
+
+def has_installed_triton() -> bool:
+    """Whether this machine has a ``tritonserver`` of its own, so that the wheel's would not be used."""
+    return _installed_triton() is not None
+
+
+def _installed_triton() -> Path | None:
     on_path = shutil.which("tritonserver")
     if on_path is not None:
-        return TritonInstall(Path(on_path), embedded=False)
-    if os.access(SYSTEM_TRITON, os.X_OK):
-        return TritonInstall(SYSTEM_TRITON, embedded=False)
-    return _embedded_triton()
+        return Path(on_path)
+    return SYSTEM_TRITON if os.access(SYSTEM_TRITON, os.X_OK) else None
 
 
 def libpython_name() -> str:

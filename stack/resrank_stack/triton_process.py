@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
-import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from resrank.errors import StackError
-
+from resrank_stack.ports import choose_ports
 from resrank_stack.process import ManagedProcess
 from resrank_stack.triton_install import TritonInstall, find_triton
 
@@ -33,6 +33,7 @@ class TritonProcess(ManagedProcess):
         http_port: Port for HTTP; off when None.
         metrics_port: Port for the Prometheus metrics; a free one when None.
         log_path: File for the server's log; an unnamed temporary file when None.
+        on_line: Called with each line of the server's log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
         exit_timeout_s: How long Triton lets requests in flight finish when it is told to end.
         install: Which server to run; :func:`~resrank_stack.triton_install.find_triton` decides when None.
@@ -54,6 +55,7 @@ class TritonProcess(ManagedProcess):
         http_port: int | None = None,
         metrics_port: int | None = None,
         log_path: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
         exit_timeout_s: int = 20,
         install: TritonInstall | None = None,
@@ -63,25 +65,17 @@ class TritonProcess(ManagedProcess):
         self.install = find_triton() if install is None else install
         self.repository = repository
         self.host = host
-        self.grpc_port, self.metrics_port = _ports(host, grpc_port, metrics_port)
+        self.grpc_port, self.metrics_port = choose_ports(host, grpc_port, metrics_port)
         self.http_port = http_port
-        self.ready_timeout_s = ready_timeout_s
         self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
         super().__init__(
             "tritonserver",
             [self.install.executable, *self._flags(exit_timeout_s)],
             environment={**os.environ, **self.install.environment},
             log_path=log_path,
+            on_line=on_line,
+            ready_timeout_s=ready_timeout_s,
         )
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_ready()
-        except BaseException:
-            self.stop()
-            raise
-        return self
 
     @property
     def grpc_address(self) -> str:
@@ -93,23 +87,15 @@ class TritonProcess(ManagedProcess):
         """``host:port`` of the Prometheus endpoint (``http://…/metrics``)."""
         return f"{self.host}:{self.metrics_port}"
 
-    def wait_ready(self) -> None:
-        """Waits until the server and all its models are ready.
-
-        Raises:
-            StackError: It ended or was not ready within ``ready_timeout_s``; the message has its last log lines.
-        """
+    def is_ready(self) -> bool:
+        """Whether the server and all its models are ready."""
         import tritonclient.grpc as triton_grpc
 
         with triton_grpc.InferenceServerClient(self.grpc_address) as client:
-
-            def ready() -> bool:
-                try:
-                    return bool(client.is_server_ready(client_timeout=1.0))
-                except triton_grpc.InferenceServerException:  # not listening yet
-                    return False
-
-            self.wait_until(ready, timeout_s=self.ready_timeout_s)
+            try:
+                return bool(client.is_server_ready(client_timeout=1.0))
+            except triton_grpc.InferenceServerException:  # not listening yet
+                return False
 
     def _flags(self, exit_timeout_s: int) -> list[str]:
         flags = [
@@ -134,29 +120,10 @@ class TritonProcess(ManagedProcess):
         return flags
 
     def _tells(self, line: str) -> bool:
-        # Triton ends a failed start with wide tables of its options, below the errors that explain it.
-        return line.strip() != "" and not line.startswith(("+-", "| "))
+        # Below the errors that explain a failed start, Triton prints wide tables of its options and much information.
+        return line.strip() != "" and not re.match(r"\+-|\| |I\d{4} ", line)
 
     def _ended(self) -> None:
         # A server that ended well has removed its segments; one that was killed cannot.
         for segment in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             segment.unlink(missing_ok=True)
-
-
-def _ports(host: str, *wanted: int | None) -> list[int]:
-    """Fills in free ports for those not given. All are held open until all are known, so that they differ."""
-    held: list[socket.socket] = []
-    try:
-        ports = []
-        for port in wanted:
-            if port is not None:
-                ports.append(port)
-                continue
-            listener = socket.socket()
-            held.append(listener)
-            listener.bind((host, 0))
-            ports.append(listener.getsockname()[1])
-        return ports
-    finally:
-        for listener in held:
-            listener.close()

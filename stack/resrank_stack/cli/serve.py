@@ -1,0 +1,57 @@
+"""``resrank serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resrank_stack.cli.options import HostOption, IndexOption, MetricsPortOption, RetrievalPortOption, TritonPortOption
+from resrank_stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="Examples: `resrank serve repository --index index` · "
+    "`RESRANK_TRITON_PORT=9001 resrank serve repository --log-dir /var/log/resrank`"
+)
+def serve(
+    repository: Annotated[
+        Path,
+        typer.Argument(envvar="RESRANK_REPOSITORY", help="Model repository, as `resrank export` writes it."),
+    ],
+    index: IndexOption = Path("index"),
+    host: HostOption = "127.0.0.1",
+    triton_port: TritonPortOption = TRITON_PORT,
+    metrics_port: MetricsPortOption = METRICS_PORT,
+    retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
+    log_dir: Annotated[
+        Path | None,
+        typer.Option(envvar="RESRANK_LOG_DIR", help="Keep triton.log and retrieval.log in this folder too."),
+    ] = None,
+) -> None:
+    """Run Triton and the retrieval sidecar on this machine until Ctrl-C or SIGTERM.
+
+    Both logs are followed here. Nothing is restarted: when one of the two dies, the other is stopped, and the
+    command fails with the last lines of the dead one's log.
+    """
+    from rich.console import Console
+
+    from resrank_stack.local_stack import LocalStack
+    from resrank_stack.serve import log_printer
+    from resrank_stack.serve import serve as run
+
+    console = Console()
+    stack = LocalStack(
+        repository,
+        index,
+        host=host,
+        triton_port=triton_port,
+        metrics_port=metrics_port,
+        retrieval_port=retrieval_port,
+        log_dir=log_dir,
+        on_line=log_printer(console),
+    )
+    run(stack, console)

@@ -1,0 +1,236 @@
+"""Looks at a machine and says what it lacks for serving ResRank, and what to do about it."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+
+from resrank.errors import StackError
+from resrank.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank_stack.ports import is_free
+from resrank_stack.triton_install import (
+    LIBPYTHON_REMEDY,
+    find_libpython,
+    find_triton,
+    has_installed_triton,
+    is_loadable,
+    libpython_name,
+)
+
+_MIN_GLIBC = (2, 35)
+"""The embedded Triton's wheel is tagged ``manylinux_2_35``."""
+
+_MIN_SHARED_MEMORY = MAX_GRPC_MESSAGE_BYTES
+"""The Python backend moves tensors through /dev/shm, so the largest message must fit. Docker gives 64 MB."""
+
+
+class Status(StrEnum):
+    """How a check ended. ``ABSENT`` is for what is useful but not needed."""
+
+    OK = "ok"
+    FAILED = "failed"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report.
+
+    Attributes:
+        name: What was looked at.
+        status: How it was found.
+        detail: What was found.
+        remedy: What to do; empty when there is nothing to do.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine(host: str, ports: Iterable[int]) -> list[Check]:
+    """Runs all checks, the needed ones and the informational ones.
+
+    Args:
+        host: Address that the stack would listen on.
+        ports: The ports it would use.
+
+    Returns:
+        The checks in the order of the report.
+    """
+    return [
+        check_python(),
+        check_libpython(),
+        check_glibc(),
+        check_numpy(),
+        check_triton(),
+        check_engines(),
+        check_faiss(),
+        check_fts5(),
+        *(check_port(host, port) for port in ports),
+        check_shared_memory(),
+        check_gpu(),
+        check_tensorrt(),
+    ]
+
+
+def check_python() -> Check:
+    """The embedded Triton's stub and NumPy 1.26 exist for Python 3.11 and 3.12; the rest runs on 3.13 too."""
+    detail = f"{platform.python_version()} at {sys.executable}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Check("Python", Status.FAILED, detail, "use Python 3.11 or 3.12 (3.13 for the client alone)")
+    return Check("Python", Status.OK, detail)
+
+
+def check_libpython() -> Check:
+    """The embedded Triton's Python backend loads the interpreter as a shared library."""
+    library = find_libpython()
+    if library is None:
+        return Check("libpython", Status.FAILED, f"{libpython_name()} not found", LIBPYTHON_REMEDY)
+    if not is_loadable(library):
+        return Check("libpython", Status.FAILED, f"{library} cannot be loaded", LIBPYTHON_REMEDY)
+    return Check("libpython", Status.OK, str(library))
+
+
+def check_glibc() -> Check:
+    """The C library is new enough for the embedded Triton."""
+    name, found = platform.libc_ver()
+    if name != "glibc":
+        return Check(
+            "glibc", Status.FAILED, "this system has another C library", "use a distribution with glibc ≥ 2.35"
+        )
+    if tuple(int(part) for part in found.split(".")[:2]) < _MIN_GLIBC:
+        return Check(
+            "glibc", Status.FAILED, found, "use Ubuntu 22.04, Debian 12 or newer: the embedded Triton needs 2.35"
+        )
+    return Check("glibc", Status.OK, found)
+
+
+def check_numpy() -> Check:
+    """NumPy 2 makes the embedded Triton's Python models answer with empty outputs, without an error."""
+    try:
+        found = version("numpy")
+    except PackageNotFoundError:
+        return Check("NumPy", Status.FAILED, "not installed", "pip install 'numpy>=1.26,<2'")
+    if not found.startswith("1.") and not has_installed_triton():
+        return Check(
+            "NumPy",
+            Status.FAILED,
+            f"{found}: the embedded Triton's Python models return nothing with NumPy 2",
+            "pip install 'numpy>=1.26,<2'",
+        )
+    return Check("NumPy", Status.OK, found)
+
+
+def check_triton() -> Check:
+    """A server that can be started."""
+    try:
+        triton = find_triton()
+    except StackError as error:
+        problem, _, remedy = str(error).partition(": ")
+        return Check("Triton", Status.FAILED, problem, remedy)
+    origin = "embedded in nvidia-pytriton" if triton.embedded else "installed"
+    return Check("Triton", Status.OK, f"{triton.version() or 'unknown version'}, {origin}, {triton.executable}")
+
+
+def check_engines() -> Check:
+    """At least one runtime for the CPU flavour of the engines."""
+    found, broken = [], []
+    for title, module in (("OpenVINO", "openvino"), ("ONNX Runtime", "onnxruntime")):
+        try:
+            import_module(module)
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            broken.append(f"{title} cannot be loaded ({error})")
+        else:
+            found.append(f"{title} {version(module)}")
+    detail = ", ".join([*found, *broken]) or "none installed"
+    if not found:
+        return Check("CPU engines", Status.FAILED, detail, "pip install 'resrank[cpu]'")
+    return Check("CPU engines", Status.OK, detail)
+
+
+def check_faiss() -> Check:
+    """The sidecar's dense index, as the CPU or as the GPU build."""
+    try:
+        faiss = import_module("faiss")
+    except ImportError as error:
+        return Check("FAISS", Status.FAILED, str(error), "pip install 'resrank[retrieval]'")
+    return Check("FAISS", Status.OK, str(faiss.__version__))
+
+
+def check_fts5() -> Check:
+    """SQLite's full-text index is the sidecar's lexical search."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute("CREATE VIRTUAL TABLE probe USING fts5(text)")
+        except sqlite3.OperationalError:
+            return Check(
+                "SQLite FTS5",
+                Status.FAILED,
+                f"SQLite {sqlite3.sqlite_version} was built without it",
+                "use a Python whose SQLite has FTS5 (python.org's, your distribution's, or uv's)",
+            )
+    return Check("SQLite FTS5", Status.OK, f"SQLite {sqlite3.sqlite_version}")
+
+
+def check_port(host: str, port: int) -> Check:
+    """Whether a server could listen there now."""
+    if is_free(host, port):
+        return Check(f"port {port}", Status.OK, f"free on {host}")
+    return Check(
+        f"port {port}",
+        Status.FAILED,
+        f"in use on {host}",
+        "stop what listens there, or choose another: resrank serve --help lists the options",
+    )
+
+
+def check_shared_memory() -> Check:
+    """Triton and its Python models exchange tensors through /dev/shm."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError as error:
+        return Check("/dev/shm", Status.FAILED, str(error), "mount a tmpfs at /dev/shm")
+    detail = f"{free / 2**20:.0f} MiB free"
+    if free < _MIN_SHARED_MEMORY:
+        return Check(
+            "/dev/shm",
+            Status.FAILED,
+            detail,
+            f"make it {_MIN_SHARED_MEMORY // 2**20} MiB or more: "
+            "docker run --shm-size=1g, or mount -o remount,size=1g /dev/shm",
+        )
+    return Check("/dev/shm", Status.OK, detail)
+
+
+def check_gpu() -> Check:
+    """Informational: a GPU that NVIDIA's driver sees."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return Check("GPU", Status.ABSENT, "none (no nvidia-smi): the CPU engines will be used")
+    query = [program, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return Check("GPU", Status.ABSENT, f"nvidia-smi failed: {error}")
+    return Check("GPU", Status.OK, "; ".join(answer.stdout.strip().splitlines()))
+
+
+def check_tensorrt() -> Check:
+    """Informational: TensorRT, which builds the engines for GPUs."""
+    try:
+        return Check("TensorRT", Status.OK, version("tensorrt"))
+    except PackageNotFoundError:
+        return Check("TensorRT", Status.ABSENT, "not installed: only needed to export for GPUs")

@@ -1,0 +1,150 @@
+"""Triton and the retrieval sidecar side by side on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from resrank.errors import StackError
+from resrank.names import MANIFEST_FILE
+from resrank_stack.process import ManagedProcess
+from resrank_stack.sidecar_process import SidecarProcess
+from resrank_stack.triton_process import TritonProcess
+
+_WATCH_S = 0.5
+
+OnLine = Callable[[str, str], None]
+"""Called with the name of a process (``triton`` or ``retrieval``) and a line of its log."""
+
+
+class LocalStack:
+    """Starts both servers, says when they are ready, notices when one dies, and stops both.
+
+    Nothing is ever restarted: what died is reported with its last words.
+
+    Args:
+        repository: Model repository as ``resrank export`` writes it.
+        index: Index folder; an empty or missing one is made.
+        host: Address that both listen on.
+        triton_port: Triton's gRPC port; a free one when None.
+        metrics_port: Triton's metrics port; a free one when None.
+        retrieval_port: The sidecar's gRPC port; a free one when None.
+        log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
+        on_line: Called with each line of both logs.
+
+    Attributes:
+        triton: The Triton process.
+        sidecar: The sidecar process.
+
+    Raises:
+        StackError: The repository has no manifest, a port is taken, or no Triton can be found.
+
+    Example:
+        >>> with LocalStack(Path("var/repository"), Path("var/index")) as stack:
+        ...     client = ResRankClient(stack.triton.grpc_address, stack.sidecar.address)
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        index: Path,
+        *,
+        host: str = "127.0.0.1",
+        triton_port: int | None = None,
+        metrics_port: int | None = None,
+        retrieval_port: int | None = None,
+        log_dir: Path | None = None,
+        on_line: OnLine | None = None,
+    ) -> None:
+        if not (repository / MANIFEST_FILE).is_file():
+            raise StackError(
+                f"{repository} has no {MANIFEST_FILE}, so it is no finished model repository: "
+                f"make one with resrank export CHECKPOINT --out {repository}"
+            )
+        self.sidecar = SidecarProcess(
+            index,
+            host=host,
+            port=retrieval_port,
+            log_path=None if log_dir is None else log_dir / "retrieval.log",
+            on_line=None if on_line is None else lambda line: on_line("retrieval", line),
+        )
+        self.triton = TritonProcess(
+            repository,
+            host=host,
+            grpc_port=triton_port,
+            metrics_port=metrics_port,
+            log_path=None if log_dir is None else log_dir / "triton.log",
+            on_line=None if on_line is None else lambda line: on_line("triton", line),
+        )
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _processes(self) -> tuple[ManagedProcess, ManagedProcess]:
+        return self.sidecar, self.triton
+
+    def start(self) -> None:
+        """Starts both processes without waiting for them.
+
+        Raises:
+            StackError: One could not be started.
+        """
+        for process in self._processes:
+            process.start()
+
+    def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
+        """Waits until both are ready.
+
+        Args:
+            cancelled: Ends the wait early when set.
+
+        Returns:
+            True when both are ready, False when cancelled.
+
+        Raises:
+            StackError: One ended or was not ready in time; the message has the last lines of its log.
+        """
+        if not all(process.wait_ready(cancelled) for process in self._processes):
+            return False
+        for process in self._processes:  # the one that was ready first may have died while the other loaded
+            process.check_alive()
+        return True
+
+    def watch(self, stop: threading.Event) -> None:
+        """Returns when told to stop.
+
+        Args:
+            stop: Set by the caller, for instance from a signal handler.
+
+        Raises:
+            StackError: One of the processes ended; the message has the last lines of its log.
+        """
+        while not stop.wait(_WATCH_S):
+            for process in self._processes:
+                process.check_alive()
+
+    def stop(self, grace_s: float = 30.0) -> None:
+        """Drains and ends both, at the same time; harmless when repeated.
+
+        Args:
+            grace_s: Seconds after which what still runs is killed.
+        """
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.stop(grace_s)

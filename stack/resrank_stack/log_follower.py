@@ -1,0 +1,48 @@
+"""Reads a log file as it grows and hands on each complete line."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import BinaryIO
+
+_POLL_S = 0.1
+_CHUNK_BYTES = 64 * 1024
+
+
+class LogFollower:
+    """A thread that follows an open log from its present end.
+
+    Args:
+        log: The file; read by position, so whoever writes to it is not disturbed.
+        on_line: Called in the follower's thread with each line, without its newline.
+    """
+
+    def __init__(self, log: BinaryIO, on_line: Callable[[str], None]) -> None:
+        self._log = log
+        self._on_line = on_line
+        self._offset = os.fstat(log.fileno()).st_size
+        self._rest = b""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="resrank-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Hands on what is still unread, then ends the thread. The log may be closed afterwards."""
+        self._ended.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._ended.wait(_POLL_S):
+            self._read()
+        self._read()
+        if self._rest:
+            self._on_line(self._rest.decode("utf-8", "replace"))
+
+    def _read(self) -> None:
+        while chunk := os.pread(self._log.fileno(), _CHUNK_BYTES, self._offset):
+            self._offset += len(chunk)
+            *lines, self._rest = (self._rest + chunk).split(b"\n")
+            for line in lines:
+                self._on_line(line.decode("utf-8", "replace"))

@@ -1,0 +1,65 @@
+"""The retrieval sidecar as a child process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from resrank_stack.ports import choose_ports
+from resrank_stack.process import ManagedProcess
+
+
+class SidecarProcess(ManagedProcess):
+    """Runs ``python -m resrank_retrieval`` on one index folder.
+
+    Args:
+        index: Index folder; an empty or missing one is made.
+        host: Address to listen on.
+        port: gRPC port; a free one when None.
+        log_path: File for its log; an unnamed temporary file when None.
+        on_line: Called with each line of its log, in a thread of its own.
+        ready_timeout_s: How long :meth:`wait_ready` waits. Opening a large index reads it.
+    """
+
+    def __init__(
+        self,
+        index: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        log_path: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        ready_timeout_s: float = 300.0,
+    ) -> None:
+        self.index = index
+        self.host = host
+        (self.port,) = choose_ports(host, port)
+        super().__init__(
+            "retrieval sidecar",
+            [
+                *(sys.executable, "-m", "resrank_retrieval"),
+                *("--index", index.absolute(), "--host", host, "--port", str(self.port)),
+            ],
+            log_path=log_path,
+            on_line=on_line,
+            ready_timeout_s=ready_timeout_s,
+        )
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the gRPC endpoint."""
+        return f"{self.host}:{self.port}"
+
+    def is_ready(self) -> bool:
+        """Whether its health service says ``SERVING``."""
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        with grpc.insecure_channel(self.address) as channel:
+            try:
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            except grpc.RpcError:  # not listening yet
+                return False
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
