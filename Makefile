@@ -1,0 +1,45 @@
+# Every target sets up .venv first. PYTHON=/path/to/python3.12 chooses the interpreter.
+SHELL := bash
+BIN := .venv/bin
+READY := .venv/.ready
+CHECKPOINT := var/checkpoint
+REPOSITORY := var/repository
+INDEX := var/index
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint serve bench clean
+
+help:  ## Say what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Make .venv with all dependencies
+
+$(READY): pyproject.toml constraints.txt scripts/setup
+	@scripts/setup
+	@touch $@
+
+demo: $(READY)  ## Everything once: checkpoint, export, Triton, index, search, measures
+	@$(BIN)/resrank demo $(ARGS)
+
+test: lint  ## Lint, types and all tests
+	$(BIN)/pytest --durations=10 $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(CHECKPOINT)/resrank.json: | $(READY)
+	$(BIN)/resrank checkpoint init --default --out $(CHECKPOINT)
+
+$(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
+	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY)
+
+serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton and the retrieval sidecar until Ctrl-C
+	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) $(ARGS)
+
+bench: $(READY)  ## Speed against the parts called directly
+	@$(BIN)/resrank bench $(ARGS)
+
+clean:  ## Remove .venv, what was made under var, and caches
+	rm -rf .venv var .pytest_cache .mypy_cache .ruff_cache .hypothesis
