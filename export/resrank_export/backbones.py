@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import torch
-from resrank.checkpoint import CheckpointSpec, file_sha256
-from resrank.errors import CheckpointError
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModel, AutoTokenizer
 
+from resrank.checkpoint import CheckpointSpec, file_sha256
+from resrank.errors import CheckpointError
 from resrank_export.initialize import InitOptions, initialize, quiet_transformers, refuse_existing, written_aside
 
 _DOWNLOAD_TIMEOUT_S = 900

@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
 from resrank.checkpoint import (
     ENCODER_DIR,
     PROJECTORS_FILE,
@@ -30,9 +34,6 @@ from resrank.checkpoint import (
 )
 from resrank.errors import CheckpointError
 from resrank.tokenization import PromptTokenizer, load_tokenizer
-from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 CHAT_PROMPT = PromptSpec(
     before_query="<|im_start|>system\nRank the passages by how well they answer the query.<|im_end|>\n"

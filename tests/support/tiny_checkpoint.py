@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resrank.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
-from resrank_export.initialize import InitOptions, initialize, quiet_transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
+
+from resrank.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
+from resrank_export.initialize import InitOptions, initialize, quiet_transformers
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
 from resrank.checkpoint import CheckpointSpec, Pooling, encoder_identity, validate_folder
-from rich.console import Console
-from rich.table import Table
+from resrank_stack.cli.options import Output, OutputOption
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Make and inspect checkpoints.", rich_markup_mode="markdown")
-
-
-class _Output(StrEnum):
-    TEXT = "text"
-    JSON = "json"
 
 
 @app.command(
@@ -55,6 +52,8 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from rich.console import Console
+
     from resrank_export.backbones import DEFAULT_NAME, initialize_default
     from resrank_export.initialize import InitOptions, initialize
 
@@ -82,12 +81,14 @@ def init(
 @app.command(epilog="Example: `resrank checkpoint show checkpoint --output json`")
 def show(
     folder: Annotated[Path, typer.Argument(envvar="RESRANK_CHECKPOINT", help="The checkpoint folder.")],
-    output: Annotated[_Output, typer.Option(help="For people or for programs.")] = _Output.TEXT,
+    output: OutputOption = Output.TEXT,
     verify: Annotated[bool, typer.Option(help="Compute the weights' digests again (seconds per GB).")] = True,
 ) -> None:
     """Validate a checkpoint and print its fields."""
+    from rich.console import Console
+
     spec = validate_folder(folder, verify_hashes=verify)
-    if output is _Output.JSON:
+    if output is Output.JSON:
         digests = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
         typer.echo(json.dumps({**spec.model_dump(mode="json"), **digests}, indent=2))
         return
@@ -95,6 +96,8 @@ def show(
 
 
 def _table(spec: CheckpointSpec, folder: Path) -> Table:
+    from rich.table import Table
+
     table = Table(title=f"{folder}: {spec.name}", title_justify="left", show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")

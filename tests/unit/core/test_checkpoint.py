@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from resrank.checkpoint import CheckpointSpec, encoder_identity, file_sha256, folder_sha256, read_spec, validate_folder
 from resrank.errors import CheckpointError
 from support.tiny_checkpoint import make_tiny_checkpoint

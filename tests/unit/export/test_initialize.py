@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import AutoModel, T5Config, T5Model
+
 from resrank.checkpoint import Pooling, Projector, read_spec, validate_folder
 from resrank.errors import CheckpointError
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors
-from safetensors.torch import load_file, save_file
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
-from tokenizers import Tokenizer
-from transformers import AutoModel, T5Config, T5Model
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)
 

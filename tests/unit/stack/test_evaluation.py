@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from resrank.errors import InvalidInputError
 from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
 

@@ -1,0 +1,283 @@
+"""``resrank demo``: the whole path on one machine, from two backbones to judged rankings through live servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, track
+from rich.table import Table
+
+from resrank.checkpoint import CheckpointSpec, validate_folder
+from resrank.errors import StackError
+from resrank.names import MANIFEST_FILE
+from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
+from resrank_client.retrieval_calls import Mode
+from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
+from resrank_stack.index_build import BuildReport, fill_index, sidecar_of
+from resrank_stack.local_stack import LocalStack
+
+CANDIDATES = 100
+"""Passages retrieved and reranked for each question: the size that the model is made for."""
+
+_QUESTIONS_SHOWN = 5
+_PASSAGES_SHOWN = 3
+# Patience with a slow machine is better than a demo that fails on one.
+_SEARCH_TIMEOUT_S = 60.0
+_BATCH_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """One way to order passages.
+
+    Attributes:
+        name: What the table calls it.
+        mode: How candidates are found.
+        rerank: Whether the reranker orders them.
+    """
+
+    name: str
+    mode: Mode
+    rerank: bool
+
+
+RANKERS = (
+    Ranker("lexical (BM25)", "lexical", rerank=False),
+    Ranker("dense", "dense", rerank=False),
+    Ranker("hybrid", "hybrid", rerank=False),
+    Ranker("hybrid, reranked", "hybrid", rerank=True),
+)
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a user may choose.
+
+    Attributes:
+        work: Folder for all that is made; a checkpoint and a repository that an earlier run left there are used again.
+        checkpoint: A checkpoint of the user's own; None makes the default one.
+        collection: Folder in BEIR layout.
+        questions: How many of its questions are judged at most.
+    """
+
+    work: Path
+    checkpoint: Path | None
+    collection: Path
+    questions: int
+
+
+def run(settings: DemoSettings, console: Console) -> None:
+    """Makes, exports, serves, indexes, asks, measures and stops, and shows each step.
+
+    Args:
+        settings: What the user chose.
+        console: Where it is shown.
+
+    Raises:
+        ResRankError: A step failed; the servers are stopped before this is raised.
+    """
+    started = time.perf_counter()
+    collection = _first(load_collection(settings.collection), settings.questions)
+    checkpoint, spec = _make_checkpoint(settings, console)
+    repository = _export(settings, checkpoint, spec, console)
+    index = settings.work / "index"
+    shutil.rmtree(index, ignore_errors=True)  # a resumed build would say nothing about documents per second
+    _heading(console, "Serving")
+    with LocalStack(repository, index, log_dir=settings.work / "logs") as stack:
+        console.print(
+            f"  Triton {stack.triton.install.version() or ''} at {stack.triton.grpc_address}, all models ready"
+        )
+        console.print(f"  retrieval sidecar at {stack.sidecar.address}")
+        _build_index(settings, stack, console)
+        with ResRankClient(
+            stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_SEARCH_TIMEOUT_S
+        ) as client:
+            if problems := client.health().problems:
+                raise StackError(f"the stack is not healthy: {'; '.join(problems)}")
+            _show_answers(client, collection, console)
+            results = _ask_all(client, collection, console)
+        _show_quality(results, collection, spec, console)
+        _show_latency(results[RANKERS[-1].name], console)
+        _heading(console, "Stopping")
+    for process in (stack.triton, stack.sidecar):
+        if process.returncode:
+            raise StackError(
+                f"{process.name} ended with status {process.returncode}. Its last lines:\n{process.log_tail()}"
+            )
+    console.print("  both servers ended with status 0")
+    console.print(
+        f"[bold green]Done[/] in {time.perf_counter() - started:.0f} s. All that was made is in {settings.work}/"
+    )
+
+
+def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
+    """Median and 95th percentile.
+
+    Args:
+        milliseconds: At least one measurement.
+
+    Returns:
+        p50 and p95.
+    """
+    p50, p95 = np.percentile(np.asarray(milliseconds), (50, 95))
+    return float(p50), float(p95)
+
+
+def _make_checkpoint(settings: DemoSettings, console: Console) -> tuple[Path, CheckpointSpec]:
+    _heading(console, "Checkpoint")
+    folder = settings.checkpoint or settings.work / "checkpoint"
+    if settings.checkpoint is None and not folder.exists():
+        from resrank_export.backbones import initialize_default
+
+        spec = initialize_default(folder, notify=lambda step: console.print(f"  {escape(step)} …"))
+    else:
+        spec = validate_folder(folder)
+        console.print(f"  using {folder}")
+    console.print(f"  encoder   {escape(spec.encoder.source)}, d = {spec.encoder.embedding_dim}")
+    console.print(f"  reranker  {escape(spec.reranker.source)}, h = {spec.reranker.hidden_size}")
+    if _is_dense_start(spec):
+        console.print(
+            "  [yellow]This reranker is untrained.[/] The checkpoint is dense-start (gate 0): it ranks its candidates "
+            "exactly as the dense retriever would,\n  and nothing below shows what a trained ResRank can do."
+        )
+    return folder, spec
+
+
+def _export(settings: DemoSettings, checkpoint: Path, spec: CheckpointSpec, console: Console) -> Path:
+    _heading(console, "Export: every engine against the torch reference, at gate 1")
+    repository = settings.work / "repository"
+    manifest = repository / MANIFEST_FILE
+    if manifest.is_file():
+        exported = json.loads(manifest.read_text(encoding="utf-8"))
+        if exported["checkpoint"]["sha256"] == spec.digest():
+            console.print(f"  using {repository}, which an earlier run exported from the same checkpoint")
+            return repository
+    from resrank_export.exporter import export_checkpoint
+
+    report = export_checkpoint(
+        checkpoint, repository, force=True, progress=lambda step: console.print(f"  {escape(step)} …", style="dim")
+    )
+    table = Table("model", "engine", "state cosine", "|Δ score|", "Kendall τ", "ms", "", box=None)
+    for choice in report.tried:
+        parity = choice.parity
+        taken = choice is report.chosen[parity.model]
+        table.add_row(
+            parity.model.value,
+            f"{parity.options.kind.value} {parity.options.precision.value}",
+            f"{parity.state_cosine:.6f}",
+            f"{parity.score_difference:.1e}",
+            f"{parity.kendall_tau:.3f}",
+            f"{choice.latency_ms:.1f}",
+            "[green]pass, taken[/]" if taken else "pass" if parity.passed else "[red]fail[/]",
+        )
+    console.print(table)
+    return repository
+
+
+def _build_index(settings: DemoSettings, stack: LocalStack, console: Console) -> None:
+    _heading(console, "Index")
+    corpus = next(
+        (path for name in ("corpus.jsonl.gz", "corpus.jsonl") if (path := settings.collection / name).is_file()), None
+    )
+    if corpus is None:
+        raise StackError(f"{settings.collection} has neither corpus.jsonl nor corpus.jsonl.gz")
+
+    async def fill(show: Callable[[BuildReport], None]) -> BuildReport:
+        async with (
+            AsyncResRankClient(stack.triton.grpc_address, timeout_s=_BATCH_TIMEOUT_S) as client,
+            sidecar_of(stack.sidecar.index) as sidecar,
+        ):
+            return await fill_index(corpus, client, sidecar, progress=show)
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("  embedding and storing", total=None)
+        report = asyncio.run(
+            fill(lambda report: bar.update(task, total=report.passages, completed=report.stored + report.unchanged))
+        )
+    if report.inserted != report.passages:
+        raise StackError(f"{corpus} has {report.passages} passages, but {report.inserted} were stored in a new index")
+    console.print(
+        f"  {report.inserted} passages in {report.seconds:.1f} s: [bold]{report.passages_per_s:.0f} documents/s[/]"
+    )
+
+
+def _show_answers(client: ResRankClient, collection: Collection, console: Console) -> None:
+    _heading(console, f"Answers to {_QUESTIONS_SHOWN} questions: rank before → after reranking")
+    for query_id, text in islice(collection.queries.items(), _QUESTIONS_SHOWN):
+        result = _search(client, text, RANKERS[-1])
+        table = Table(title=escape(text), title_justify="left", title_style="bold", box=None, show_header=False)
+        for passage in result.passages[:_PASSAGES_SHOWN]:
+            gold = "[green]✓[/]" if collection.qrels[query_id].get(passage.id or "") else " "
+            table.add_row(
+                f"  {passage.candidate_rank:>3} → {passage.rank}",
+                f"{passage.score:.3f}",
+                gold,
+                escape(passage.title or ""),
+            )
+        console.print(table)
+    console.print("  ✓ a passage that the question needs", style="dim")
+
+
+def _ask_all(client: ResRankClient, collection: Collection, console: Console) -> dict[str, dict[str, SearchResult]]:
+    """Every question to every ranker, one at a time, so that the timings are those of an idle machine."""
+    results: dict[str, dict[str, SearchResult]] = {}
+    for ranker in RANKERS:
+        questions = track(
+            collection.queries.items(), f"  {ranker.name:<18}", len(collection.queries), console=console, transient=True
+        )
+        results[ranker.name] = {query_id: _search(client, text, ranker) for query_id, text in questions}
+    return results
+
+
+def _show_quality(
+    results: dict[str, dict[str, SearchResult]], collection: Collection, spec: CheckpointSpec, console: Console
+) -> None:
+    _heading(console, f"Quality over {len(collection.queries)} questions, through the live servers")
+    measures = ("nDCG@10", "R@10", f"R@{CANDIDATES}")
+    table = Table("ranking", *measures, box=None)
+    for name, answers in results.items():
+        answered = {
+            query: ranked([passage.id or "" for passage in answer.passages]) for query, answer in answers.items()
+        }
+        means = evaluate(collection.qrels, answered, measures)
+        table.add_row(name, *(f"{means[measure]:.3f}" for measure in measures))
+    console.print(table)
+    if _is_dense_start(spec):
+        console.print("  [yellow]untrained reranker:[/] its line is the dense order of the hybrid candidates")
+
+
+def _show_latency(answers: dict[str, SearchResult], console: Console) -> None:
+    _heading(console, f"Latency of a search with {CANDIDATES} candidates, as the client sees it, one at a time")
+    timings = [answer.timings for answer in answers.values()]
+    table = Table("stage", "p50 ms", "p95 ms", box=None)
+    for stage in timings[0]:
+        p50, p95 = percentiles([timing[stage] for timing in timings])
+        table.add_row(stage, f"{p50:.1f}", f"{p95:.1f}")
+    console.print(table)
+
+
+def _search(client: ResRankClient, text: str, ranker: Ranker) -> SearchResult:
+    return client.search(text, k=CANDIDATES, candidates=CANDIDATES, mode=ranker.mode, rerank=ranker.rerank)
+
+
+def _first(collection: Collection, count: int) -> Collection:
+    queries = dict(islice(collection.queries.items(), count))
+    return Collection(queries, {query: collection.qrels[query] for query in queries})
+
+
+def _is_dense_start(spec: CheckpointSpec) -> bool:
+    return spec.fusion.residual_gate == 0
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(f"\n[bold]{text}[/]")
