@@ -1,0 +1,137 @@
+"""``search`` through a real Triton and a real sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from resrank.errors import InvalidInputError, RetrievalError
+from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank_stack.sidecar_process import SidecarProcess
+from resrank_stack.triton_process import TritonProcess
+
+# id: title, text, stored vector
+PASSAGES = {
+    "alpha": ("Alpha", "aardvark eats ants", [3.0, 0.5, 0.0, 0.0]),
+    "beta": ("Beta", "badgers bite", [0.5, 3.0, 0.0, 0.0]),
+    "gamma": ("Gamma", "cats climb", [0.0, 0.0, 3.0, 1.0]),
+    "delta": ("Delta", "ants and badgers dig", [1.0, 1.0, 0.0, 0.5]),
+    "omega": ("Omega", "ants dig deep", [2.0, 0.0, 0.0, 2.0]),
+    "sigma": ("Sigma", "dogs dig", [0.0, 0.5, 0.0, 3.0]),
+}
+
+
+def fill(address: str, encoder: str) -> None:
+    records = [
+        pb.Record(id=key, title=title, text=text, embedding=np.array(vector, "<f2").tobytes())
+        for key, (title, text, vector) in PASSAGES.items()
+    ]
+    with grpc.insecure_channel(address) as channel:
+        RetrievalServiceStub(channel).Upsert(
+            iter([pb.UpsertRequest(encoder_sha256=encoder, dimension=4, records=records)]), timeout=20.0
+        )
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SidecarProcess]:
+    with SidecarProcess(tmp_path_factory.mktemp("index")) as process:
+        fill(process.address, "e" * 64)
+        yield process
+
+
+@pytest.fixture
+def client(make: Any, triton: TritonProcess, sidecar: SidecarProcess) -> Any:
+    return make(triton.grpc_address, retrieval=sidecar.address)
+
+
+def cosines(query: str) -> dict[str, float]:
+    """Of the stored vectors with what the server's ``embed_query`` makes of the query, computed here."""
+    vector = np.array([query.count(letter) + 0.01 for letter in "abcd"], np.float32)
+    stored = {key: np.array(entry[2]) for key, entry in PASSAGES.items()}
+    return {
+        key: float(vector @ other / np.linalg.norm(vector) / np.linalg.norm(other)) for key, other in stored.items()
+    }
+
+
+def test_dense_search_without_reranking_is_the_retrievers_order(client: Any) -> None:
+    result = client.search("aab", 3, mode="dense", rerank=False)
+    expected = cosines("aab")
+    assert [passage.id for passage in result.passages] == sorted(expected, key=lambda key: -expected[key])[:3]
+    for place, passage in enumerate(result.passages, start=1):
+        assert passage.score == pytest.approx(expected[passage.id], abs=2e-3)
+        assert (passage.rank, passage.candidate_rank, passage.candidate_score) == (place, place, passage.score)
+        assert (passage.title, passage.text) == PASSAGES[passage.id][:2]
+    assert list(result.timings) == ["embed_query", "retrieve", "total"]
+    assert not result.reranked
+
+
+def test_candidates_are_reranked_in_blocks_and_keep_their_rank_before(client: Any) -> None:
+    result = client.search("dda", 6, candidates=6, mode="dense")
+    found = cosines("dda")
+    retrieved = sorted(found, key=lambda key: -found[key])
+    # The reranker of these tests: cosine with the first axis, less a thousandth for each place in a pass of five.
+    expected = {
+        key: PASSAGES[key][2][0] / np.linalg.norm(PASSAGES[key][2]) - 0.001 * (place % 5)
+        for place, key in enumerate(retrieved)
+    }
+    assert [passage.id for passage in result.passages] == sorted(expected, key=lambda key: -expected[key])
+    for passage in result.passages:
+        assert passage.score == pytest.approx(expected[passage.id], abs=1e-6)
+        assert retrieved[passage.candidate_rank - 1] == passage.id
+    assert list(result.timings) == ["embed_query", "retrieve", "rerank", "total"]
+    assert sum(result.timings[stage] for stage in ("embed_query", "retrieve", "rerank")) <= result.timings["total"]
+
+
+def test_lexical_search_finds_words_and_needs_no_triton(make: Any, sidecar: SidecarProcess) -> None:
+    client = make("127.0.0.1:1", retrieval=sidecar.address)
+    result = client.search("badgers", mode="lexical", rerank=False)
+    assert {passage.id for passage in result.passages} == {"beta", "delta"}
+    assert list(result.timings) == ["retrieve", "total"]
+
+
+def test_hybrid_search_ranks_what_both_ways_find(client: Any) -> None:
+    result = client.search("ants", 2, mode="hybrid", rerank=False)
+    assert len(result.passages) == 2
+    assert result.passages[0].score >= result.passages[1].score
+
+
+def test_no_match_is_an_empty_result(client: Any) -> None:
+    result = client.search("zebra", mode="lexical")
+    assert result.passages == ()
+
+
+def test_an_index_of_another_encoder_is_refused_with_both_hashes(
+    make: Any, triton: TritonProcess, tmp_path: Path
+) -> None:
+    with SidecarProcess(tmp_path / "index") as foreign:
+        fill(foreign.address, "f" * 64)
+        client = make(triton.grpc_address, retrieval=foreign.address)
+        for mode in ("dense", "lexical", "hybrid"):
+            with pytest.raises(RetrievalError) as caught:
+                client.search("ants", mode=mode)
+            assert "e" * 64 in str(caught.value)
+            assert "f" * 64 in str(caught.value)
+        report = client.health()
+    assert not report.ok
+    assert "f" * 64 in report.problems[0]
+    assert report.retrieval.documents == len(PASSAGES)
+
+
+def test_bad_sizes_and_a_missing_sidecar_are_invalid_input(client: Any, make: Any, triton: TritonProcess) -> None:
+    for options, field in (
+        ({"k": 0}, "k"),
+        ({"k": 11, "candidates": 10}, "k"),
+        ({"candidates": 1001}, "candidates"),
+        ({"mode": "fuzzy"}, "mode"),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            client.search("ants", **options)
+        assert caught.value.field == field
+    with pytest.raises(InvalidInputError, match="retrieval"):
+        make(triton.grpc_address).search("ants")
