@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,9 @@ class ManagedProcess:
         """
         if self._process is not None:
             raise StackError(f"{self.name} was already started: a ManagedProcess runs once")
+        path = None if self.environment is None else self.environment.get("PATH")
+        if shutil.which(self.command[0], path=path) is None:
+            raise StackError(f"{self.name} could not be started: there is no program {self.command[0]}")
         lifeline = Path(__file__).with_name("lifeline.py")
         # -I and -S: the lifeline needs nothing but the standard library, and no environment may change what it does.
         command = [sys.executable, "-I", "-S", str(lifeline), str(os.getpid()), *self.command]

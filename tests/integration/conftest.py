@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from resrank_stack.triton_process import TritonProcess
 
 StartTriton = Callable[..., TritonProcess]

@@ -11,26 +11,10 @@ import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
+
 from resrank.errors import StackError
 from resrank_stack.triton_process import TritonProcess
 
-CONFIG = """
-name: "echo"
-backend: "python"
-max_batch_size: 8
-input [{ name: "TEXT" data_type: TYPE_STRING dims: [1] }]
-output [{ name: "ECHO" data_type: TYPE_STRING dims: [1] }]
-instance_group [{ count: 1 kind: KIND_CPU }]
-"""
-MODEL = """
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        texts = [pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy() for request in requests]
-        return [pb_utils.InferenceResponse([pb_utils.Tensor("ECHO", text)]) for text in texts]
-"""
 BROKEN_MODEL = """
 class TritonPythonModel:
     def initialize(self, args):
@@ -39,19 +23,6 @@ class TritonPythonModel:
     def execute(self, requests):
         return []
 """
-
-
-def write_repository(folder: Path, model: str = MODEL) -> Path:
-    version = folder / "echo" / "1"
-    version.mkdir(parents=True)
-    (folder / "echo" / "config.pbtxt").write_text(CONFIG)
-    (version / "model.py").write_text(model)
-    return folder
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    return write_repository(tmp_path / "repository")
 
 
 def segments(prefix: str) -> list[str]:
@@ -113,8 +84,9 @@ with TritonProcess(Path({str(repository)!r})) as triton:
     assert segments(prefix) == []
 
 
-def test_a_model_that_fails_to_load_is_reported_with_the_log(tmp_path: Path) -> None:
-    triton = TritonProcess(write_repository(tmp_path / "repository", BROKEN_MODEL))
+def test_a_model_that_fails_to_load_is_reported_with_the_log(repository: Path) -> None:
+    (repository / "echo" / "1" / "model.py").write_text(BROKEN_MODEL)
+    triton = TritonProcess(repository)
     with pytest.raises(StackError, match="no tokenizer here"), triton:
         pass
     assert triton.returncode not in {0, None}

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import tritonclient.grpc as triton_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from resrank_stack.local_stack import LocalStack
+from resrank_stack.ports import choose_ports
+
+
+@pytest.fixture
+def exported(repository: Path) -> Path:
+    (repository / "manifest.json").write_text("{}")
+    return repository
+
+
+@dataclass
+class Served:
+    process: subprocess.Popen[str]
+    triton: str
+    sidecar: str
+    family: list[psutil.Process]
+
+    def segments(self) -> list[str]:
+        return [name for name in os.listdir("/dev/shm") if name.startswith(f"resrank_{self.process.pid}_")]
+
+    def member(self, part: str) -> psutil.Process:
+        return next(process for process in self.family if part in " ".join(process.cmdline()))
+
+    def gone(self, timeout_s: float = 30) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in self.family):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+
+def command(repository: Path, index: Path, ports: list[int]) -> list[str]:
+    options = zip(("--triton-port", "--metrics-port", "--retrieval-port"), map(str, ports), strict=True)
+    flat = [word for option in options for word in option]
+    return [sys.executable, "-m", "resrank_stack", "serve", str(repository), "--index", str(index), *flat]
+
+
+@contextmanager
+def serving(repository: Path, index: Path) -> Iterator[Served]:
+    ports = choose_ports("127.0.0.1", None, None, None)
+    with subprocess.Popen(
+        command(repository, index, ports), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if "Retrieval sidecar (gRPC)" in line:
+                    break
+            else:
+                raise AssertionError("".join(said))
+            assert re.search(rf"Triton \(gRPC\) +127\.0\.0\.1:{ports[0]}", "".join(said))
+            family = psutil.Process(process.pid).children(recursive=True)
+            yield Served(process, f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[2]}", family)
+        finally:
+            process.kill()
+
+
+def echo(address: str, text: str) -> str:
+    tensor = triton_grpc.InferInput("TEXT", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=object))
+    with triton_grpc.InferenceServerClient(address) as client:
+        return client.infer("echo", [tensor]).as_numpy("ECHO")[0, 0].decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything(exported: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with serving(exported, tmp_path / "index") as served:
+        assert echo(served.triton, "a") == "a"
+        with grpc.insecure_channel(served.sidecar) as channel:
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert served.segments()
+        served.process.send_signal(number)
+        served.process.communicate(timeout=60)
+        assert served.process.returncode == 0
+        assert served.gone(0)
+        assert served.segments() == []
+
+
+def test_what_is_in_flight_is_answered_before_the_end(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(echo, served.triton, "slow")
+        time.sleep(1)
+        served.process.terminate()
+        assert answer.result() == "slow"
+        served.process.communicate(timeout=60)
+        assert served.process.returncode == 0
+
+
+def test_a_killed_stack_takes_its_servers_along(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "index") as served:
+        served.process.kill()
+        assert served.gone()
+        assert served.segments() == []
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("resrank_retrieval", "retrieval sidecar"), ("bin/tritonserver", "tritonserver")]
+)
+def test_a_dead_server_ends_the_stack(exported: Path, tmp_path: Path, part: str, name: str) -> None:
+    with serving(exported, tmp_path / "index") as served:
+        served.member(part).kill()
+        _, errors = served.process.communicate(timeout=60)
+        assert served.process.returncode == 1
+        assert f"Error: {name} was killed by SIGKILL. Its last lines:" in errors
+        assert served.gone(0)
+        assert served.segments() == []
+
+
+def test_a_taken_port_is_named_before_anything_starts(exported: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ports = [*choose_ports("127.0.0.1", None, None), port]
+        ended = subprocess.run(
+            command(exported, tmp_path / "index", ports), capture_output=True, text=True, check=False, timeout=60
+        )
+    assert ended.returncode == 1
+    assert f"port {port} on 127.0.0.1 is in use" in ended.stderr
+    assert not (tmp_path / "index").exists()
+
+
+def test_logs_are_kept_and_followed(exported: Path, tmp_path: Path) -> None:
+    lines: list[tuple[str, str]] = []
+    log_dir = tmp_path / "log"
+    with LocalStack(
+        exported, tmp_path / "index", log_dir=log_dir, on_line=lambda name, line: lines.append((name, line))
+    ):
+        pass
+    for name in ("triton", "retrieval"):
+        assert [line for source, line in lines if source == name] == (log_dir / f"{name}.log").read_text().splitlines()

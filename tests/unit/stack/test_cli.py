@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+
+from resrank import __version__
+from resrank.errors import (
+    CheckpointError,
+    DeadlineExceededError,
+    InvalidInputError,
+    ModelNotReadyError,
+    QueueFullError,
+    ResRankError,
+    ServerUnavailableError,
+    StackError,
+)
+from resrank_stack.cli import exit_codes, lazy_group
+from resrank_stack.cli.app import run
+
+Fail = Callable[[BaseException], list[str]]
+
+
+@pytest.fixture
+def fail(monkeypatch: pytest.MonkeyPatch) -> Fail:
+    """``fail(error)`` registers a sub-command that raises the error and returns the arguments that call it."""
+
+    def register(error: BaseException) -> list[str]:
+        app = typer.Typer()
+
+        @app.command()
+        def failing() -> None:
+            raise error
+
+        module = ModuleType("failing")
+        module.app = app  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "failing", module)
+        monkeypatch.setitem(lazy_group.SUB_COMMANDS, "failing", "failing")
+        return ["failing"]
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInputError("k", "must be positive", limit=1, value=0), 2),
+        (ServerUnavailableError("nobody answers at 127.0.0.1:1"), 3),
+        (ModelNotReadyError("rerank is not loaded"), 3),
+        (DeadlineExceededError("10 s passed"), 4),
+        (QueueFullError("the queue is full"), 5),
+        (StackError("tritonserver exited with status 1"), 1),
+        (CheckpointError("resrank.json: no such file"), 1),
+        (ResRankError("anything else"), 1),
+    ],
+)
+def test_each_error_is_one_sentence_and_its_exit_code(
+    fail: Fail, capsys: pytest.CaptureFixture[str], error: ResRankError, code: int
+) -> None:
+    assert run(fail(error)) == code
+    said = capsys.readouterr()
+    assert said.err == f"Error: {error}\n"
+    assert said.out == ""
+
+
+def test_a_subclass_gets_the_code_of_its_base(fail: Fail) -> None:
+    class EmptyQueryError(InvalidInputError):
+        pass
+
+    assert run(fail(EmptyQueryError("QUERY", "is empty"))) == 2
+
+
+def test_markup_in_a_message_is_text(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
+    run(fail(InvalidInputError("CANDIDATES[17]", "holds [red]NaN[/red]")))
+    assert capsys.readouterr().err == "Error: CANDIDATES[17]: holds [red]NaN[/red]\n"
+
+
+def test_an_interrupt_is_130(fail: Fail) -> None:
+    assert run(fail(KeyboardInterrupt())) == 130
+
+
+def test_a_missing_extra_is_named(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(fail(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))) == 1
+    assert "pip install 'resrank[export]'" in capsys.readouterr().err
+
+
+def test_a_module_of_nobodys_is_a_bug_and_raised(fail: Fail) -> None:
+    with pytest.raises(ModuleNotFoundError):
+        run(fail(ModuleNotFoundError("No module named 'tpyo'", name="tpyo")))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["serve"], ["serve", "x", "--triton-port", "70000"], ["doctor", "--x"]]
+)
+def test_wrong_usage_is_2(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESRANK_REPOSITORY", raising=False)
+    assert run(arguments) == 2
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"resrank {__version__}\n"
+
+
+def test_the_help_lists_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    for name in lazy_group.SUB_COMMANDS:
+        assert f" {name} " in told
+    for code in exit_codes.ExitCode:
+        assert f" {code.value}: " in told
+
+
+@pytest.mark.parametrize("name", list(lazy_group.SUB_COMMANDS))
+def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert f"resrank {name}" in capsys.readouterr().out
+
+
+def test_serving_a_folder_that_is_no_repository_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["serve", str(tmp_path)]) == 1
+    assert f"{tmp_path} has no manifest.json" in capsys.readouterr().err
+
+
+def test_options_have_environment_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESRANK_TRITON_PORT", "70000")
+    assert run(["serve", "x"]) == 2
+
+
+def test_starting_imports_no_part() -> None:
+    program = (
+        "import sys; from resrank_stack.cli.app import run; run(['--version'])\n"
+        "heavy = {'torch', 'transformers', 'tritonclient', 'faiss', 'openvino', 'onnxruntime', 'numpy', 'grpc'}\n"
+        "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_without_typer_the_extra_is_named() -> None:
+    program = (
+        "import sys; sys.modules['typer'] = None\nfrom resrank_stack.__main__ import main\nmain()"  # None: not found
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'resrank[cli]'" in ended.stderr

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from resrank.errors import StackError
+from resrank_stack.ports import choose_ports, is_free
+
+
+def test_chosen_ports_are_free_and_different() -> None:
+    ports = choose_ports("127.0.0.1", *[None] * 20)
+    assert len(set(ports)) == 20
+    assert all(is_free("127.0.0.1", port) for port in ports)
+
+
+def test_given_ports_are_kept_and_a_taken_one_is_refused() -> None:
+    (free,) = choose_ports("127.0.0.1", None)
+    assert choose_ports("127.0.0.1", free, None)[0] == free
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not is_free("127.0.0.1", port)
+        with pytest.raises(StackError, match=rf"port {port} on 127\.0\.0\.1 is in use"):
+            choose_ports("127.0.0.1", port)
