@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
+
 from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
 from resrank.limits import MAX_BATCH_SIZE
 from resrank.names import Model, Parameter, Tensor
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
 CONFIG_FILE = "config.pbtxt"
+VERSION = "1"
+"""The one version folder of every model: a repository is never changed, another one is written."""
 
 _VECTORS = frozenset(
     {Tensor.EMBEDDING, Tensor.QUERY_EMBEDDING, Tensor.CANDIDATES, Tensor.PASSAGE_STATES, Tensor.QUERY_STATE}

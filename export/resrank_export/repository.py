@@ -18,10 +18,9 @@ from resrank.engines import EngineOptions
 from resrank.errors import CheckpointError, ExportError
 from resrank.names import CHECKPOINT_FILE, ENGINE_FILE, MANIFEST_FILE, Model, Parameter
 from resrank.tokenization import PromptTokenizer
-from resrank_export.model_configs import CONFIG_FILE, complete_configs, templates_folder
+from resrank_export.model_configs import CONFIG_FILE, VERSION, complete_configs, templates_folder
 from resrank_export.warmup import add_warmup
 
-VERSION = "1"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _TOKENIZER_OF = {
     Model.PASSAGE_TOKENIZER: ENCODER_DIR,

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from resrank.checkpoint import CheckpointSpec
+from resrank.limits import MAX_PASSAGE_BYTES
 from resrank.names import Model, Tensor
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from resrank_export.model_configs import VERSION
 
 WARMUP_FOLDER = "warmup"
 """Inside a model's folder: where Triton looks for ``input_data_file``."""
@@ -44,27 +47,26 @@ def _samples(spec: CheckpointSpec, repository: Path) -> dict[Model, dict[str, Sa
     """Inputs of one row each, without the batch dimension."""
 
     def version(model: Model) -> Path:
-        return repository / model / "1"
+        return repository / model / VERSION
 
     passages = EncoderTokenizer(version(Model.PASSAGE_TOKENIZER), spec.encoder, for_queries=False)
     queries = EncoderTokenizer(version(Model.QUERY_TOKENIZER), spec.encoder, for_queries=True)
     prompts = PromptTokenizer(version(Model.RERANK_PROMPT), spec.reranker)
-    long_passage = _PASSAGE * spec.encoder.max_passage_tokens
-    long_passage = long_passage[: 64 * 1024 // len(_PASSAGE) * len(_PASSAGE)]
+    repeats = min(spec.encoder.max_passage_tokens, MAX_PASSAGE_BYTES // len(_PASSAGE))
     count = min(_CANDIDATES, spec.reranker.max_passages)
     candidates = _unit_vectors(count, spec.encoder.embedding_dim)
     prompt = prompts.layout.batch(prompts.encode([_QUERY], truncate=True), [count])
-    text_query = {Tensor.QUERY: np.array([_QUERY], dtype=np.object_), Tensor.CANDIDATES: candidates}
+    prompt_inputs = {Tensor.QUERY: np.array([_QUERY], dtype=np.object_), Tensor.CANDIDATES: candidates}
     if spec.fusion.query_residual:
-        text_query[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
+        prompt_inputs[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
     return {
         Model.PASSAGE_TOKENIZER: {"passage": {Tensor.TEXT: np.array([_PASSAGE], dtype=np.object_)}},
         Model.QUERY_TOKENIZER: {"query": {Tensor.TEXT: np.array([_QUERY], dtype=np.object_)}},
         Model.ENCODER: {
-            "longest_passage": _tokens(passages, long_passage),
+            "longest_passage": _tokens(passages, _PASSAGE * repeats),
             "query": _tokens(queries, _QUERY),
         },
-        Model.RERANK_PROMPT: {"query": text_query},
+        Model.RERANK_PROMPT: {"query": prompt_inputs},
         Model.RERANKER: {
             "query": {
                 Tensor.INPUT_IDS: prompt.input_ids[0],
