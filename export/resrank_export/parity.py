@@ -100,13 +100,16 @@ class EncoderCase:
 class ParityGate:
     """Holds the reference's answers; engines are measured against them one after the other."""
 
-    def __init__(self, model: ResRankModel) -> None:
+    def __init__(self, model: ResRankModel, layout: PromptLayout) -> None:
         """Draws the inputs and computes the reference.
 
         Args:
             model: The torch model in fp32, evaluation mode and its stock attention.
+            layout: The checkpoint's own prompt. Decoders lean on their first tokens (attention sinks), so a random
+                prompt would measure states that never occur in service.
         """
         self._model = model
+        self._layout = layout
         rng = np.random.default_rng(_SEED)
         with torch.inference_mode():
             self.encoder_case = self._draw_encoder_case(rng)
@@ -183,9 +186,7 @@ class ParityGate:
         query_embeddings = np.concatenate(
             [self._encode_alone(self._random_tokens(rng, 8, self._model.encoder)) for _ in counts]
         )
-        head = self._random_tokens(rng, 12, self._model.reranker)
-        layout = PromptLayout(tuple(head[:8]), tuple(head[8:11]), (), eos_id=head[11], placeholder_id=head[0])
-        batch = layout.batch(queries, counts)
+        batch = self._layout.batch(queries, counts)
         inputs: dict[str, NDArray[Any]] = {
             Tensor.INPUT_IDS: batch.input_ids,
             Tensor.PASSAGE_POSITIONS: batch.passage_positions,
@@ -194,7 +195,7 @@ class ParityGate:
         }
         states, query_states = [], []
         for query, count in zip(queries, counts, strict=True):
-            alone = layout.batch([query], [count])
+            alone = self._layout.batch([query], [count])
             passage, last = self._model.states(
                 torch.from_numpy(alone.input_ids),
                 torch.from_numpy(alone.passage_positions),
