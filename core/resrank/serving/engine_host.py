@@ -23,8 +23,8 @@ from resrank.serving.step import Arrays, Outcome, StepRequest
 
 CALL_COST = 48
 """Positions that take as long as a call's fixed part (see ``group_rows``). Measured with OpenVINO bf16 on 2 cores as
-intercept over slope of time against positions: 45 for a 22M encoder, 20 for a 135M reranker, and 20 to 30 more the first
-time that the engine sees a shape."""
+intercept over slope of time against positions: 45 for a 22M encoder, 20 for a 135M reranker, and 20 to 30 more when
+the engine first sees a shape."""
 
 MAX_POSITIONS = 8192
 """Positions in one call. Measured as above: time per position falls until about 64 rows of 128 tokens, then rises."""

@@ -1,0 +1,101 @@
+"""Exported checkpoints behind a real Triton, and the torch reference that their answers are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as triton_grpc
+from transformers import AutoTokenizer
+
+from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
+from resrank.engines import EngineKind, Precision
+from resrank.modeling import ResRankModel
+from resrank_export.exporter import export_checkpoint
+from resrank_stack.triton_process import TritonProcess
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+# The two kinds of ensemble, both forms of projector, both engines, both kinds of encoder; g is 1 everywhere.
+CHECKPOINTS: dict[str, tuple[dict[str, Any], EngineKind]] = {
+    "query_residual-linear-openvino": (
+        {"query_residual": True, "embedding_dim": 32, "hidden_size": 48},
+        EngineKind.OPENVINO,
+    ),
+    "plain-identity-onnxruntime": (
+        {"embedding_dim": 48, "hidden_size": 48, "encoder_family": "llama", "pooling": "last", "append_eos": True},
+        EngineKind.ONNXRUNTIME,
+    ),
+}
+
+
+class Reference:
+    """What the model computes, from the checkpoint with torch and transformers alone."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.model = ResRankModel.from_checkpoint(checkpoint)
+        self.spec = self.model.spec
+        self.encoder_tokenizer = AutoTokenizer.from_pretrained(checkpoint / ENCODER_DIR)
+        self.reranker_tokenizer = AutoTokenizer.from_pretrained(checkpoint / RERANKER_DIR)
+
+    def encode(self, text: str) -> np.ndarray:
+        """FP32 [d] of one text, which needs no padding."""
+        ids = self.encoder_tokenizer(text)["input_ids"]
+        if self.spec.encoder.append_eos:
+            ids = [*ids, self.encoder_tokenizer.eos_token_id]
+        with torch.no_grad():
+            return self.model.encode(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.int64))[0].numpy()
+
+    def ids(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
+        tokenizer = self.reranker_tokenizer
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=split_special_tokens)["input_ids"]
+
+    def rerank(self, query: str, candidates: np.ndarray, query_ids: Sequence[int] | None = None) -> np.ndarray:
+        """FP32 [N] scores of FP16 [N, d] candidates, the sequence written out by hand."""
+        prompt = self.spec.reranker.prompt
+        before = [
+            *self.ids(prompt.before_query),
+            *(self.ids(query) if query_ids is None else query_ids),
+            *self.ids(prompt.before_passages),
+        ]
+        eos = self.reranker_tokenizer.convert_tokens_to_ids(self.spec.reranker.eos_token)
+        row = [*before, *[0] * len(candidates), *self.ids(prompt.after_passages), eos]
+        slots = torch.arange(len(before), len(before) + len(candidates))[None]
+        vectors = torch.from_numpy(candidates)[None]
+        e_q = torch.from_numpy(self.encode(query))[None] if self.spec.fusion.query_residual else None
+        with torch.no_grad():
+            states = self.model.states(torch.tensor([row]), slots, torch.tensor([[len(row) - 1]]), vectors)
+            return self.model.score(*states, vectors, e_q)[0].numpy()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A checkpoint behind Triton."""
+
+    triton: TritonProcess
+    client: Any
+    repository: Path
+    reference: Reference
+
+    @property
+    def spec(self) -> CheckpointSpec:
+        return self.reference.spec
+
+
+@pytest.fixture(scope="session", params=CHECKPOINTS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    fields, engine = CHECKPOINTS[request.param]
+    folder = tmp_path_factory.mktemp("serving")
+    make_tiny_checkpoint(folder / "checkpoint", **fields)
+    export_checkpoint(
+        folder / "checkpoint", folder / "repository", cpu_engine=engine, precision=Precision.FP32, threads=1
+    )
+    with (
+        TritonProcess(folder / "repository", log_path=folder / "triton.log") as triton,
+        triton_grpc.InferenceServerClient(triton.grpc_address) as client,
+    ):
+        yield Served(triton, client, folder / "repository", Reference(folder / "checkpoint"))
