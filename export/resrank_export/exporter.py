@@ -93,10 +93,10 @@ def export_checkpoint(
         ParityError: No engine is within tolerance; the message holds the table.
         ExportError: The graphs cannot be exported, or no engine can be compiled here.
     """
+    wished = _engine_options(cpu_engine, precision, threads)
     check_target(out, force=force)
     progress(f"Loading {checkpoint}")
     model = ResRankModel.from_checkpoint(checkpoint)
-    wished = _engine_options(cpu_engine, precision, threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.export-", dir=out.parent) as scratch:
         progress("Exporting the encoder to ONNX")
@@ -142,7 +142,7 @@ def _engine_options(kind: EngineKind | None, precision: Precision | None, thread
         if kind in (None, pair[0]) and precision in (None, pair[1])
     )
     if not options:
-        raise ExportError(f"{kind} does not compute in {precision} on a CPU: use openvino, or fp32")
+        raise ExportError("onnxruntime does not compute in bf16 on a CPU: use openvino, or fp32")
     return options
 
 

@@ -1,0 +1,131 @@
+"""Exported graphs against torch, and a gate that notices what is wrong with an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from scipy.stats import kendalltau
+
+from resrank.engines import EngineKind, EngineOptions, Precision, load_engine
+from resrank.engines.base import EngineError
+from resrank.errors import ExportError, ParityError
+from resrank.modeling import ResRankModel
+from resrank.names import Model, Tensor
+from resrank.tokenization import PromptTokenizer
+from resrank_export import exporter
+from resrank_export.onnx_graphs import check_dynamic_axes, export_encoder, export_reranker, reranker_sample
+from resrank_export.parity import ParityGate, ParityResult, kendall_tau, parity_table
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+ORT = EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=1)
+OPENVINO = EngineOptions(EngineKind.OPENVINO, Precision.FP32, threads=1)
+
+
+@dataclass(frozen=True)
+class Exported:
+    model: ResRankModel
+    gate: ParityGate
+    encoder: Path
+    reranker: Path
+
+
+@pytest.fixture(scope="module", params=["bert-linear", "llama-identity"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("export") / request.param
+    if request.param == "bert-linear":
+        make_tiny_checkpoint(folder, query_residual=True, residual_gate=0.0)  # the gate must look behind a g of 0
+    else:
+        make_tiny_checkpoint(folder, hidden_size=32, encoder_family="llama", pooling="last")
+    model = ResRankModel.from_checkpoint(folder)
+    layout = PromptTokenizer(folder / "reranker", model.spec.reranker).layout
+    return Exported(
+        model,
+        ParityGate(model, layout),
+        export_encoder(model, folder / "onnx" / "encoder"),
+        export_reranker(model, folder / "onnx" / "reranker"),
+    )
+
+
+@pytest.mark.parametrize("options", [ORT, OPENVINO], ids=lambda options: options.kind.value)
+def test_both_graphs_pass_on_every_engine(exported: Exported, options: EngineOptions) -> None:
+    encoder = exported.gate.check_encoder(load_engine(exported.encoder, options), options)
+    reranker = exported.gate.check_reranker(load_engine(exported.reranker, options), options)
+    assert encoder.passed, parity_table([encoder])
+    assert reranker.passed, parity_table([reranker])
+    assert encoder.rows > 3
+    assert reranker.rows > exported.model.spec.reranker.max_passages
+
+
+def perturb_one_weight(path: Path, out: Path) -> Path:
+    """Scales the first weight matrix of a graph by 1.5."""
+    graph = onnx.load(path)
+    weights = {initializer.name: initializer for initializer in graph.graph.initializer}
+    name = next(node.input[1] for node in graph.graph.node if node.op_type == "MatMul" and node.input[1] in weights)
+    changed = (onnx.numpy_helper.to_array(weights[name]) * 1.5).astype(np.float32)
+    weights[name].CopyFrom(onnx.numpy_helper.from_array(changed, name))
+    onnx.save(graph, out)
+    return out
+
+
+def test_one_perturbed_weight_fails_the_gate(exported: Exported, tmp_path: Path) -> None:
+    broken_encoder = perturb_one_weight(exported.encoder, tmp_path / "encoder.onnx")
+    broken_reranker = perturb_one_weight(exported.reranker, tmp_path / "reranker.onnx")
+    encoder = exported.gate.check_encoder(load_engine(broken_encoder, ORT), ORT)
+    reranker = exported.gate.check_reranker(load_engine(broken_reranker, ORT), ORT)
+    assert not encoder.passed
+    assert not reranker.passed
+    assert parity_table([encoder, reranker]).count("FAIL") == 2
+
+
+def test_export_fails_with_the_table_when_no_engine_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tiny_checkpoint(tmp_path / "tiny")
+
+    def export_and_perturb(model: ResRankModel, folder: Path) -> Path:
+        path = export_reranker(model, folder)
+        return perturb_one_weight(path, path)
+
+    monkeypatch.setattr(exporter, "export_reranker", export_and_perturb)
+    with pytest.raises(ParityError, match=r"(?s)no engine computes the reranker.*FAIL"):
+        exporter.export_checkpoint(tmp_path / "tiny", tmp_path / "repository", cpu_engine=EngineKind.ONNXRUNTIME)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
+def test_nan_does_not_pass() -> None:
+    assert not ParityResult(Model.RERANKER, ORT, float("nan"), 0.0, 1.0, rows=1).passed
+    assert not ParityResult(Model.RERANKER, ORT, 1.0, float("nan"), 1.0, rows=1).passed
+
+
+def test_kendall_tau_agrees_with_scipy_and_skips_near_ties() -> None:
+    rng = np.random.default_rng(0)
+    truth, other = (rng.standard_normal(40).astype(np.float32) for _ in range(2))
+    assert kendall_tau([truth], [other], gap=0.0) == pytest.approx(kendalltau(truth, other).statistic, abs=1e-6)
+    near = np.array([0.0, 1e-3, 1.0], np.float32)
+    swapped = np.array([1e-3, 0.0, 1.0], np.float32)
+    assert kendall_tau([near], [swapped], gap=0.0) == pytest.approx(1 / 3)
+    assert kendall_tau([near], [swapped], gap=1e-2) == 1.0
+
+
+def test_a_frozen_axis_is_named(exported: Exported, tmp_path: Path) -> None:
+    graph = onnx.load(exported.reranker)
+    axis = next(value for value in graph.graph.input if value.name == Tensor.CANDIDATES).type.tensor_type.shape.dim[1]
+    axis.dim_value = 5
+    onnx.save(graph, tmp_path / "frozen.onnx")
+    with pytest.raises(ExportError, match=r"axis 1 \(candidates\) of CANDIDATES was frozen to 5"):
+        check_dynamic_axes(tmp_path / "frozen.onnx", reranker_sample(exported.model.spec.encoder.embedding_dim))
+
+
+def test_engines_refuse_what_they_cannot_run(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    for options in (ORT, OPENVINO):
+        with pytest.raises(EngineError, match=r"model\.onnx: \w+ cannot"):
+            load_engine(tmp_path / "model.onnx", options)
+    with pytest.raises(EngineError, match="use openvino"):
+        load_engine(tmp_path / "model.onnx", EngineOptions(EngineKind.ONNXRUNTIME, Precision.BF16))
+    with pytest.raises(ExportError, match="use openvino, or fp32"):
+        exporter.export_checkpoint(
+            tmp_path, tmp_path / "out", cpu_engine=EngineKind.ONNXRUNTIME, precision=Precision.BF16
+        )
