@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from resrank.errors import ResRankError
 
+from resrank.errors import ResRankError
 from resrank_retrieval.settings import SidecarSettings
 
 app = typer.Typer(add_completion=False)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from resrank.errors import IndexFolderError, RetrievalError
 from resrank.passage import content_sha256
-
 from resrank_retrieval import lexical
 from resrank_retrieval.errors import StoreWriteError
 from resrank_retrieval.lock import LOCK_FILE
@@ -97,16 +97,9 @@ class Database:
             The open database.
 
         Raises:
-            IndexFolderError: The folder holds something else, the file is corrupt or of another version, or it cannot
-                be written.
+            IndexFolderError: The file is corrupt, foreign or of another version, or it cannot be written.
         """
         path = folder / STORE_FILE
-        if not path.exists():
-            strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in {LOCK_FILE, "lost+found"})
-            if strangers:
-                raise IndexFolderError(
-                    f"{folder} is not an index folder: it holds {strangers[0]} but no {STORE_FILE}; name another"
-                )
         writer: sqlite3.Connection | None = None
         try:
             writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -303,6 +296,21 @@ class Database:
                     f"the disk refused to write {self._path} ({error}): nothing was stored"
                 ) from error
             raise RetrievalError(f"cannot {action} {self._path}: {error}") from error
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Checks that an existing folder may be taken: it is empty or has a store.
+
+    Raises:
+        IndexFolderError: It holds something else.
+    """
+    if (folder / STORE_FILE).exists():
+        return
+    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in {LOCK_FILE, "lost+found"})
+    if strangers:
+        raise IndexFolderError(
+            f"{folder} is not an index folder: it holds {strangers[0]} but no {STORE_FILE}; name another"
+        )
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import faiss
 import numpy as np
-from resrank.errors import InvalidInputError
 
+from resrank.errors import InvalidInputError
 from resrank_retrieval.records import FloatVector, HalfMatrix, Keys
 from resrank_retrieval.vector_table import VectorTable
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
-from resrank.errors import IndexFolderError, InvalidInputError
 
+from resrank.errors import IndexFolderError, InvalidInputError
 from resrank_retrieval import lexical, snapshot
-from resrank_retrieval.database import Change, Database
+from resrank_retrieval.database import Change, Database, refuse_foreign
 from resrank_retrieval.dense import FaissDenseIndex, new_index
 from resrank_retrieval.errors import EncoderMismatchError
 from resrank_retrieval.fusion import reciprocal_rank_fusion
@@ -88,8 +88,9 @@ class LocalVectorStore:
         folder = folder.absolute()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_foreign(folder)
         except OSError as error:
-            raise IndexFolderError(f"index folder {folder} cannot be made: {error.strerror}") from error
+            raise IndexFolderError(f"index folder {folder} cannot be made or read: {error.strerror}") from error
         lock = FolderLock.acquire(folder)
         try:
             database = Database.open(folder)

@@ -11,10 +11,10 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from resrank.errors import RetrievalError
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.retrieval.v1 import retrieval_pb2_grpc
-
 from resrank_retrieval.local_store import LocalVectorStore
 from resrank_retrieval.service import RetrievalService
 from resrank_retrieval.settings import SidecarSettings

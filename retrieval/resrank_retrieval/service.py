@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import faiss
 import grpc
+
 import resrank
 from resrank.errors import QueueFullError
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
-
 from resrank_retrieval import wire
 from resrank_retrieval.records import UpsertCounts
 from resrank_retrieval.store import VectorStore

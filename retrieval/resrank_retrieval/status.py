@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+
 from resrank.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
 from resrank.retrieval.v1 import retrieval_pb2 as pb
-
 from resrank_retrieval.errors import EncoderMismatchError, StoreWriteError
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+
 from resrank import limits
 from resrank.errors import InvalidInputError
 from resrank.retrieval.v1 import retrieval_pb2 as pb
-
 from resrank_retrieval.lexical import query_terms
 from resrank_retrieval.records import (
     Encoder,

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from resrank.errors import InvalidInputError
+from resrank_retrieval.dense import FaissDenseIndex
+from resrank_retrieval.vector_table import VectorTable
+
+NOTHING = np.empty(0, np.int64)
+
+
+def half(shape: tuple[int, int], seed: int = 0) -> NDArray[np.float16]:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float16)
+
+
+def build(vectors: NDArray[np.float16], factory: str = "Flat", parameters: str = "") -> FaissDenseIndex:
+    return FaissDenseIndex.build(factory, parameters, VectorTable(np.arange(1, len(vectors) + 1), vectors))
+
+
+def unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:
+    wide = vector.astype(np.float64)
+    return (wide / np.linalg.norm(wide)).astype(np.float32)
+
+
+def cosines(vectors: NDArray[np.float16], query: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    return wide @ query.astype(np.float64) / np.linalg.norm(wide, axis=1)
+
+
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(0, 99))
+def test_flat_is_brute_force(rows: int, k: int, seed: int) -> None:
+    vectors = half((rows, 12), seed)
+    query = unit(np.random.default_rng(seed + 1).normal(size=12))
+    keys, scores = build(vectors).search(query, k)
+    expected = np.sort(cosines(vectors, query))[::-1][:k]
+    assert len(keys) == min(k, rows)
+    np.testing.assert_allclose(scores, expected, atol=2e-6)
+    np.testing.assert_allclose(cosines(vectors, query)[keys - 1], expected, atol=2e-6)
+
+
+@given(st.data())
+def test_removed_vectors_are_never_found_and_the_rest_always(data: st.DataObject) -> None:
+    vectors = half((40, 6))
+    dense = build(vectors)
+    removed = np.array(sorted(data.draw(st.sets(st.integers(1, 40), max_size=39))), np.int64)
+    dense.apply(removed, NOTHING, np.empty((0, 6), np.float16))
+    query = unit(vectors[data.draw(st.integers(0, 39))])
+    keys, _ = dense.search(query, 40)
+    living = np.setdiff1d(np.arange(1, 41), removed)
+    assert sorted(keys.tolist()) == living.tolist()
+    top, _ = dense.search(query, 1)
+    assert cosines(vectors, query)[top[0] - 1] == pytest.approx(cosines(vectors, query)[living - 1].max(), abs=1e-6)
+
+
+def test_tombstones_nearest_to_the_query_do_not_crowd_out_the_living() -> None:
+    near, far = np.tile(half((1, 6)), (500, 1)), half((500, 6), 1)
+    dense = build(np.concatenate([near, far]))
+    dense.apply(np.arange(1, 501), NOTHING, np.empty((0, 6), np.float16))
+    keys, _ = dense.search(unit(near[0]), 50)
+    assert len(keys) == 50
+    assert keys.min() > 500
+
+
+def test_vectors_come_back_bit_for_bit() -> None:
+    vectors = half((2000, 6))
+    dense = build(vectors, "SQ8")
+    added = half((30, 6), 2)
+    dense.apply(np.array([3, 5]), np.arange(2001, 2031), added)
+    wanted = np.array([2030, 1, 2000, 2001])
+    expected = np.stack([added[29], vectors[0], vectors[1999], added[0]])
+    assert dense.gather(wanted).tobytes() == expected.tobytes()
+
+
+def test_too_many_tombstones_ask_for_a_rebuild_that_drops_them() -> None:
+    vectors = half((3000, 6))
+    dense = build(vectors)
+    dense.apply(np.arange(1, 1002), NOTHING, np.empty((0, 6), np.float16))
+    assert dense.needs_rebuild()
+    fresh = dense.rebuilt()
+    assert (fresh.table.rows, fresh.table.dead, fresh.needs_rebuild()) == (1999, 0, False)
+    query = unit(vectors[2000])
+    assert fresh.search(query, 10)[0].tolist() == dense.search(query, 10)[0].tolist()
+    assert fresh.gather(np.array([2001])).tobytes() == vectors[2000].tobytes()
+
+
+def test_graph_index_finds_and_forgets() -> None:
+    vectors = half((800, 16))
+    dense = build(vectors, "HNSW16", "efSearch=200")
+    hits = sum(dense.search(unit(vector), 1)[0][0] == row + 1 for row, vector in enumerate(vectors[:100]))
+    assert hits >= 98
+    dense.apply(np.arange(1, 101), NOTHING, np.empty((0, 16), np.float16))
+    assert all(dense.search(unit(vector), 5)[0].min() > 100 for vector in vectors[:20])
+
+
+def test_trained_index_starts_flat_and_is_trained_when_it_can_be() -> None:
+    vectors = half((10_500, 8))
+    dense = build(vectors[:9000], "IVF16,Flat", "nprobe=16")
+    assert dense.description == "IVF16,Flat (Flat until 9984 vectors)"
+    assert not dense.needs_rebuild()
+    dense.apply(NOTHING, np.arange(9001, 10_501), vectors[9000:])
+    assert dense.needs_rebuild()
+    fresh = dense.rebuilt()
+    assert fresh.description == "IVF16,Flat"
+    assert not fresh.needs_rebuild()
+    query = unit(vectors[5])
+    # All 16 lists are probed, so the result is exact.
+    np.testing.assert_allclose(fresh.search(query, 20)[1], np.sort(cosines(vectors, query))[::-1][:20], atol=2e-6)
+
+
+@pytest.mark.parametrize("factory", ["Flaaat", "", "PQ7x8", "IVF,"])
+def test_unknown_factory_is_refused_by_name(factory: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"dense_index: .*refuses"):
+        build(half((4, 8)), factory)
+
+
+def test_unknown_search_parameter_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"dense_search_parameters: .*nonsense=3"):
+        build(half((400, 8)), "HNSW8", "nonsense=3")
+
+
+def test_empty_index_finds_nothing() -> None:
+    keys, scores = build(half((0, 8))).search(unit(half((1, 8))[0]), 5)
+    assert (len(keys), len(scores)) == (0, 0)

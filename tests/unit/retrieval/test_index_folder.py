@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resrank.errors import IndexFolderError, InvalidInputError
+from resrank_retrieval.local_store import LocalVectorStore
+from resrank_retrieval.records import RecordBatch
+
+OpenStore = Callable[..., LocalVectorStore]
+BatchOf = Callable[..., RecordBatch]
+
+
+@contextmanager
+def database(folder: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(folder / "store.sqlite3")
+    yield connection
+    connection.commit()
+    connection.close()
+
+
+def foreign_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "thesis.docx").touch()
+
+
+def foreign_database(folder: Path) -> None:
+    foreign_file(folder)
+    (folder / "thesis.docx").unlink()
+    with database(folder) as connection:
+        connection.execute("CREATE TABLE bookmarks(url TEXT)")
+
+
+def later_version(folder: Path) -> None:
+    with database(folder) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def no_database(folder: Path) -> None:
+    (folder / "store.sqlite3").write_bytes(b"not a database at all" * 400)
+
+
+def truncated(folder: Path) -> None:
+    content = (folder / "store.sqlite3").read_bytes()
+    (folder / "store.sqlite3").write_bytes(content[: len(content) // 2])
+
+
+def short_vector(folder: Path) -> None:
+    with database(folder) as connection:
+        connection.execute("UPDATE vectors SET vector = x'0000' WHERE key = 3")
+
+
+def nan_vector(folder: Path) -> None:
+    with database(folder) as connection:
+        connection.execute("UPDATE vectors SET vector = ? WHERE key = 3", (np.full(8, np.nan, "<f2").tobytes(),))
+
+
+def lost_vector(folder: Path) -> None:
+    with database(folder) as connection:
+        connection.execute("DELETE FROM vectors WHERE key = 3")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (foreign_file, "not an index folder: it holds thesis.docx but no store.sqlite3"),
+        (foreign_database, "another program's database"),
+        (later_version, "schema version 99, this release reads 1"),
+        (no_database, "cannot be opened .*not a database"),
+        (truncated, "corrupt|malformed"),
+        (short_vector, "corrupt: a vector has not 8 components"),
+        (nan_vector, "corrupt: a stored vector is not finite"),
+        (lost_vector, "corrupt: 20 records but 19 vectors"),
+    ],
+)
+def test_a_corrupt_or_foreign_folder_is_refused_with_one_sentence(
+    open_store: OpenStore, batch_of: BatchOf, damage: Callable[[Path], None], sentence: str, tmp_path: Path
+) -> None:
+    store = open_store()
+    store.upsert(batch_of([str(number) for number in range(20)], text="walrus " * 500))
+    store.close()
+    damage(tmp_path / "index")
+    with pytest.raises(IndexFolderError, match=sentence) as caught:
+        open_store()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(open_store: OpenStore, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IndexFolderError, match="cannot be made or read"):
+        open_store(tmp_path / "file")
+
+
+def test_an_unknown_dense_index_is_refused_before_the_folder_is_touched(open_store: OpenStore, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="dense_index"):
+        open_store(tmp_path / "never", dense_index="Flaaat")
+    assert not (tmp_path / "never").exists()
+
+
+def test_lock_file_says_who(open_store: OpenStore, tmp_path: Path) -> None:
+    store = open_store()
+    store.announce("127.0.0.1:4711")
+    content = json.loads((tmp_path / "index" / "lock").read_text())
+    assert content["address"] == "127.0.0.1:4711"
+    with pytest.raises(
+        IndexFolderError, match=rf"owned by process {content['pid']}, which serves it at 127.0.0.1:4711"
+    ):
+        open_store()
