@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -12,16 +11,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import Progress, track
 from rich.table import Table
 
 from resrank.checkpoint import CheckpointSpec, validate_folder
 from resrank.errors import StackError
-from resrank.names import MANIFEST_FILE
 from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
 from resrank_client.retrieval_calls import Mode
+from resrank_retrieval.lock import read_owner
 from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
 from resrank_stack.index_build import BuildReport, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack
@@ -64,7 +64,8 @@ class DemoSettings:
     """What a user may choose.
 
     Attributes:
-        work: Folder for all that is made; a checkpoint and a repository that an earlier run left there are used again.
+        work: Folder for all that is made, the demo's own: of an earlier run, the default checkpoint is used again and
+            the rest is replaced.
         checkpoint: A checkpoint of the user's own; None makes the default one.
         collection: Folder in BEIR layout.
         questions: How many of its questions are judged at most.
@@ -74,6 +75,31 @@ class DemoSettings:
     checkpoint: Path | None
     collection: Path
     questions: int
+
+
+class Screen:
+    """A console that says when each section began.
+
+    Args:
+        console: Where it is shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._started = time.perf_counter()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._started
+
+    def section(self, title: str) -> None:
+        """Opens a section."""
+        self.console.print(f"\n[dim]{self.elapsed_s:4.0f} s[/]  [bold]{title}[/]", highlight=False)
+
+    def print(self, content: RenderableType, *, style: str | None = None) -> None:
+        """Shows something in the section, indented."""
+        self.console.print(Padding(content, (0, 0, 0, 8)), style=style, highlight=False)
 
 
 def run(settings: DemoSettings, console: Console) -> None:
@@ -86,38 +112,38 @@ def run(settings: DemoSettings, console: Console) -> None:
     Raises:
         ResRankError: A step failed; the servers are stopped before this is raised.
     """
-    started = time.perf_counter()
+    screen = Screen(console)
     collection = _first(load_collection(settings.collection), settings.questions)
-    checkpoint, spec = _make_checkpoint(settings, console)
-    repository = _export(settings, checkpoint, spec, console)
+    checkpoint, spec = _make_checkpoint(settings, screen)
+    repository = _export(settings, checkpoint, screen)
     index = settings.work / "index"
+    if owner := read_owner(index):
+        raise StackError(f"{index} is in use by process {owner.pid}: stop it, or choose another folder with --work")
     shutil.rmtree(index, ignore_errors=True)  # a resumed build would say nothing about documents per second
-    _heading(console, "Serving")
+    screen.section("Serve")
     with LocalStack(repository, index, log_dir=settings.work / "logs") as stack:
-        console.print(
-            f"  Triton {stack.triton.install.version() or ''} at {stack.triton.grpc_address}, all models ready"
-        )
-        console.print(f"  retrieval sidecar at {stack.sidecar.address}")
-        _build_index(settings, stack, console)
+        version = stack.triton.install.version() or "of unknown version"
+        screen.print(f"Triton {version} at {stack.triton.grpc_address}, all models ready")
+        screen.print(f"retrieval sidecar at {stack.sidecar.address}")
+        _build_index(settings, stack, screen)
         with ResRankClient(
             stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_SEARCH_TIMEOUT_S
         ) as client:
             if problems := client.health().problems:
                 raise StackError(f"the stack is not healthy: {'; '.join(problems)}")
-            _show_answers(client, collection, console)
-            results = _ask_all(client, collection, console)
-        _show_quality(results, collection, spec, console)
-        _show_latency(results[RANKERS[-1].name], console)
-        _heading(console, "Stopping")
+            _show_answers(client, collection, screen)
+            results = _ask_all(client, collection, screen)
+        _show_quality(results, collection, spec, screen)
+        _show_latency(results[RANKERS[-1].name], screen)
+        screen.section("Stop")
     for process in (stack.triton, stack.sidecar):
         if process.returncode:
             raise StackError(
                 f"{process.name} ended with status {process.returncode}. Its last lines:\n{process.log_tail()}"
             )
-    console.print("  both servers ended with status 0")
-    console.print(
-        f"[bold green]Done[/] in {time.perf_counter() - started:.0f} s. All that was made is in {settings.work}/"
-    )
+    screen.print("both servers ended with status 0")
+    screen.section("Done")
+    screen.print(f"Serve the same again with: resrank serve {repository} --index {index}")
 
 
 def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
@@ -133,59 +159,57 @@ def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p95)
 
 
-def _make_checkpoint(settings: DemoSettings, console: Console) -> tuple[Path, CheckpointSpec]:
-    _heading(console, "Checkpoint")
+def _make_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec]:
+    screen.section("Checkpoint")
     folder = settings.checkpoint or settings.work / "checkpoint"
     if settings.checkpoint is None and not folder.exists():
         from resrank_export.backbones import initialize_default
 
-        spec = initialize_default(folder, notify=lambda step: console.print(f"  {escape(step)} …"))
+        spec = initialize_default(folder, notify=lambda step: screen.print(f"{escape(step)} …", style="dim"))
     else:
         spec = validate_folder(folder)
-        console.print(f"  using {folder}")
-    console.print(f"  encoder   {escape(spec.encoder.source)}, d = {spec.encoder.embedding_dim}")
-    console.print(f"  reranker  {escape(spec.reranker.source)}, h = {spec.reranker.hidden_size}")
+        screen.print(f"using {folder}")
+    screen.print(f"encoder   {escape(spec.encoder.source)}, d = {spec.encoder.embedding_dim}")
+    screen.print(f"reranker  {escape(spec.reranker.source)}, h = {spec.reranker.hidden_size}")
     if _is_dense_start(spec):
-        console.print(
-            "  [yellow]This reranker is untrained.[/] The checkpoint is dense-start (gate 0): it ranks its candidates "
-            "exactly as the dense retriever would,\n  and nothing below shows what a trained ResRank can do."
+        screen.print(
+            "[yellow]This reranker is untrained.[/] The checkpoint is dense-start (gate 0): it ranks candidates exactly "
+            "as the dense retriever would. Nothing below shows what a trained ResRank can do."
         )
     return folder, spec
 
 
-def _export(settings: DemoSettings, checkpoint: Path, spec: CheckpointSpec, console: Console) -> Path:
-    _heading(console, "Export: every engine against the torch reference, at gate 1")
+def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
+    screen.section("Export: every engine against the torch reference, at gate 1")
     repository = settings.work / "repository"
-    manifest = repository / MANIFEST_FILE
-    if manifest.is_file():
-        exported = json.loads(manifest.read_text(encoding="utf-8"))
-        if exported["checkpoint"]["sha256"] == spec.digest():
-            console.print(f"  using {repository}, which an earlier run exported from the same checkpoint")
-            return repository
     from resrank_export.exporter import export_checkpoint
+    from resrank_export.initialize import quiet_transformers
 
-    report = export_checkpoint(
-        checkpoint, repository, force=True, progress=lambda step: console.print(f"  {escape(step)} …", style="dim")
-    )
-    table = Table("model", "engine", "state cosine", "|Δ score|", "Kendall τ", "ms", "", box=None)
+    def show(step: str) -> None:
+        screen.print(f"{escape(step)} …", style="dim")
+
+    with quiet_transformers():
+        report = export_checkpoint(checkpoint, repository, force=True, progress=show)
+    table = Table("model", "engine", "precision", "state cosine", "|Δ score|", "Kendall τ", "ms", "", box=None)
     for choice in report.tried:
         parity = choice.parity
         taken = choice is report.chosen[parity.model]
         table.add_row(
             parity.model.value,
-            f"{parity.options.kind.value} {parity.options.precision.value}",
+            parity.options.kind.value,
+            parity.options.precision.value,
             f"{parity.state_cosine:.6f}",
             f"{parity.score_difference:.1e}",
             f"{parity.kendall_tau:.3f}",
             f"{choice.latency_ms:.1f}",
             "[green]pass, taken[/]" if taken else "pass" if parity.passed else "[red]fail[/]",
         )
-    console.print(table)
+    screen.print(table)
     return repository
 
 
-def _build_index(settings: DemoSettings, stack: LocalStack, console: Console) -> None:
-    _heading(console, "Index")
+def _build_index(settings: DemoSettings, stack: LocalStack, screen: Screen) -> None:
+    screen.section("Index")
     corpus = next(
         (path for name in ("corpus.jsonl.gz", "corpus.jsonl") if (path := settings.collection / name).is_file()), None
     )
@@ -199,23 +223,24 @@ def _build_index(settings: DemoSettings, stack: LocalStack, console: Console) ->
         ):
             return await fill_index(corpus, client, sidecar, progress=show)
 
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("  embedding and storing", total=None)
+    with Progress(console=screen.console, transient=True, disable=not screen.console.is_terminal) as bar:
+        task = bar.add_task("        embedding and storing", total=None)
         report = asyncio.run(
             fill(lambda report: bar.update(task, total=report.passages, completed=report.stored + report.unchanged))
         )
     if report.inserted != report.passages:
         raise StackError(f"{corpus} has {report.passages} passages, but {report.inserted} were stored in a new index")
-    console.print(
-        f"  {report.inserted} passages in {report.seconds:.1f} s: [bold]{report.passages_per_s:.0f} documents/s[/]"
+    screen.print(
+        f"{report.inserted} passages in {report.seconds:.1f} s: [bold]{report.passages_per_s:.0f} documents/s[/]"
     )
 
 
-def _show_answers(client: ResRankClient, collection: Collection, console: Console) -> None:
-    _heading(console, f"Answers to {_QUESTIONS_SHOWN} questions: rank before → after reranking")
+def _show_answers(client: ResRankClient, collection: Collection, screen: Screen) -> None:
+    screen.section(f"Answers to {_QUESTIONS_SHOWN} questions: rank before → after reranking")
     for query_id, text in islice(collection.queries.items(), _QUESTIONS_SHOWN):
         result = _search(client, text, RANKERS[-1])
-        table = Table(title=escape(text), title_justify="left", title_style="bold", box=None, show_header=False)
+        screen.print(f"[bold]{escape(text)}[/]")
+        table = Table(box=None, show_header=False)
         for passage in result.passages[:_PASSAGES_SHOWN]:
             gold = "[green]✓[/]" if collection.qrels[query_id].get(passage.id or "") else " "
             table.add_row(
@@ -224,25 +249,29 @@ def _show_answers(client: ResRankClient, collection: Collection, console: Consol
                 gold,
                 escape(passage.title or ""),
             )
-        console.print(table)
-    console.print("  ✓ a passage that the question needs", style="dim")
+        screen.print(table)
+    screen.print("✓ a passage that the question needs", style="dim")
 
 
-def _ask_all(client: ResRankClient, collection: Collection, console: Console) -> dict[str, dict[str, SearchResult]]:
+def _ask_all(client: ResRankClient, collection: Collection, screen: Screen) -> dict[str, dict[str, SearchResult]]:
     """Every question to every ranker, one at a time, so that the timings are those of an idle machine."""
     results: dict[str, dict[str, SearchResult]] = {}
     for ranker in RANKERS:
         questions = track(
-            collection.queries.items(), f"  {ranker.name:<18}", len(collection.queries), console=console, transient=True
+            collection.queries.items(),
+            f"        asking: {ranker.name:<17}",
+            console=screen.console,
+            transient=True,
+            disable=not screen.console.is_terminal,
         )
         results[ranker.name] = {query_id: _search(client, text, ranker) for query_id, text in questions}
     return results
 
 
 def _show_quality(
-    results: dict[str, dict[str, SearchResult]], collection: Collection, spec: CheckpointSpec, console: Console
+    results: dict[str, dict[str, SearchResult]], collection: Collection, spec: CheckpointSpec, screen: Screen
 ) -> None:
-    _heading(console, f"Quality over {len(collection.queries)} questions, through the live servers")
+    screen.section(f"Quality over {len(collection.queries)} questions, through the live servers")
     measures = ("nDCG@10", "R@10", f"R@{CANDIDATES}")
     table = Table("ranking", *measures, box=None)
     for name, answers in results.items():
@@ -251,19 +280,19 @@ def _show_quality(
         }
         means = evaluate(collection.qrels, answered, measures)
         table.add_row(name, *(f"{means[measure]:.3f}" for measure in measures))
-    console.print(table)
+    screen.print(table)
     if _is_dense_start(spec):
-        console.print("  [yellow]untrained reranker:[/] its line is the dense order of the hybrid candidates")
+        screen.print("[yellow]untrained reranker:[/] its line is the dense order of the hybrid candidates")
 
 
-def _show_latency(answers: dict[str, SearchResult], console: Console) -> None:
-    _heading(console, f"Latency of a search with {CANDIDATES} candidates, as the client sees it, one at a time")
+def _show_latency(answers: dict[str, SearchResult], screen: Screen) -> None:
+    screen.section(f"Latency of a search with {CANDIDATES} candidates, as the client sees it, one at a time")
     timings = [answer.timings for answer in answers.values()]
     table = Table("stage", "p50 ms", "p95 ms", box=None)
     for stage in timings[0]:
         p50, p95 = percentiles([timing[stage] for timing in timings])
         table.add_row(stage, f"{p50:.1f}", f"{p95:.1f}")
-    console.print(table)
+    screen.print(table)
 
 
 def _search(client: ResRankClient, text: str, ranker: Ranker) -> SearchResult:
@@ -277,7 +306,3 @@ def _first(collection: Collection, count: int) -> Collection:
 
 def _is_dense_start(spec: CheckpointSpec) -> bool:
     return spec.fusion.residual_gate == 0
-
-
-def _heading(console: Console, text: str) -> None:
-    console.print(f"\n[bold]{text}[/]")

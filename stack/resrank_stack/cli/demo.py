@@ -13,8 +13,8 @@ app = typer.Typer(rich_markup_mode="markdown")
 @app.command(epilog="Examples: `resrank demo` · `resrank demo --checkpoint my-checkpoint --work /tmp/resrank-demo`")
 def demo(
     work: Annotated[
-        Path, typer.Option(envvar="RESRANK_WORK", help="Folder for all that is made; a second run uses it again.")
-    ] = Path("var"),
+        Path, typer.Option(envvar="RESRANK_WORK", help="Folder for all that is made, the demo's own.")
+    ] = Path("var/demo"),
     checkpoint: Annotated[
         Path | None,
         typer.Option(envvar="RESRANK_CHECKPOINT", help="A checkpoint of your own [default: the default one is made]."),
