@@ -29,6 +29,7 @@ little, short enough that an interrupted run repeats little and memory stays sma
 
 _OWNER_WAIT_S = 30.0
 _PATIENCE_S = 300.0
+_WAIT_MAX_S = 10.0
 _ROW = re.compile(r"\[(\d+)\]$")
 _Item = TypeVar("_Item")
 _ERRORS: dict[grpc.StatusCode, type[ResRankError]] = {
@@ -220,7 +221,7 @@ async def _embed(
         # Whoever searches meanwhile goes first: where the server sheds load, this waits.
         patient = AsyncRetrying(
             retry=retry_if_exception_type(QueueFullError),
-            wait=wait_random_exponential(max=10),
+            wait=wait_random_exponential(max=_WAIT_MAX_S),
             stop=stop_after_delay(_PATIENCE_S),
             reraise=True,
         )

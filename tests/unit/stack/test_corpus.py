@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from resrank.errors import InvalidInputError
+from resrank.passage import content_sha256
+from resrank_stack.cli.exit_codes import ExitCode, exit_code
+from resrank_stack.corpus import CorpusError, check_corpus, read_passages
+
+GOOD = {"_id": "1", "title": "Lava", "text": "is hot"}
+
+
+def write(path: Path, *lines: object) -> Path:
+    content = b"".join((line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n" for line in lines)
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])
+def test_reads_beir_lines(tmp_path: Path, name: str) -> None:
+    corpus = write(
+        tmp_path / name,
+        GOOD,
+        b"",
+        {"_id": "2", "text": "no title", "metadata": {"url": "x", "year": 1998}, "extra": 1},
+    )
+    first, second = read_passages(corpus)
+    assert (first.line, first.id, first.title, first.text, first.encoder_text) == (
+        1,
+        "1",
+        "Lava",
+        "is hot",
+        "Lava is hot",
+    )
+    assert (second.line, second.title, second.metadata) == (3, "", {"url": "x", "year": "1998"})
+    assert first.content_sha256 == content_sha256("Lava", "is hot", {})
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"{", "is not valid JSON"),
+        (b'{"_id": "\xff"}', "is not valid UTF-8 (byte 10 of the line)"),
+        (b"[1]", "must be a JSON object, not list"),
+        (b"[" * 100_000, "nested too deeply"),
+        ({"text": "x"}, "lacks the field _id"),
+        ({"_id": 7, "text": "x"}, "_id must be a string, not int"),
+        ({"_id": "7", "text": None}, "text must be a string, not NoneType"),
+        ({"_id": "7", "text": "x", "metadata": []}, "metadata must be an object, not list"),
+        ({"_id": "", "text": "x"}, "_id is empty or holds a NUL character"),
+        ({"_id": "a\0", "text": "x"}, "_id is empty or holds a NUL character"),
+        ({"_id": "7", "title": " ", "text": "\n"}, "_id '7' has neither title nor text"),
+        (b'{"_id": "7", "text": "ab\\ud800"}', "title and text is not valid Unicode: a lone surrogate at character 3"),
+        (b'{"_id": "\\udfff", "text": "x"}', "_id is not valid Unicode"),
+        (b'{"_id": "7", "text": "x", "metadata": {"k": "\\ud83e"}}', "metadata is not valid Unicode"),
+        ({"_id": "i" * 513, "text": "x"}, "too long, in bytes (limit 512, got 513)"),
+        ({"_id": "7", "text": "é" * 32768}, "too long, in bytes (limit 65535, got 65536)"),
+        ({"_id": "7", "text": "x", "metadata": {"k": "v" * 16384}}, "too long, in bytes (limit 16384, got 16385)"),
+        ({"_id": "1", "title": "Lava", "text": "is cold"}, "_id '1' stands in line 1 already, with other content"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None:
+    corpus = write(tmp_path / "corpus.jsonl", GOOD, line)
+    with pytest.raises(CorpusError) as caught:
+        check_corpus(corpus)
+    assert str(caught.value).startswith(f"{corpus}:2: ")
+    assert problem in str(caught.value)
+    assert exit_code(caught.value) is ExitCode.BAD_INPUT
+
+
+def test_repeated_passages_are_told_and_counted_once(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.jsonl", GOOD, {**GOOD, "_id": "2"}, GOOD)
+    assert check_corpus(corpus) == (2, {3})
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="No such file"):
+        check_corpus(tmp_path / "absent.jsonl")
+    with pytest.raises(CorpusError, match="holds no passages"):
+        check_corpus(write(tmp_path / "empty.jsonl", b""))
+    (tmp_path / "plain.jsonl.gz").write_bytes(b'{"_id": "1"}\n')
+    with pytest.raises(CorpusError, match="gzip"):
+        check_corpus(tmp_path / "plain.jsonl.gz")
+    whole = write(tmp_path / "cut.jsonl.gz", *[{**GOOD, "_id": str(number)} for number in range(5000)]).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CorpusError, match=r"cut\.jsonl\.gz:\d+: cannot be read"):
+        check_corpus(tmp_path / "cut.jsonl.gz")

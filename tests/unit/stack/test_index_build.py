@@ -1,0 +1,193 @@
+"""Filling an index, with a real sidecar in this process and an encoder that can be checked by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from resrank.errors import InvalidInputError, QueueFullError, RetrievalError
+from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank_retrieval.server import SidecarServer
+from resrank_retrieval.settings import SidecarSettings
+from resrank_stack import index_build
+from resrank_stack.corpus import CorpusError
+from resrank_stack.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index, sidecar_of
+
+SHA = "d" * 64
+
+
+def embedding_of(text: str) -> NDArray[np.float32]:
+    """A vector that a text alone determines."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).normal(size=6).astype(np.float32)
+
+
+class HashEncoder:
+    """Embeds by hash; remembers what it was asked, and fails where it is told to."""
+
+    def __init__(self, sha256: str = SHA) -> None:
+        self.sha256 = sha256
+        self.batches: list[list[str]] = []
+        self.running = 0
+        self.most_running = 0
+        self.refused = ""
+        self.full_times = 0
+        self.die_after: int | None = None
+
+    async def encoder_sha256(self) -> str:
+        return self.sha256
+
+    async def embed_passages(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
+        assert truncate
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        await asyncio.sleep(0.001)
+        self.running -= 1
+        if self.full_times:
+            self.full_times -= 1
+            raise QueueFullError("queue full")
+        if self.die_after is not None and len(self.batches) >= self.die_after:
+            raise RetrievalError("interrupted")
+        if self.refused in texts:
+            raise InvalidInputError(f"TEXT[{list(texts).index(self.refused)}]", "too many tokens")
+        self.batches.append(list(texts))
+        return np.stack([embedding_of(text) for text in texts])
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for batch in self.batches for text in batch]
+
+
+def write_corpus(path: Path, texts: dict[str, str]) -> Path:
+    path.write_text("".join(json.dumps({"_id": id_, "title": "", "text": text}) + "\n" for id_, text in texts.items()))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    lengths = np.random.default_rng(0).integers(1, 200, 300)
+    return write_corpus(
+        tmp_path / "corpus.jsonl", {f"d{row}": f"{row} " + "x" * size for row, size in enumerate(lengths)}
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+async def fill(
+    corpus: Path, index: Path, encoder: HashEncoder, settings: BuildSettings = BuildSettings(batch_size=16)
+) -> BuildReport:
+    async with sidecar_of(index) as sidecar:
+        return await fill_index(corpus, encoder, sidecar, settings)
+
+
+async def test_every_passage_is_stored_with_its_own_embedding(corpus: Path, index: Path) -> None:
+    encoder = HashEncoder()
+    report = await fill(corpus, index, encoder)
+    assert (report.passages, report.inserted, report.updated, report.unchanged) == (300, 300, 0, 0)
+    passages = [json.loads(line) for line in corpus.read_text().splitlines()]
+    async with sidecar_of(index) as sidecar:
+        ids = [passage["_id"] for passage in passages]
+        got = await sidecar.Get(pb.GetRequest(ids=ids, include_texts=True, include_embeddings=True))
+        about = await describe(sidecar)
+    assert (about.record_count, about.encoder_sha256, about.dimension) == (300, SHA, 6)
+    for passage, record in zip(passages, got.records, strict=True):
+        assert record.text == passage["text"]
+        assert record.embedding == embedding_of(passage["text"].strip()).astype("<f2").tobytes()
+
+
+async def test_batches_are_full_of_nearly_equal_lengths_and_overlap(corpus: Path, index: Path) -> None:
+    encoder = HashEncoder()
+    await fill(corpus, index, encoder, BuildSettings(batch_size=16, in_flight=3))
+    assert [len(batch) for batch in encoder.batches] == [16] * 18 + [12]
+    spread = max(len(batch[-1]) - len(batch[0]) for batch in encoder.batches)
+    assert spread < 30, "unsorted batches of 16 spread over nearly all 200 lengths"
+    assert encoder.most_running == 3
+
+
+async def test_a_second_run_encodes_only_what_is_new_or_changed(corpus: Path, index: Path, tmp_path: Path) -> None:
+    await fill(corpus, index, HashEncoder())
+    texts = {line["_id"]: line["text"] for line in map(json.loads, corpus.read_text().splitlines())}
+    changed = write_corpus(tmp_path / "changed.jsonl", {**texts, "d7": "changed", "new": "new"})
+    encoder = HashEncoder()
+    report = await fill(changed, index, encoder)
+    assert sorted(encoder.texts) == ["changed", "new"]
+    assert (report.inserted, report.updated, report.unchanged) == (1, 1, 299)
+
+
+async def test_an_interrupted_run_goes_on_where_it_stopped(corpus: Path, index: Path) -> None:
+    first = HashEncoder()
+    first.die_after = 5
+    with pytest.raises(RetrievalError, match="interrupted"):
+        await fill(corpus, index, first)
+    async with sidecar_of(index) as sidecar:
+        stored = (await describe(sidecar)).record_count
+    assert 0 < stored <= 5 * 16
+    second = HashEncoder()
+    report = await fill(corpus, index, second)
+    assert (report.unchanged, report.inserted, len(second.texts)) == (stored, 300 - stored, 300 - stored)
+
+
+async def test_upsert_encodes_everything_again(corpus: Path, index: Path) -> None:
+    await fill(corpus, index, HashEncoder())
+    encoder = HashEncoder()
+    report = await fill(corpus, index, encoder, BuildSettings(skip_unchanged=False))
+    assert (report.updated, report.unchanged, len(encoder.texts)) == (300, 0, 300)
+
+
+async def test_a_bad_line_stores_nothing(corpus: Path, index: Path) -> None:
+    with corpus.open("a") as file:
+        file.write('{"_id": "d1", "text": "\\ud800"}\n')
+    encoder = HashEncoder()
+    with pytest.raises(CorpusError, match=r"corpus.jsonl:301: .*lone surrogate"):
+        await fill(corpus, index, encoder)
+    assert encoder.batches == []
+
+
+async def test_what_the_encoder_refuses_is_named_by_its_line(corpus: Path, index: Path) -> None:
+    encoder = HashEncoder()
+    encoder.refused = json.loads(corpus.read_text().splitlines()[41])["text"]
+    with pytest.raises(
+        CorpusError, match=r"corpus.jsonl:42: the encoder refuses _id 'd41' \(too many tokens\); .* of 300"
+    ):
+        await fill(corpus, index, encoder)
+
+
+async def test_a_server_that_sheds_load_is_waited_for(
+    corpus: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_build, "_WAIT_MAX_S", 0.01)
+    encoder = HashEncoder()
+    encoder.full_times = 7
+    assert (await fill(corpus, index, encoder)).inserted == 300
+
+
+async def test_another_encoders_index_is_refused_before_anything_is_encoded(corpus: Path, index: Path) -> None:
+    await fill(corpus, index, HashEncoder())
+    other = HashEncoder("e" * 64)
+    with pytest.raises(RetrievalError, match=f"{SHA}.*{'e' * 64}"):
+        await fill(corpus, index, other)
+    assert other.batches == []
+
+
+async def test_a_running_sidecar_is_written_through(corpus: Path, index: Path) -> None:
+    async with SidecarServer(SidecarSettings(index=index, port=0)) as running:
+        async with sidecar_of(index) as sidecar:
+            await fill_index(corpus, HashEncoder(), sidecar)
+        assert running._store.describe().record_count == 300
+
+
+async def test_delete_reports_what_was_missing(corpus: Path, index: Path) -> None:
+    await fill(corpus, index, HashEncoder())
+    async with sidecar_of(index) as sidecar:
+        assert await delete_records(sidecar, ["d3", "nobody", "d3", "d4"]) == ["nobody"]
+        assert (await describe(sidecar)).record_count == 298
