@@ -21,6 +21,7 @@ from resrank_stack.corpus import CorpusError
 from resrank_stack.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index, sidecar_of
 
 SHA = "d" * 64
+SMALL_BATCHES = BuildSettings(batch_size=16)
 
 
 def embedding_of(text: str) -> NDArray[np.float32]:
@@ -83,9 +84,7 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-async def fill(
-    corpus: Path, index: Path, encoder: HashEncoder, settings: BuildSettings = BuildSettings(batch_size=16)
-) -> BuildReport:
+async def fill(corpus: Path, index: Path, encoder: HashEncoder, settings: BuildSettings = SMALL_BATCHES) -> BuildReport:
     async with sidecar_of(index) as sidecar:
         return await fill_index(corpus, encoder, sidecar, settings)
 
