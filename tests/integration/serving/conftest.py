@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,9 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A checkpoint behind Triton."""
+class Exported:
+    """A checkpoint, exported."""
 
-    triton: TritonProcess
-    client: Any
     repository: Path
     reference: Reference
 
@@ -86,16 +85,36 @@ class Served:
         return self.reference.spec
 
 
+@dataclass(frozen=True)
+class Served(Exported):
+    """A checkpoint behind Triton."""
+
+    client: Any
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """``exported(name)`` exports one of CHECKPOINTS, once."""
+
+    @functools.cache
+    def export(name: str) -> Exported:
+        fields, engine = CHECKPOINTS[name]
+        folder = tmp_path_factory.mktemp("serving")
+        make_tiny_checkpoint(folder / "checkpoint", **fields)
+        export_checkpoint(
+            folder / "checkpoint", folder / "repository", cpu_engine=engine, precision=Precision.FP32, threads=1
+        )
+        return Exported(folder / "repository", Reference(folder / "checkpoint"))
+
+    return export
+
+
 @pytest.fixture(scope="session", params=CHECKPOINTS)
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    fields, engine = CHECKPOINTS[request.param]
-    folder = tmp_path_factory.mktemp("serving")
-    make_tiny_checkpoint(folder / "checkpoint", **fields)
-    export_checkpoint(
-        folder / "checkpoint", folder / "repository", cpu_engine=engine, precision=Precision.FP32, threads=1
-    )
+def served(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) -> Iterator[Served]:
+    """Each of CHECKPOINTS in turn."""
+    made = exported(request.param)
     with (
-        TritonProcess(folder / "repository", log_path=folder / "triton.log") as triton,
+        TritonProcess(made.repository) as triton,
         triton_grpc.InferenceServerClient(triton.grpc_address) as client,
     ):
-        yield Served(triton, client, folder / "repository", Reference(folder / "checkpoint"))
+        yield Served(made.repository, made.reference, client)
