@@ -22,6 +22,7 @@ from resrank.errors import StackError
 from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
 from resrank_client.retrieval_calls import Mode
 from resrank_retrieval.lock import read_owner
+from resrank_stack.corpus import CorpusError, check_corpus
 from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
 from resrank_stack.index_build import BuildReport, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack
@@ -114,6 +115,8 @@ def run(settings: DemoSettings, console: Console) -> None:
     """
     screen = Screen(console)
     collection = _first(load_collection(settings.collection), settings.questions)
+    corpus = _corpus_file(settings.collection)
+    check_corpus(corpus)  # before a minute is spent on what it would then fail
     checkpoint, spec = _make_checkpoint(settings, screen)
     repository = _export(settings, checkpoint, screen)
     index = settings.work / "index"
@@ -125,7 +128,7 @@ def run(settings: DemoSettings, console: Console) -> None:
         version = stack.triton.install.version() or "of unknown version"
         screen.print(f"Triton {version} at {stack.triton.grpc_address}, all models ready")
         screen.print(f"retrieval sidecar at {stack.sidecar.address}")
-        _build_index(settings, stack, screen)
+        _build_index(corpus, stack, screen)
         with ResRankClient(
             stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_SEARCH_TIMEOUT_S
         ) as client:
@@ -173,8 +176,8 @@ def _make_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, Chec
     screen.print(f"reranker  {escape(spec.reranker.source)}, h = {spec.reranker.hidden_size}")
     if _is_dense_start(spec):
         screen.print(
-            "[yellow]This reranker is untrained.[/] The checkpoint is dense-start (gate 0): it ranks candidates exactly "
-            "as the dense retriever would. Nothing below shows what a trained ResRank can do."
+            "[yellow]This reranker is untrained.[/] The checkpoint is dense-start (gate 0): it ranks candidates "
+            "exactly as the dense retriever would. Nothing below shows what a trained ResRank can do."
         )
     return folder, spec
 
@@ -208,13 +211,8 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
     return repository
 
 
-def _build_index(settings: DemoSettings, stack: LocalStack, screen: Screen) -> None:
+def _build_index(corpus: Path, stack: LocalStack, screen: Screen) -> None:
     screen.section("Index")
-    corpus = next(
-        (path for name in ("corpus.jsonl.gz", "corpus.jsonl") if (path := settings.collection / name).is_file()), None
-    )
-    if corpus is None:
-        raise StackError(f"{settings.collection} has neither corpus.jsonl nor corpus.jsonl.gz")
 
     async def fill(show: Callable[[BuildReport], None]) -> BuildReport:
         async with (
@@ -297,6 +295,13 @@ def _show_latency(answers: dict[str, SearchResult], screen: Screen) -> None:
 
 def _search(client: ResRankClient, text: str, ranker: Ranker) -> SearchResult:
     return client.search(text, k=CANDIDATES, candidates=CANDIDATES, mode=ranker.mode, rerank=ranker.rerank)
+
+
+def _corpus_file(collection: Path) -> Path:
+    for name in ("corpus.jsonl.gz", "corpus.jsonl"):
+        if (path := collection / name).is_file():
+            return path
+    raise CorpusError(f"{collection} has neither corpus.jsonl nor corpus.jsonl.gz")
 
 
 def _first(collection: Collection, count: int) -> Collection:
