@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -76,7 +77,7 @@ def export(
     console.print(f"[green]✓[/] {report.repository}: serve it with `resrank serve {report.repository}`")
 
 
-_Kind = TypeVar("_Kind", EngineKind, Precision)
+_Kind = TypeVar("_Kind", bound=StrEnum)
 
 
 def _choice(kind: type[_Kind], text: str, option: str) -> _Kind | None:
