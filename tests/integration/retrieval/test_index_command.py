@@ -1,0 +1,165 @@
+"""``resrank index`` with a real Triton and real sidecars."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank_retrieval.lock import read_owner
+from resrank_stack.triton_process import TritonProcess
+
+SHA = "f" * 64
+EMBED = """
+backend: "python"
+max_batch_size: 8
+input { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] }
+output { name: "EMBEDDING" data_type: TYPE_FP32 dims: [ 4 ] }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+# Only its config is read: it says which encoder the repository has.
+RERANK = """
+backend: "python"
+max_batch_size: 1
+input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [ -1 ] }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+PARAMETERS = f"""
+parameters {{ key: "encoder_sha256" value {{ string_value: "{SHA}" }} }}
+parameters {{ key: "embedding_dim" value {{ string_value: "4" }} }}
+parameters {{ key: "max_passages" value {{ string_value: "100" }} }}
+"""
+# How often a, b, c and d occur, plus one; texts that begin with "slow" take their time.
+CODE = """
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        texts = [raw.decode() for raw in pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()[:, 0]]
+        if any("slow" in text for text in texts):
+            time.sleep(0.2)
+        counts = np.array([[text.count(letter) + 1 for letter in "abcd"] for text in texts], np.float32)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", counts)])
+"""
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory, start_triton: Callable[..., TritonProcess]) -> TritonProcess:
+    repository = tmp_path_factory.mktemp("repository")
+    for name, config in (("embed_passage", EMBED), ("rerank", RERANK)):
+        version = repository / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(CODE)
+        (version.parent / "config.pbtxt").write_text(f'name: "{name}"\n{config}\n{PARAMETERS}')
+    return start_triton(repository)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "resrank_stack", "index", *map(str, arguments)]
+
+
+def run(*arguments: object, code: int = 0) -> Any:
+    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == code, result.stderr
+    return json.loads(result.stdout) if code == 0 else result.stderr
+
+
+def write_corpus(path: Path, passages: dict[str, str]) -> Path:
+    lines = "".join(json.dumps({"_id": id_, "title": id_, "text": text}) + "\n" for id_, text in passages.items())
+    path.write_bytes(gzip.compress(lines.encode()) if path.suffix == ".gz" else lines.encode())
+    return path
+
+
+def test_build_describe_upsert_delete(triton: TritonProcess, tmp_path: Path, index: Path, start_sidecar: Any) -> None:
+    passages = {f"p{number}": "abcd"[number % 4] * number for number in range(40)}
+    corpus = write_corpus(tmp_path / "corpus.jsonl.gz", passages)
+    common = ("--index", index, "--output", "json")
+    remote = (*common, "--triton-url", triton.grpc_address)
+
+    built = run("build", corpus, *remote, "--batch-size", 8)
+    assert (built["passages"], built["inserted"], built["unchanged"]) == (40, 40, 0)
+    assert built["passages_per_s"] > 0
+    again = run("build", corpus, *remote)
+    assert (again["inserted"], again["updated"], again["unchanged"]) == (0, 0, 40)
+
+    more = write_corpus(tmp_path / "more.jsonl", {"p3": "changed", "new": "dad"})
+    upserted = run("upsert", more, *remote)
+    assert (upserted["inserted"], upserted["updated"]) == (1, 1)
+    assert run("delete", "p1", "p2", "nobody", *common) == {"deleted": 2, "missing": ["nobody"]}
+    about = run("describe", *common)
+    assert (about["record_count"], about["dimension"], about["encoder_sha256"]) == (39, 4, SHA)
+
+    # What a sidecar serves afterwards is what the model made of title and text.
+    got = start_sidecar().stub.Get(pb.GetRequest(ids=["new", "p5"], include_embeddings=True))
+    expected = [["new dad".count(letter) + 1 for letter in "abcd"], ["p5 bbbbb".count(letter) + 1 for letter in "abcd"]]
+    assert [np.frombuffer(record.embedding, "<f2").tolist() for record in got.records] == expected
+
+
+def test_writes_through_the_sidecar_that_owns_the_folder(
+    triton: TritonProcess, tmp_path: Path, index: Path, start_sidecar: Any
+) -> None:
+    sidecar = start_sidecar()
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {"a": "text"})
+    built = run("build", corpus, "--index", index, "--triton-url", triton.grpc_address, "--output", "json")
+    assert built["inserted"] == 1
+    assert sidecar.stub.Describe(pb.DescribeRequest()).record_count == 1
+
+
+def test_killed_in_the_middle_the_next_run_does_the_rest(triton: TritonProcess, tmp_path: Path, index: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {f"p{number}": f"slow {number}" for number in range(64)})
+    common = ("--index", index, "--triton-url", triton.grpc_address, "--output", "json", "--batch-size", 2)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command("build", corpus, *common), **quiet) as job:
+        while ((owner := read_owner(index)) is None or owner.address is None) and job.poll() is None:
+            time.sleep(0.02)
+        assert owner is not None
+        assert owner.address is not None
+        with grpc.insecure_channel(owner.address) as channel:
+            stub = RetrievalServiceStub(channel)
+            while stub.Describe(pb.DescribeRequest(), timeout=10).record_count < 10:
+                time.sleep(0.02)
+        job.send_signal(signal.SIGKILL)
+    stored = run("describe", "--index", index, "--output", "json")["record_count"]
+    assert 10 <= stored < 64
+    report = run("build", corpus, *common)
+    assert (report["unchanged"], report["inserted"]) == (stored, 64 - stored)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"), [('{"_id": "b"', "bad.jsonl:2: is not valid JSON"), ('{"text": "x"}', "bad.jsonl:2: lacks")]
+)
+def test_a_bad_line_is_named(triton: TritonProcess, tmp_path: Path, index: Path, line: str, sentence: str) -> None:
+    corpus = write_corpus(tmp_path / "bad.jsonl", {"a": "text"})
+    with corpus.open("a") as file:
+        file.write(line + "\n")
+    message = run("build", corpus, "--index", index, "--triton-url", triton.grpc_address, code=2)
+    assert sentence in message
+    assert "Traceback" not in message
+
+
+def test_failures_are_sentences(tmp_path: Path, index: Path) -> None:
+    assert "there is no index folder" in run("describe", "--index", index, code=1)
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {"a": "text"})
+    message = run("build", corpus, "--index", index, "--triton-url", "127.0.0.1:1", code=3)
+    assert "127.0.0.1:1" in message
+    assert "Traceback" not in message
