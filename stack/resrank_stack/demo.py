@@ -18,11 +18,11 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from resrank.checkpoint import CheckpointSpec, validate_folder
-from resrank.errors import StackError
+from resrank.errors import InvalidInputError, StackError
 from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
 from resrank_client.retrieval_calls import Mode
 from resrank_retrieval.lock import read_owner
-from resrank_stack.corpus import CorpusError, check_corpus
+from resrank_stack.corpus import check_corpus
 from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
 from resrank_stack.index_build import BuildReport, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack
@@ -301,7 +301,7 @@ def _corpus_file(collection: Path) -> Path:
     for name in ("corpus.jsonl.gz", "corpus.jsonl"):
         if (path := collection / name).is_file():
             return path
-    raise CorpusError(f"{collection} has neither corpus.jsonl nor corpus.jsonl.gz")
+    raise InvalidInputError("corpus", f"{collection} has neither corpus.jsonl nor corpus.jsonl.gz")
 
 
 def _first(collection: Collection, count: int) -> Collection:
