@@ -46,7 +46,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
     * :class:`~resrank.errors.ResRankError`: the client is closed, access was refused, or the server failed.
 
     Example:
-        >>> with ResRankClient("localhost:8001", retrieval="localhost:8081") as client:
+        >>> with ResRankClient("localhost:8001", retrieval="localhost:8003") as client:
         ...     result = client.search("who wrote the first algorithm?", k=10)
         ...     print(result.passages[0].title)
     """

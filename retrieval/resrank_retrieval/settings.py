@@ -24,7 +24,7 @@ class SidecarSettings:
 
     index: Path
     host: str = "127.0.0.1"
-    port: int = 8021
+    port: int = 8003
     dense_index: str = "Flat"
     dense_search_parameters: str = ""
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
