@@ -83,7 +83,15 @@ class FaissDenseIndex:
         return f"{self.factory} (Flat until {_training_points(new_index(self.factory, self.table.dimension))} vectors)"
 
     def search(self, query: FloatVector, k: int) -> tuple[Keys, FloatVector]:
-        """Finds the nearest vectors, see :meth:`resrank_retrieval.store.DenseIndex.search`."""
+        """Finds the nearest vectors.
+
+        Args:
+            query: fp32 [d], L2-normalised.
+            k: How many are wanted.
+
+        Returns:
+            Keys and cosines of at most k vectors, best first.
+        """
         table = self.table
         wanted = min(k, table.rows - table.dead)
         if wanted == 0:
@@ -100,11 +108,14 @@ class FaissDenseIndex:
             fetched = min(4 * fetched, table.rows)
 
     def gather(self, keys: Keys) -> HalfMatrix:
-        """The stored vectors of live keys."""
+        """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
         return self.table.gather(keys)
 
     def apply(self, removed: Keys, added: Keys, vectors: HalfMatrix) -> None:
-        """Removes keys, then adds new ones."""
+        """Removes keys, then adds new ones, which must be greater than every key seen before.
+
+        Unlike the other methods it must run alone.
+        """
         self.table.bury(removed)
         if len(added):
             self.table.append(added, vectors)

@@ -1,4 +1,4 @@
-"""The interfaces behind the service: a vector store, and the dense index inside the local one.
+"""The interface behind the service.
 
 Another engine (Milvus, say) is one more class with :class:`VectorStore`'s methods; the gRPC service knows nothing else.
 """
@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from resrank_retrieval.records import (
-    FloatVector,
-    HalfMatrix,
     IndexDescription,
-    Keys,
     RecordBatch,
     SearchHits,
     SearchQuery,
@@ -61,31 +58,3 @@ class VectorStore(Protocol):
 
     def close(self) -> None:
         """Releases everything; what is derived is saved for a quick start."""
-
-
-class DenseIndex(Protocol):
-    """Nearest neighbours by cosine over vectors known by key, and the vectors themselves.
-
-    Readers may run at once; a writer must be alone (the store's lock sees to it).
-    """
-
-    @property
-    def description(self) -> str:
-        """Names the kind of index."""
-
-    def search(self, query: FloatVector, k: int) -> tuple[Keys, FloatVector]:
-        """Finds the nearest vectors.
-
-        Args:
-            query: fp32 [d], L2-normalised.
-            k: How many are wanted.
-
-        Returns:
-            Keys and cosines of at most k vectors, best first.
-        """
-
-    def gather(self, keys: Keys) -> HalfMatrix:
-        """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
-
-    def apply(self, removed: Keys, added: Keys, vectors: HalfMatrix) -> None:
-        """Removes keys, then adds new ones, which must be greater than every key seen before."""

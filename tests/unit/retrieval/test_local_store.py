@@ -297,3 +297,10 @@ def test_errors_of_a_closed_database_are_resrank_errors(open_store: OpenStore, b
     store.close()
     with pytest.raises(RetrievalError):
         store.upsert(batch_of(["b"]))
+
+
+def test_commits_are_flushed_to_the_disk_before_they_are_acknowledged(open_store: OpenStore) -> None:
+    # A killed process cannot show it, since the kernel keeps what it was given; a power cut would.
+    writer = open_store()._database._writer
+    assert writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert writer.execute("PRAGMA synchronous").fetchone() == (2,), "2 is FULL"
