@@ -137,17 +137,19 @@ class PythonBackend:
 
     def _error(self, error: Exception) -> Any:
         """The one table from errors to Triton's codes."""
-        codes = self._pb.TritonError
+        triton_error = self._pb.TritonError
         match error:
             case InvalidInputError():
-                return codes(str(error), codes.INVALID_ARG)
+                return triton_error(str(error), triton_error.INVALID_ARG)
             case QueueFullError():
-                return codes(str(error), codes.UNAVAILABLE)
+                return triton_error(str(error), triton_error.UNAVAILABLE)
             case ResRankError():
-                return codes(str(error), codes.INTERNAL)
+                return triton_error(str(error), triton_error.INTERNAL)
             case _:
                 self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
-                return codes(f"internal error in {self._model}, see the server's log: {error!r}", codes.INTERNAL)
+                return triton_error(
+                    f"internal error in {self._model}, see the server's log: {error!r}", triton_error.INTERNAL
+                )
 
 
 def inner_error(message: str) -> ResRankError:

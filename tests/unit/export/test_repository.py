@@ -1,0 +1,206 @@
+"""A repository is complete, fits together and appears at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from resrank.checkpoint import encoder_identity
+from resrank.engines import EngineKind, EngineOptions, Precision
+from resrank.errors import ExportError
+from resrank.names import Model
+from resrank_export.model_configs import Configs, complete_configs, validate_configs
+from resrank_export.repository import RepositoryPlan, check_target, write_repository
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+CHAIN = ["query_tokenizer", "encoder", "rerank_prompt", "reranker", "residual_scoring"]
+
+
+def make_plan(folder: Path, *, query_residual: bool = True) -> RepositoryPlan:
+    spec = make_tiny_checkpoint(folder / "checkpoint", query_residual=query_residual)
+    graphs = []
+    for name in ("encoder", "reranker"):
+        graph = folder / name / "model.onnx"
+        graph.parent.mkdir()
+        graph.write_bytes(name.encode())
+        (folder / name / "model.onnx.data").write_bytes(b"weights")
+        graphs.append(graph)
+    return RepositoryPlan(
+        spec=spec,
+        checkpoint=folder / "checkpoint",
+        encoder_onnx=graphs[0],
+        reranker_onnx=graphs[1],
+        encoder_engine=EngineOptions(EngineKind.OPENVINO, Precision.BF16, threads=3),
+        reranker_engine=EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32),
+        manifest={"schema_version": 1, "who": "Ö"},
+    )
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> RepositoryPlan:
+    return make_plan(tmp_path)
+
+
+def read(repository: Path, model: str) -> ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+def dims(config: ModelConfig) -> dict[str, list[int]]:
+    return {tensor.name: list(tensor.dims) for tensor in (*config.input, *config.output)}
+
+
+def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "repository"
+    write_repository(plan, out)
+    assert {path.name for path in out.parent.iterdir()} == {"repository"}
+    assert {path.name for path in out.iterdir()} == {*Model, "manifest.json"}
+    assert all((out / model / "1").is_dir() for model in Model)
+    assert json.loads((out / "manifest.json").read_text()) == plan.manifest
+    for model, backbone in (
+        ("query_tokenizer", "encoder"),
+        ("passage_tokenizer", "encoder"),
+        ("rerank_prompt", "reranker"),
+    ):
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            original = plan.checkpoint / backbone / name
+            assert (out / model / "1" / name).read_bytes() == original.read_bytes()
+    for model, graph in (("encoder", plan.encoder_onnx), ("reranker", plan.reranker_onnx)):
+        assert os.path.samefile(out / model / "1" / "model.onnx", graph)
+        assert (out / model / "1" / "model.onnx.data").read_bytes() == b"weights"
+
+
+def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(plan, tmp_path / "out")
+    assert dims(read(tmp_path / "out", "rerank")) == {"QUERY": [1], "CANDIDATES": [-1, 32], "SCORES": [-1]}
+    assert dims(read(tmp_path / "out", "embed_query")) == {"TEXT": [1], "EMBEDDING": [32]}
+    assert dims(read(tmp_path / "out", "reranker"))["PASSAGE_STATES"] == [-1, 32]
+    told = {key: value.string_value for key, value in read(tmp_path / "out", "rerank").parameters.items()}
+    assert told == {
+        "encoder_sha256": encoder_identity(plan.spec),
+        "checkpoint_sha256": plan.spec.digest(),
+        "embedding_dim": "32",
+        "max_passages": "16",
+    }
+    host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
+    vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
+    assert host == {
+        "engine": "openvino",
+        "precision": "bf16",
+        "threads": "3",
+        "vocabulary_size": str(vocabulary),
+        "max_tokens": "64",
+    }
+
+
+@pytest.mark.parametrize("query_residual", [True, False])
+def test_the_ensemble_is_the_checkpoints_chain(tmp_path: Path, query_residual: bool) -> None:
+    write_repository(make_plan(tmp_path, query_residual=query_residual), tmp_path / "out")
+    steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
+    assert steps == (CHAIN if query_residual else CHAIN[2:])
+    with_vector = {
+        model.value for model in Model if "QUERY_EMBEDDING" in (tmp_path / "out" / model / "config.pbtxt").read_text()
+    }
+    assert with_vector == ({"rerank", "rerank_prompt", "residual_scoring"} if query_residual else set())
+
+
+def test_warm_up_samples_are_files_in_tritons_form(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(plan, tmp_path / "out")
+    item_bytes = {"TYPE_INT64": 8, "TYPE_FP16": 2, "TYPE_FP32": 4}
+    for model in Model:
+        config = read(tmp_path / "out", model)
+        for sample in config.model_warmup:
+            assert set(sample.inputs) == {tensor.name for tensor in config.input}
+            for value in sample.inputs.values():
+                content = (tmp_path / "out" / model / "warmup" / value.input_data_file).read_bytes()
+                kind = ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[value.data_type].name
+                if kind == "TYPE_STRING":
+                    assert int.from_bytes(content[:4], "little") == len(content) - 4 > 0
+                else:
+                    assert len(content) == item_bytes[kind] * np.prod(value.dims)
+
+
+def test_engines_are_bounded_and_nothing_waits_to_be_batched(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(plan, tmp_path / "out")
+    for model in Model:
+        config = read(tmp_path / "out", model)
+        if config.platform == "ensemble":
+            continue
+        batching = config.dynamic_batching
+        assert batching.max_queue_delay_microseconds == 0
+        queue = batching.default_queue_policy
+        assert queue.max_queue_size > 0
+        assert queue.allow_timeout_override
+        assert queue.default_timeout_microseconds > 0, "without a default, a request's own timeout is not looked at"
+        assert [(group.count, group.kind) for group in config.instance_group] == [(1, 2)]  # KIND_CPU
+
+
+def test_an_occupied_place_is_refused(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("irreplaceable")
+    for force in (False, True):
+        with pytest.raises(ExportError, match="not a model repository that export made"):
+            write_repository(plan, out, force=force)
+    assert (out / "thesis.txt").read_text() == "irreplaceable"
+
+
+def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out"
+    check_target(out)
+    write_repository(plan, out)
+    with pytest.raises(ExportError, match="--force"):
+        write_repository(plan, out)
+    write_repository(replace(plan, manifest={"schema_version": 2}), out, force=True)
+    assert json.loads((out / "manifest.json").read_text()) == {"schema_version": 2}
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "made" / "out"
+    write_repository(plan, out)
+    (plan.checkpoint / "reranker" / "tokenizer.json").unlink()
+    with pytest.raises(ExportError, match=r"tokenizer\.json"):
+        write_repository(replace(plan, manifest={}), out, force=True)
+    assert json.loads((out / "manifest.json").read_text()) == plan.manifest
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Configs:
+    return complete_configs(make_tiny_checkpoint(tmp_path / "checkpoint", query_residual=True), {})
+
+
+def test_a_fork_is_refused(configs: Configs) -> None:
+    steps = configs[Model.RERANK].ensemble_scheduling.step
+    prompt = steps[2]
+    prompt.input_map["QUERY_EMBEDDING"] = "QUERY_EMBEDDING_OF_CLIENT"
+    configs[Model.RERANK].input.add(name="QUERY_EMBEDDING_OF_CLIENT", data_type="TYPE_FP32", dims=[32])
+    with pytest.raises(ExportError, match=r"rerank_prompt: .*a fork, not a chain"):
+        validate_configs(configs)
+
+
+def test_models_that_do_not_fit_are_refused(configs: Configs) -> None:
+    configs[Model.ENCODER].output[0].dims[-1] = 31
+    with pytest.raises(ExportError, match=r"embed_\w+/config.pbtxt: no step makes EMBEDDING in this form"):
+        validate_configs(configs)
+    configs[Model.ENCODER].output[0].dims[-1] = 32
+    del configs[Model.RERANK].ensemble_scheduling.step[3].input_map["LAST_POSITION"]
+    with pytest.raises(ExportError, match="reranker: input_map is not exactly the model's inputs"):
+        validate_configs(configs)
+
+
+def test_names_and_batch_sizes_must_agree(configs: Configs) -> None:
+    configs[Model.RERANKER].max_batch_size = 8
+    with pytest.raises(ExportError, match="max_batch_size 8 is below 64"):
+        validate_configs(configs)
+    configs[Model.RERANKER].max_batch_size = 64
+    configs[Model.ENCODER].name = "encoder_2"
+    with pytest.raises(ExportError, match="name is 'encoder_2'"):
+        validate_configs(configs)

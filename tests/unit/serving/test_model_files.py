@@ -1,0 +1,48 @@
+"""The thin ``model.py`` files, as Triton loads them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from resrank_export.model_configs import templates_folder
+
+MODEL_FILES = sorted(templates_folder().glob("*/1/model.py"), key=str)
+
+
+def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    spec = importlib.util.spec_from_file_location(f"model_{path.parts[-3]}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_is_one_for_every_model_that_is_no_ensemble() -> None:
+    assert [path.parts[-3] for path in MODEL_FILES] == [
+        "encoder",
+        "passage_tokenizer",
+        "query_tokenizer",
+        "rerank_prompt",
+        "rerank_text",
+        "reranker",
+        "residual_scoring",
+    ]
+
+
+@pytest.mark.parametrize("path", MODEL_FILES, ids=lambda path: path.parts[-3])
+def test_without_resrank_in_tritons_python_initialize_says_what_to_install(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(path, monkeypatch).TritonPythonModel()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "resrank"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "resrank", None)
+    with pytest.raises(ImportError, match=r"resrank.*: Triton's Python needs pip install 'resrank\[triton\]'"):
+        model.initialize({})

@@ -1,0 +1,237 @@
+"""Requests become arrays and outcomes become responses; inside Triton the same is tested with its own module."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resrank.errors import InvalidInputError, QueueFullError, ResRankError
+from resrank.names import Model, Tensor
+from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
+from resrank.serving.step import Outcome, StepRequest
+
+
+@dataclass
+class PbTensor:
+    name: str
+    array: np.ndarray
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+@dataclass
+class PbError:
+    text: str
+    code: str
+
+    def message(self) -> str:
+        return self.text
+
+
+class PbErrors:
+    INVALID_ARG = "INVALID_ARG"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+    def __call__(self, text: str, code: str) -> PbError:
+        return PbError(text, code)
+
+
+@dataclass
+class PbResponse:
+    output_tensors: list[PbTensor] = field(default_factory=list)
+    failure: PbError | None = None
+
+    def has_error(self) -> bool:
+        return self.failure is not None
+
+    def error(self) -> PbError | None:
+        return self.failure
+
+
+@dataclass
+class PbRequest:
+    tensors: dict[str, np.ndarray]
+    given: dict[str, object] = field(default_factory=dict)
+    timeout_us: int = 0
+
+    def parameters(self) -> str:
+        return json.dumps(self.given)
+
+    def timeout(self) -> int:
+        return self.timeout_us
+
+
+class PbUtils:
+    """The part of ``triton_python_backend_utils`` that is used; it cannot be imported outside Triton."""
+
+    TritonError = PbErrors()
+    Tensor = PbTensor
+
+    def __init__(self, inner: PbResponse | None = None) -> None:
+        self.logged: list[str] = []
+        self.sent: list[dict[str, Any]] = []
+        self.inner = inner
+        self.Logger = self
+
+    def log_error(self, text: str) -> None:
+        self.logged.append(text)
+
+    def InferenceResponse(
+        self, output_tensors: list[PbTensor] | None = None, error: PbError | None = None
+    ) -> PbResponse:
+        return PbResponse(output_tensors or [], error)
+
+    def get_input_tensor_by_name(self, request: PbRequest, name: str) -> PbTensor:
+        return PbTensor(name, request.tensors[name])
+
+    def get_output_tensor_by_name(self, response: PbResponse, name: str) -> PbTensor:
+        (found,) = (tensor for tensor in response.output_tensors if tensor.name == name)
+        return found
+
+    def InferenceRequest(self, **fields: Any) -> PbUtils:
+        self.sent.append(fields)
+        return self
+
+    async def async_exec(self) -> PbResponse:
+        assert self.inner is not None
+        return self.inner
+
+
+CONFIG = {
+    "input": [{"name": "TEXT"}],
+    "parameters": {"max_passages": {"string_value": "7"}},
+}
+ARGS = {
+    "model_name": "query_tokenizer",
+    "model_repository": "/models/query_tokenizer",
+    "model_version": "1",
+    "model_config": json.dumps(CONFIG),
+}
+
+
+class Doubling:
+    """Doubles, or raises what stands in ``failures`` at the request's place."""
+
+    def __init__(self, failures: dict[int, Exception] | None = None, breaks: bool = False) -> None:
+        self.failures = failures or {}
+        self.breaks = breaks
+        self.seen: list[StepRequest] = []
+
+    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+        self.seen += requests
+        if self.breaks:
+            raise ZeroDivisionError("oops")
+        outcomes: list[Outcome] = []
+        for place, request in enumerate(requests):
+            doubled = {Tensor.EMBEDDING: 2 * request.inputs[Tensor.TEXT]}
+            outcomes.append(self.failures.get(place, doubled))
+        return outcomes
+
+
+def request(value: int, **fields: Any) -> PbRequest:
+    return PbRequest({"TEXT": np.array([[value]])}, **fields)
+
+
+def test_each_request_gets_its_own_answer() -> None:
+    pb = PbUtils()
+    step = Doubling({0: InvalidInputError("TEXT", "empty"), 2: QueueFullError("full"), 3: ResRankError("broken")})
+    bad_parameter = request(9, given={"truncate": 1})
+    responses = PythonBackend(pb, ARGS).execute(step, [request(0), bad_parameter, *map(request, (1, 2, 3, 4))])
+    errors = [(response.failure.text, response.failure.code) for response in responses if response.failure]
+    assert errors == [
+        ("TEXT: empty", "INVALID_ARG"),
+        ("truncate: must be a bool request parameter, not 1", "INVALID_ARG"),
+        ("full", "UNAVAILABLE"),
+        ("broken", "INTERNAL"),
+    ]
+    answered = [response.output_tensors[0] for response in responses if not response.failure]
+    assert [(tensor.name, tensor.array.item()) for tensor in answered] == [("EMBEDDING", 2), ("EMBEDDING", 8)]
+    assert pb.logged == []
+
+
+def test_a_bug_is_logged_with_its_place_and_answered_as_internal() -> None:
+    pb = PbUtils()
+    responses = PythonBackend(pb, ARGS).execute(Doubling(breaks=True), [request(0), request(1)])
+    assert [response.failure.code for response in responses] == ["INTERNAL", "INTERNAL"]
+    assert "query_tokenizer" in responses[0].failure.text
+    assert "in run" in pb.logged[0]
+    assert "ZeroDivisionError: oops" in pb.logged[0]
+
+
+def test_truncate_and_deadline_are_read() -> None:
+    step = Doubling()
+    before = time.monotonic()
+    PythonBackend(PbUtils(), ARGS).execute(
+        step, [request(0, given={"truncate": True}, timeout_us=2_000_000), request(1)]
+    )
+    first, second = step.seen
+    assert first.truncate
+    assert first.deadline is not None
+    assert before + 2 <= first.deadline <= time.monotonic() + 2
+    assert (second.truncate, second.deadline) == (False, None)
+
+
+def infer(pb: PbUtils, caller: StepRequest) -> np.ndarray:
+    inputs = {Tensor.TEXT: np.array([[b"a"]], dtype=np.object_)}
+    backend = PythonBackend(pb, ARGS)
+    return asyncio.run(backend.infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, caller))
+
+
+def test_an_inner_call_carries_parameters_and_what_is_left_of_the_time() -> None:
+    pb = PbUtils(PbResponse([PbTensor("EMBEDDING", np.array([1.5]))]))
+    assert infer(pb, StepRequest({}, True, time.monotonic() + 5)) == 1.5
+    assert infer(pb, StepRequest({})) == 1.5
+    first, second = pb.sent
+    assert first["parameters"] == {"truncate": True}
+    assert 4_000_000 < first["timeout"] <= 5_000_000
+    assert (second["parameters"], second["timeout"]) == ({"truncate": False}, 0)
+
+
+def test_an_inner_call_after_the_deadline_is_not_made() -> None:
+    pb = PbUtils()
+    with pytest.raises(QueueFullError, match="Request timeout expired"):
+        infer(pb, StepRequest({}, False, time.monotonic() - 1))
+    assert pb.sent == []
+
+
+class Kind(Enum):
+    INVALID = InvalidInputError
+    SHED = QueueFullError
+    OTHER = ResRankError
+
+
+BLS = "Model encoder - Error when running inference: "
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        (f"{BLS}in ensemble 'embed_passage', TEXT[3]: too many tokens (limit 4, got 9)", Kind.INVALID),
+        ("in ensemble 'rerank', truncate: must be a bool request parameter, not 1", Kind.INVALID),
+        (f"{BLS}[request id: <id_unknown>] Exceeds maximum queue size", Kind.SHED),
+        ("in ensemble 'rerank', Request timeout expired", Kind.SHED),
+        ("RuntimeError: out of memory", Kind.OTHER),
+        ("the reranker's states are not finite", Kind.OTHER),
+    ],
+)
+def test_the_code_that_the_python_backend_loses_is_told_from_the_text(message: str, kind: Kind) -> None:
+    pb = PbUtils(PbResponse(failure=PbError(message, "INTERNAL")))
+    with pytest.raises(ResRankError) as raised:
+        infer(pb, StepRequest({}))
+    assert type(raised.value) is kind.value
+    assert type(inner_error(message)) is kind.value
+
+
+def test_what_initialize_is_given() -> None:
+    assert str(version_folder(ARGS)) == "/models/query_tokenizer/1"
+    assert config_parameters(ARGS) == {"max_passages": "7"}
