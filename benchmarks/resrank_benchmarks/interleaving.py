@@ -1,0 +1,38 @@
+"""Timing of several ways to do one thing, call by call in turn, so that whatever else the machine does hits all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+Progress = Callable[[str], None]
+"""Called with one line per step."""
+
+PAUSE_S = 0.01
+"""Rest before each timed call. Thread pools of ONNX Runtime and OpenMP spin for some milliseconds after their work is
+done; without a rest they would take a core from the side that comes next."""
+
+
+def interleave(sides: Mapping[str, Callable[[int], object]], *, runs: int, warm_up: int) -> dict[str, list[float]]:
+    """Calls all sides in turn, another one first in each round.
+
+    Args:
+        sides: Label to what is timed; called with the number of the round, warm-up included.
+        runs: Timed rounds.
+        warm_up: Rounds before them that are not timed.
+
+    Returns:
+        Label to milliseconds of each timed call.
+    """
+    labels = list(sides)
+    spent: dict[str, list[float]] = {label: [] for label in labels}
+    for number in range(warm_up + runs):
+        first = number % len(labels)
+        for label in labels[first:] + labels[:first]:
+            time.sleep(PAUSE_S)
+            started = time.perf_counter()
+            sides[label](number)
+            elapsed = time.perf_counter() - started
+            if number >= warm_up:
+                spent[label].append(1e3 * elapsed)
+    return spent
