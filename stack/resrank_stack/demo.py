@@ -146,7 +146,7 @@ def run(settings: DemoSettings, console: Console) -> None:
             )
     screen.print("both servers ended with status 0")
     screen.section("Done")
-    screen.print(f"Serve the same again with: resrank serve {repository} --index {index}")
+    screen.print(f"the same again, to play with:\nresrank serve {repository} --index {index}")
 
 
 def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
@@ -193,19 +193,20 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
 
     with quiet_transformers():
         report = export_checkpoint(checkpoint, repository, force=True, progress=show)
-    table = Table("model", "engine", "precision", "state cosine", "|Δ score|", "Kendall τ", "ms", "", box=None)
+    table = Table(box=None)
+    for heading in ("model", "engine", "cosine", "|Δs|", "τ", "ms", ""):
+        table.add_column(heading, no_wrap=True)
     for choice in report.tried:
         parity = choice.parity
         taken = choice is report.chosen[parity.model]
         table.add_row(
             parity.model.value,
-            parity.options.kind.value,
-            parity.options.precision.value,
+            f"{parity.options.kind.value} {parity.options.precision.value}",
             f"{parity.state_cosine:.6f}",
             f"{parity.score_difference:.1e}",
             f"{parity.kendall_tau:.3f}",
             f"{choice.latency_ms:.1f}",
-            "[green]pass, taken[/]" if taken else "pass" if parity.passed else "[red]fail[/]",
+            "[green]taken[/]" if taken else "pass" if parity.passed else "[red]fail[/]",
         )
     screen.print(table)
     return repository
@@ -253,6 +254,8 @@ def _show_answers(client: ResRankClient, collection: Collection, screen: Screen)
 
 def _ask_all(client: ResRankClient, collection: Collection, screen: Screen) -> dict[str, dict[str, SearchResult]]:
     """Every question to every ranker, one at a time, so that the timings are those of an idle machine."""
+    screen.section("Measure")
+    screen.print(f"{len(collection.queries)} questions, {len(RANKERS)} rankings …", style="dim")
     results: dict[str, dict[str, SearchResult]] = {}
     for ranker in RANKERS:
         questions = track(
@@ -284,7 +287,7 @@ def _show_quality(
 
 
 def _show_latency(answers: dict[str, SearchResult], screen: Screen) -> None:
-    screen.section(f"Latency of a search with {CANDIDATES} candidates, as the client sees it, one at a time")
+    screen.section(f"Latency of a search with {CANDIDATES} candidates, one at a time")
     timings = [answer.timings for answer in answers.values()]
     table = Table("stage", "p50 ms", "p95 ms", box=None)
     for stage in timings[0]:

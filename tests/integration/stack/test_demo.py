@@ -59,7 +59,7 @@ def test_it_goes_from_a_checkpoint_to_measures_and_stops_its_servers(
     run(DemoSettings(tmp_path / "work", checkpoint, collection, questions=200), Console(file=screen, width=200))
 
     shown = screen.getvalue()
-    sections = ("Checkpoint", "Export", "Serve", "Index", "Answers", "Quality", "Latency", "Stop", "Done")
+    sections = ("Checkpoint", "Export", "Serve", "Index", "Answers", "Measure", "Quality", "Latency", "Stop", "Done")
     places = [shown.index(f" s  {section}") for section in sections]
     assert places == sorted(places)
     assert f"{PASSAGES} passages in" in shown
