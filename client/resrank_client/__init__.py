@@ -9,7 +9,6 @@ from resrank.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
-
 from resrank_client.aio import AsyncResRankClient
 from resrank_client.client import ResRankClient
 from resrank_client.results import HealthReport, RankedPassage, RerankResult, RetrievalHealth, SearchResult

@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar
 
 from grpc import aio
 from numpy.typing import NDArray
-from resrank.errors import ResRankError, ServerUnavailableError
-from resrank.names import Model
 from tenacity import AsyncRetrying
 
+from resrank.errors import ResRankError, ServerUnavailableError
+from resrank.names import Model
 from resrank_client import plans
 from resrank_client.base import CLOSED, ClientBase
 from resrank_client.calls import Call

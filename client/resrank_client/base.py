@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from resrank.errors import InvalidInputError, ResRankError
-from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from resrank.errors import InvalidInputError, ResRankError
+from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from resrank_client.calls import Call, Server
 from resrank_client.deadline import Deadline
 from resrank_client.facts import FactsCache

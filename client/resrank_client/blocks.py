@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from resrank.scoring import ranking
 
+from resrank.scoring import ranking
 from resrank_client.results import RankedPassage
 
 Float32 = NDArray[np.float32]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import grpc
 from grpc import aio
+
 from resrank.errors import InvalidInputError
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
-
 from resrank_client.settings import TlsConfig
 
 _OPTIONS = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from resrank.names import Model
-
 from resrank_client.triton_calls import ModelFacts
 
 MAX_AGE_S = 60.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resrank.errors import InvalidInputError
 from resrank.limits import MAX_MESSAGE_RECORDS, MAX_QUERY_BYTES
 from resrank.names import Tensor

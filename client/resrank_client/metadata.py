@@ -7,7 +7,6 @@ from collections.abc import Callable
 from importlib import import_module
 
 from resrank.errors import InvalidInputError
-
 from resrank_client.settings import ClientSettings
 
 Metadata = tuple[tuple[str, str], ...]

@@ -15,11 +15,11 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
 from resrank.errors import InvalidInputError, ResRankError
 from resrank.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
 from resrank.scoring import ranking
-
 from resrank_client import inputs, retrieval_calls, triton_calls
 from resrank_client.blocks import plan_blocks, rank_candidates
 from resrank_client.calls import Call

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from resrank.errors import ServerUnavailableError
 from tenacity import retry_if_exception_type, stop_after_attempt, stop_before_delay, wait_random_exponential
 
+from resrank.errors import ServerUnavailableError
 from resrank_client.deadline import Deadline
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+
 from resrank.errors import InvalidInputError, RetrievalError
 from resrank.retrieval.v1 import retrieval_pb2
-
 from resrank_client.calls import Call, Server
 from resrank_client.inputs import Float16
 from resrank_client.results import RetrievalHealth

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+
 from resrank.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -22,7 +23,6 @@ from resrank.errors import (
     ServerUnavailableError,
 )
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
-
 from resrank_client.calls import Call, Server
 from resrank_client.deadline import Deadline
 

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from resrank.errors import ResRankError
-from resrank.names import Model, Parameter, Tensor
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import serialize_byte_tensor
 
+from resrank.errors import ResRankError
+from resrank.names import Model, Parameter, Tensor
 from resrank_client.calls import Call, Server
 from resrank_client.inputs import Float16
 

@@ -1,0 +1,152 @@
+"""The README's promises, kept by its own commands: the demo, a served stack, the command line and a foreign program."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.grpc import InferenceServerClient
+
+from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.retrieval.v1 import retrieval_pb2_grpc
+from resrank_client import ResRankClient
+from support.triton_requests import rerank_inputs
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESRANK = [sys.executable, "-m", "resrank_stack"]
+DEMO_LIMIT_S = 900
+START_LIMIT_S = 300
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running ``resrank serve``."""
+
+    process: subprocess.Popen[str]
+    triton: str
+    retrieval: str
+    index: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"RESRANK_TRITON_URL": self.triton, "RESRANK_RETRIEVAL_URL": self.retrieval}
+
+    def run(self, *arguments: str) -> str:
+        """Runs a ``resrank`` command against this stack and returns what it printed."""
+        done = subprocess.run(
+            [*RESRANK, *arguments], env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """``make demo`` is ``resrank demo``: the work folder and what it printed."""
+    work = tmp_path_factory.mktemp("demo")
+    done = subprocess.run(
+        [*RESRANK, "demo", "--work", str(work)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEMO_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return work, done.stdout
+
+
+@pytest.fixture(scope="module")
+def served(demo: tuple[Path, str]) -> Iterator[Served]:
+    """The demo's repository, served on free ports over an index that the README's command fills."""
+    from resrank_stack.ports import choose_ports
+
+    work, _ = demo
+    triton, metrics, retrieval = choose_ports("127.0.0.1", None, None, None)
+    index = work / "served-index"
+    ports = ["--triton-port", str(triton), "--metrics-port", str(metrics), "--retrieval-port", str(retrieval)]
+    command = [*RESRANK, "serve", str(work / "repository"), "--index", str(index), *ports]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        served = Served(process, f"127.0.0.1:{triton}", f"127.0.0.1:{retrieval}", index)
+        try:
+            _wait_healthy(served)
+            corpus = re.search(r"index build (\S+) --index", README)
+            assert corpus, "the README no longer shows resrank index build"
+            served.run("index", "build", str(ROOT / corpus[1]), "--index", str(index))
+            yield served
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+
+
+def _wait_healthy(served: Served) -> None:
+    with ResRankClient(served.triton, retrieval=served.retrieval, timeout_s=5, max_attempts=1) as client:
+        for _ in range(START_LIMIT_S):
+            assert served.process.poll() is None, "resrank serve ended"
+            if client.health().ok:
+                return
+            time.sleep(1)
+    pytest.fail(f"the stack was not ready within {START_LIMIT_S} s")
+
+
+def test_the_demo_reports_every_ranker_and_says_that_the_reranker_is_untrained(demo: tuple[Path, str]) -> None:
+    _, printed = demo
+    for expected in ("nDCG@10", "lexical", "dense", "hybrid", "reranked", "p50", "untrained", "documents/s"):
+        assert expected in printed
+    assert (demo[0] / "repository" / "manifest.json").is_file()
+
+
+def test_search_command(served: Served) -> None:
+    found = json.loads(served.run("search", "Which magazine was started first?", "--k", "5", "--output", "json"))
+    assert len(found["passages"]) == 5
+    assert served.run("search", "Which magazine was started first?", "--k", "5").count("\n") > 5
+
+
+def test_python_snippet(served: Served) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        program = snippet.replace("127.0.0.1:8001", served.triton).replace("127.0.0.1:8003", served.retrieval)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.splitlines()) == 5
+
+
+def test_a_foreign_triton_client_gets_the_client_librarys_scores(served: Served) -> None:
+    query = "Which magazine was started first?"
+    with (
+        grpc.insecure_channel(served.retrieval) as channel,
+        ResRankClient(served.triton, retrieval=served.retrieval) as client,
+        InferenceServerClient(served.triton) as foreign,
+    ):
+        found = retrieval_pb2_grpc.RetrievalServiceStub(channel).Search(
+            pb.SearchRequest(mode=pb.SEARCH_MODE_LEXICAL, text=query, k=100, include_embeddings=True)
+        )
+        candidates = np.frombuffer(found.embeddings, "<f2").reshape(len(found.ids), found.dimension)
+        ranked = client.rerank(query, candidates)
+        scores = foreign.infer("rerank", rerank_inputs(query, candidates)).as_numpy("SCORES")[0]
+        assert [passage.score for passage in ranked.passages] == sorted(map(float, scores), reverse=True)
+        # Dense-start: the scores are the retriever's cosines, computed here by brute force.
+        embedding = client.embed_queries([query])[0]
+        vectors = candidates.astype(np.float32)
+        cosines = vectors @ embedding / np.linalg.norm(vectors, axis=1) / np.linalg.norm(embedding)
+        np.testing.assert_allclose(scores, cosines, atol=1e-4)
+
+
+def test_reflection_lists_the_sidecar(served: Served) -> None:
+    with grpc.insecure_channel(served.retrieval) as channel:
+        services = ProtoReflectionDescriptorDatabase(channel).get_services()
+    assert "resrank.retrieval.v1.RetrievalService" in services
