@@ -24,6 +24,7 @@ from resrank_benchmarks.interleaving import Progress
 from resrank_benchmarks.machine import usable_cores
 from resrank_benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank_client import AsyncResRankClient, ResRankClient
+from resrank_export.initialize import quiet_transformers
 from resrank_stack.corpus import Passage, check_corpus, read_passages
 from resrank_stack.index_build import fill_index, sidecar_of
 from resrank_stack.sidecar_process import SidecarProcess
@@ -67,7 +68,8 @@ def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Prog
     torch.set_num_threads(threads)
     speeds: dict[str, list[float]] = {"index build": [], "sentence-transformers encode": []}
     try:
-        model = sentence_transformer(deployment)
+        with quiet_transformers():
+            model = sentence_transformer(deployment)
         progress("starting Triton")
         with TritonProcess(deployment.repository) as triton:
             with ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client:

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 Progress = Callable[[str], None]
 """Called with one line per step."""
 
-PAUSE_S = 0.01
-"""Rest before each timed call. Thread pools of ONNX Runtime and OpenMP spin for some milliseconds after their work is
-done; without a rest they would take a core from the side that comes next."""
 
-
-def interleave(sides: Mapping[str, Callable[[int], object]], *, runs: int, warm_up: int) -> dict[str, list[float]]:
+def interleave(
+    sides: Mapping[str, Callable[[int], object]], *, runs: int, warm_up: int, pause_s: float = 0.0
+) -> dict[str, list[float]]:
     """Calls all sides in turn, another one first in each round.
 
     Args:
         sides: Label to what is timed; called with the number of the round, warm-up included.
         runs: Timed rounds.
         warm_up: Rounds before them that are not timed.
+        pause_s: Rest before each call, for sides whose threads keep a core busy for a while after their work is done.
+            Others should go without: a rest cools caches, which hurts the quicker side more.
 
     Returns:
         Label to milliseconds of each timed call.
@@ -29,7 +29,8 @@ def interleave(sides: Mapping[str, Callable[[int], object]], *, runs: int, warm_
     for number in range(warm_up + runs):
         first = number % len(labels)
         for label in labels[first:] + labels[:first]:
-            time.sleep(PAUSE_S)
+            if pause_s:
+                time.sleep(pause_s)
             started = time.perf_counter()
             sides[label](number)
             elapsed = time.perf_counter() - started

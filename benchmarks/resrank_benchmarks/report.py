@@ -61,7 +61,7 @@ class Report:
     def _table(self) -> Table:
         table = Table(box=None, header_style="bold")
         for title in ("benchmark", "side"):
-            table.add_column(title, overflow="fold")
+            table.add_column(title)
         for title in ("median", "p95", "range", "ratio", "target", ""):
             table.add_column(title, justify="right", no_wrap=True)
         for measurement in self.measurements:

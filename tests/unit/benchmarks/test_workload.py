@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resrank.checkpoint import CheckpointSpec, read_spec
+from resrank.engines import EngineKind, EngineOptions, Precision
+from resrank.names import Model
+from resrank.tokenization import load_tokenizer
+from resrank_benchmarks.deployment import Deployment
+from resrank_benchmarks.measurement import BenchmarkError
+from resrank_benchmarks.workload import rerank_workload
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarks") / "checkpoint"
+    make_tiny_checkpoint(folder, max_passages=100, max_query_tokens=32)
+    return folder
+
+
+def write_manifest(repository: Path, spec: CheckpointSpec) -> None:
+    repository.mkdir()
+    model = {"engine": "onnxruntime", "precision": "fp32", "threads": 3}
+    manifest = {"checkpoint": {"sha256": spec.digest()}, "models": {"encoder": model, "reranker": model}}
+    (repository / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_the_request_has_24_query_tokens_and_100_candidates(checkpoint: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "repository", read_spec(checkpoint))
+    workload = rerank_workload(Deployment.open(tmp_path / "repository", checkpoint))
+    tokenizer = load_tokenizer(checkpoint / "reranker")
+    assert len(tokenizer.encode(workload.query, add_special_tokens=False).ids) == 24
+    inputs = workload.reranker_inputs
+    assert inputs["CANDIDATES"].shape == (1, 100, 32)
+    assert inputs["CANDIDATES"].dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(workload.candidates.astype(np.float64), axis=1), 1, atol=2e-3)
+    assert inputs["PASSAGE_POSITIONS"].shape == (1, 100)
+    assert inputs["LAST_POSITION"][0, 0] == inputs["INPUT_IDS"].shape[1] - 1  # one row: nothing is padded
+    assert workload.encoder_inputs["ATTENTION_MASK"].all()
+
+
+def test_a_checkpoint_that_takes_fewer_candidates_is_refused(tmp_path: Path) -> None:
+    spec = make_tiny_checkpoint(tmp_path / "checkpoint", max_passages=99)
+    write_manifest(tmp_path / "repository", spec)
+    with pytest.raises(BenchmarkError, match=r"reranker\.max_passages of 100 or more, the checkpoint has 99"):
+        rerank_workload(Deployment.open(tmp_path / "repository", tmp_path / "checkpoint"))
+
+
+def test_engine_options_are_the_manifest_s(checkpoint: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "repository", read_spec(checkpoint))
+    options = Deployment.open(tmp_path / "repository", checkpoint).engine_options(Model.RERANKER)
+    assert options == EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=3)
+
+
+def test_a_folder_without_manifest_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"no readable manifest\.json .* resrank export"):
+        Deployment.open(tmp_path, checkpoint)
+
+
+def test_a_repository_of_another_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    spec = read_spec(checkpoint)
+    write_manifest(tmp_path / "repository", spec.model_copy(update={"name": "another"}))
+    with pytest.raises(BenchmarkError, match=f"but .* is {spec.digest()}"):
+        Deployment.open(tmp_path / "repository", checkpoint)
