@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -141,20 +142,26 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     async def _perform(
         self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int
     ) -> list[Any]:
-        room = asyncio.Semaphore(self._settings.max_in_flight)
+        results: list[Any] = [None] * len(calls)
+        waiting = deque(enumerate(calls))
 
-        async def perform(call: Call[Any]) -> Any:
-            async with room:
-                return await AsyncRetrying(**retry_policy(attempts, deadline))(self._send, call, deadline, metadata)
+        async def work() -> None:
+            while waiting:
+                index, call = waiting.popleft()
+                try:
+                    results[index] = await AsyncRetrying(**retry_policy(attempts, deadline))(
+                        self._send, call, deadline, metadata
+                    )
+                except BaseException:
+                    waiting.clear()
+                    raise
 
-        tasks = [asyncio.ensure_future(perform(call)) for call in calls]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            # After an error or a cancellation, what is left is of no use to anybody.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        # After an error nothing more is sent and what is under way is waited for, as in ResRankClient._perform.
+        workers = (work() for _ in range(min(len(calls), self._settings.max_in_flight)))
+        for outcome in await asyncio.gather(*workers, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+        return results
 
     async def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
         method = self._method(call)

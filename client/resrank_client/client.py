@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from types import TracebackType
@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 from numpy.typing import NDArray
-from tenacity import Retrying, sleep_using_event
+from tenacity import Retrying
 
 from resrank.errors import ResRankError, ServerUnavailableError
 from resrank.names import Model
@@ -210,41 +210,41 @@ class ResRankClient(ClientBase[grpc.Channel]):
     def _perform(self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int) -> list[Any]:
         if len(calls) == 1:
             # In the caller's own thread, which spares a rerank of one pass two switches of threads.
-            return [Retrying(**retry_policy(attempts, deadline))(self._send, calls[0], deadline, metadata, None)]
-        in_flight = _InFlight()
-        with ThreadPoolExecutor(min(len(calls), self._settings.max_in_flight), "resrank") as pool:
-            futures = [
-                pool.submit(
-                    Retrying(**retry_policy(attempts, deadline), sleep=sleep_using_event(in_flight.abandoned)),
-                    self._send,
-                    call,
-                    deadline,
-                    metadata,
-                    in_flight,
-                )
-                for call in calls
-            ]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                return [future.result() for future in futures]
-            finally:
-                # After an error or an interrupt, what is left is of no use to anybody.
-                pool.shutdown(wait=False, cancel_futures=True)
-                in_flight.cancel()
+            return [Retrying(**retry_policy(attempts, deadline))(self._send, calls[0], deadline, metadata)]
+        results: list[Any] = [None] * len(calls)
+        waiting = deque(enumerate(calls))
 
-    def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata, in_flight: _InFlight | None) -> T:
+        def work() -> None:
+            while True:
+                try:
+                    index, call = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    results[index] = Retrying(**retry_policy(attempts, deadline))(self._send, call, deadline, metadata)
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        # After an error nothing more is sent, and what is under way is waited for, at most until the deadline. It is
+        # not cancelled: a cancellation that meets a full queue in an ensemble crashes Triton 2.51 (the race of its
+        # issue 8034), and saves it no work.
+        with ThreadPoolExecutor(min(len(calls), self._settings.max_in_flight), "resrank") as pool:
+            workers = [pool.submit(work) for _ in range(min(len(calls), self._settings.max_in_flight))]
+            try:
+                wait(workers, return_when=FIRST_EXCEPTION)
+            finally:
+                waiting.clear()
+        for worker in workers:
+            worker.result()
+        return results
+
+    def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
         method = self._method(call)
         request = call.build(deadline.require(call.subject))
         timeout = deadline.require(call.subject)
         try:
-            if in_flight is None:
-                response = method(request, timeout=timeout, metadata=metadata)
-            else:
-                response = in_flight.add(method.future(request, timeout=timeout, metadata=metadata)).result()
-        except grpc.FutureCancelledError:
-            raise ResRankError(f"{call.subject}: abandoned, since another request of the same call failed") from None
+            response = method(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
             typed = to_resrank_error(call, error.code(), error.details(), deadline)
             if isinstance(typed, ServerUnavailableError):
@@ -256,28 +256,3 @@ class ResRankClient(ClientBase[grpc.Channel]):
 
     def _open(self, address: str, tls: TlsConfig | None) -> grpc.Channel:
         return open_channel(address, tls)
-
-
-class _InFlight:
-    """The requests of one call that are under way, to be abandoned together."""
-
-    def __init__(self) -> None:
-        self.abandoned = threading.Event()
-        self._lock = threading.Lock()
-        self._futures: list[Any] = []
-
-    def add(self, future: Any) -> Any:
-        """Takes a request in; it is cancelled at once when the others already are."""
-        with self._lock:
-            self._futures.append(future)
-        if self.abandoned.is_set():
-            future.cancel()
-        return future
-
-    def cancel(self) -> None:
-        """Cancels all requests, those that are added later too, and ends waits before retries."""
-        self.abandoned.set()
-        with self._lock:
-            futures = list(self._futures)
-        for future in futures:
-            future.cancel()

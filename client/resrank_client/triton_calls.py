@@ -1,9 +1,9 @@
 """Requests to Triton and the reading of its answers.
 
 Made with the messages and the stub that ``tritonclient`` brings of Triton's protocol, and not with its
-``InferenceServerClient``: so Triton and the sidecar share one kind of channel, of call and of error in the sync and the
-asyncio client, and a request that is no longer wanted can be cancelled. Protobuf takes nothing but ``bytes``, so a
-tensor is copied once out of its array and once into the message, as ``InferInput`` does it.
+``InferenceServerClient``: so Triton and the sidecar share one kind of channel, of call and of error, in the sync and in
+the asyncio client. Protobuf takes nothing but ``bytes``, so a tensor is copied once out of its array and once into the
+message, as ``InferInput`` does it.
 """
 
 from __future__ import annotations
