@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from resrank.errors import InvalidInputError, RetrievalError
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank_stack.cli.app import run
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
 
@@ -135,3 +138,34 @@ def test_bad_sizes_and_a_missing_sidecar_are_invalid_input(client: Any, make: An
         assert caught.value.field == field
     with pytest.raises(InvalidInputError, match="retrieval"):
         make(triton.grpc_address).search("ants")
+
+
+def test_the_command_prints_json_or_a_table(
+    triton: TritonProcess, sidecar: SidecarProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers = ["--triton-url", triton.grpc_address, "--retrieval-url", sidecar.address]
+    assert run(["search", "dda", "--k", "2", "--mode", "dense", "--output", "json", *servers]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [passage["rank"] for passage in result["passages"]] == [1, 2]
+    assert list(result["timings"]) == ["embed_query", "retrieve", "rerank", "total"]
+    best = result["passages"][0]
+
+    assert run(["search", "dda", "--k", "2", "--mode", "dense", *servers]) == 0
+    header, first, *_, stages = capsys.readouterr().out.splitlines()
+    assert header.split() == ["rank", "score", "before", "id", "title"]
+    row = ["1", f"{best['score']:.4f}", str(best["candidate_rank"]), best["id"], best["title"]]
+    assert first.split() == row
+    assert re.fullmatch(r"embed query [\d.]+ ms · retrieve [\d.]+ ms · rerank [\d.]+ ms · total [\d.]+ ms", stages)
+
+
+def test_the_commands_exit_codes_tell_bad_input_from_a_server_that_is_down(
+    sidecar: SidecarProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESRANK_TRITON_URL", "127.0.0.1:1")
+    monkeypatch.setenv("RESRANK_RETRIEVAL_URL", sidecar.address)
+    monkeypatch.setenv("RESRANK_TIMEOUT", "5")
+    assert run(["search", " "]) == 2
+    assert "QUERY: empty or only whitespace" in capsys.readouterr().err
+    assert run(["search", "ants"]) == 3
+    assert run(["search", "ants", "--mode", "lexical", "--no-rerank"]) == 0
+    assert "Alpha" in capsys.readouterr().out

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resrank_client.blocks import plan_blocks, rank_candidates
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_blocks_cover_the_list_once_in_order_and_none_is_too_long(count: int, size: int) -> None:
+    blocks = plan_blocks(count, size)
+    assert [index for block in blocks for index in range(count)[block]] == list(range(count))
+    assert all(1 <= block.stop - block.start <= size for block in blocks)
+    assert len(blocks) == -(-count // size)
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]) | st.floats(-1, 1, width=32), min_size=1, max_size=30))
+def test_order_is_by_score_descending_and_ties_keep_the_input_order(scores: list[float]) -> None:
+    ranked = rank_candidates(np.array(scores, np.float32), np.arange(len(scores)))
+    assert [passage.index for passage in ranked] == sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    assert [passage.rank for passage in ranked] == list(range(1, len(scores) + 1))
+    assert all(passage.score == scores[passage.index] for passage in ranked)
+    assert all(passage.candidate_rank == passage.index + 1 for passage in ranked)
+
+
+def test_what_is_known_of_the_candidates_comes_with_them() -> None:
+    ranked = rank_candidates(
+        np.array([0.1, 0.9], np.float32),
+        np.array([1, 3]),
+        ids=["a", "b", "c", "d"],
+        titles=["A", "B", "C", "D"],
+        texts=["1", "2", "3", "4"],
+        candidate_scores=[9.0, 8.0, 7.0, 6.0],
+    )
+    best, other = ranked
+    assert (best.index, best.id, best.title, best.text, best.candidate_rank, best.candidate_score) == (
+        *(3, "d", "D", "4"),
+        *(4, 6.0),
+    )
+    assert (other.index, other.id, other.rank) == (1, "b", 2)

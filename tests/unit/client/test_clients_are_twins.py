@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import inspect
+
+from resrank_client import AsyncResRankClient, ResRankClient
+
+METHODS = ("search", "rerank", "embed_queries", "embed_passages", "encoder_sha256", "health", "close")
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments_and_results() -> None:
+    for name in METHODS:
+        ours, theirs = getattr(ResRankClient, name), getattr(AsyncResRankClient, name)
+        assert inspect.signature(ours) == inspect.signature(theirs), name
+        assert inspect.iscoroutinefunction(theirs), name
+    assert inspect.signature(ResRankClient) == inspect.signature(AsyncResRankClient)

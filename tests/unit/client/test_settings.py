@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resrank.errors import InvalidInputError
+from resrank_client import ResRankClient, TlsConfig
+from resrank_client.metadata import call_metadata
+from resrank_client.settings import ClientSettings
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"timeout_s": 0}, "timeout_s"),
+        ({"timeout_s": float("inf")}, "timeout_s"),
+        ({"timeout_s": float("nan")}, "timeout_s"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"headers": {"not a key": "x"}}, "headers"),
+        ({"triton": "triton.example:8001", "bearer_token": "t"}, "bearer_token"),
+        ({"retrieval": "10.0.0.7:8003", "bearer_token": "t"}, "bearer_token"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        ClientSettings(**options)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"triton": "localhost:8001"},
+        {"triton": "127.0.0.1:8001", "retrieval": "[::1]:8003"},
+        {"triton": "unix:/run/triton.sock"},
+        {"triton": "triton.example:8001", "tls": TlsConfig()},
+    ],
+)
+def test_a_token_may_stay_on_this_machine_or_travel_encrypted(options: dict[str, Any]) -> None:
+    assert call_metadata(ClientSettings(bearer_token="t", **options), None) == (("authorization", "Bearer t"),)
+
+
+def test_secrets_are_not_in_the_representation() -> None:
+    settings = ClientSettings(bearer_token="t0ken", headers={"triton-grpc-protocol-key": "s3cret"})
+    assert "t0ken" not in repr(settings)
+    assert "s3cret" not in repr(settings)
+
+
+def test_mutual_tls_needs_both_halves() -> None:
+    with pytest.raises(InvalidInputError, match="both"):
+        TlsConfig(certificate_chain=Path("client.pem"))
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with (
+        ResRankClient(tls=TlsConfig(root_certificates=path)) as client,
+        pytest.raises(InvalidInputError, match=r"tls\.root_certificates: .*ca\.pem"),
+    ):
+        client.encoder_sha256()
+
+
+def test_the_calls_own_trace_context_goes_before_the_constructors() -> None:
+    settings = ClientSettings(traceparent=lambda: TRACEPARENT)
+    own = TRACEPARENT.replace("b7ad", "00f0")
+    assert call_metadata(settings, None) == (("traceparent", TRACEPARENT),)
+    assert call_metadata(settings, own) == (("traceparent", own),)
+
+
+@pytest.mark.parametrize("traceparent", ["", "00-abc-def-01", TRACEPARENT.upper(), TRACEPARENT + "-x"])
+def test_a_malformed_trace_context_is_refused(traceparent: str) -> None:
+    with pytest.raises(InvalidInputError, match="traceparent"):
+        call_metadata(ClientSettings(), traceparent)
+
+
+def test_opentelemetrys_span_is_sent_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resrank_client.metadata._inject", lambda carrier: carrier.update(traceparent=TRACEPARENT))
+    assert call_metadata(ClientSettings(), None) == (("traceparent", TRACEPARENT),)
+
+
+def test_a_token_that_expires_is_asked_for_at_every_call() -> None:
+    tokens = iter(["first", "second"])
+    settings = ClientSettings(bearer_token=lambda: next(tokens))
+    assert call_metadata(settings, None) == (("authorization", "Bearer first"),)
+    assert call_metadata(settings, None) == (("authorization", "Bearer second"),)
