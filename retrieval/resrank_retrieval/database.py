@@ -82,7 +82,7 @@ class Database:
         self.encoder = self._read_encoder()
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
         row = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-        self._last_key: int = row[0] if row else 0
+        self.last_key: int = row[0] if row else 0
 
     @classmethod
     def open(cls, folder: Path) -> Database:
@@ -176,7 +176,7 @@ class Database:
         """
         self._writer.execute("COMMIT")
         self.record_count += len(change.added) - len(change.removed)
-        self._last_key = max(self._last_key, int(change.added[-1]) if len(change.added) else 0)
+        self.last_key = max(self.last_key, int(change.added[-1]) if len(change.added) else 0)
         self.encoder = encoder
         self._lexical.invalidate()
 
@@ -185,7 +185,7 @@ class Database:
         replaced = self._keys_of(self._writer, [record.id for record in batch.records])
         removed = np.array(sorted(replaced.values()), np.int64)
         self._remove(removed)
-        added = np.arange(self._last_key + 1, self._last_key + 1 + len(batch.records), dtype=np.int64)
+        added = np.arange(self.last_key + 1, self.last_key + 1 + len(batch.records), dtype=np.int64)
         self._writer.executemany(
             "INSERT INTO records(key, id, title, text, metadata, content_sha256) VALUES (?, ?, ?, ?, ?, ?)",
             (

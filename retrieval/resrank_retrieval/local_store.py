@@ -246,7 +246,14 @@ class LocalVectorStore:
     def _load_dense(self, encoder: Encoder) -> FaissDenseIndex:
         started = time.perf_counter()
         keys, vectors = self._database.load_vectors(encoder.dimension)
-        dense = snapshot.restore(self._folder, self._dense_index, self._dense_search_parameters, keys, vectors)
+        dense = snapshot.restore(
+            self._folder,
+            self._dense_index,
+            self._dense_search_parameters,
+            keys,
+            vectors,
+            last_key=self._database.last_key,
+        )
         if dense is None:
             dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, VectorTable(keys, vectors))
             self._unsaved = len(keys)

@@ -104,11 +104,17 @@ def read_owner(folder: Path) -> Owner | None:
 
     Returns:
         The owner, or None when nobody holds the lock, whatever a dead process left in the file.
+
+    Raises:
+        IndexFolderError: It is no folder, or its lock file cannot be read.
     """
+    path = folder / LOCK_FILE
     try:
-        file = (folder / LOCK_FILE).open("r")
+        file = path.open("r")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise IndexFolderError(f"{path} cannot be read ({error.strerror}): name an index folder of yours") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

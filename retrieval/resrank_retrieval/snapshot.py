@@ -67,7 +67,7 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
 
 
 def restore(
-    folder: Path, factory: str, search_parameters: str, keys: Keys, vectors: HalfMatrix
+    folder: Path, factory: str, search_parameters: str, keys: Keys, vectors: HalfMatrix, *, last_key: int
 ) -> FaissDenseIndex | None:
     """Reads a snapshot and brings it up to date with the store.
 
@@ -77,6 +77,7 @@ def restore(
         search_parameters: FAISS search-time parameters.
         keys: The store's live keys, ascending.
         vectors: Their vectors, fp16 [n, d].
+        last_key: The greatest key that the store has ever given.
 
     Returns:
         The index, or None when there is no snapshot, it is damaged, of another kind, or disagrees with the store.
@@ -90,6 +91,11 @@ def restore(
         logger.warning("dense snapshot not used, building the index anew: %s", error)
         return None
     last = int(snapshot_keys[-1]) if len(snapshot_keys) else 0
+    if last > last_key:
+        # The store was put back from a backup and will give these keys again: the file must not outlive this start.
+        logger.warning("dense snapshot removed, building the index anew: it is newer than the store")
+        path.unlink()
+        return None
     known = int(np.searchsorted(keys, last, side="right"))
     alive = np.isin(snapshot_keys, keys[:known], assume_unique=True)
     if alive.sum() != known:

@@ -49,5 +49,5 @@ def open_store(tmp_path: Path) -> Iterator[Callable[..., LocalVectorStore]]:
         return store
 
     yield open_
-    for store in opened:
-        store.close()
+    while opened:  # closing takes it out
+        opened[-1].close()

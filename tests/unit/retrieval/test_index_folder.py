@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from resrank.errors import IndexFolderError, InvalidInputError
+from resrank_retrieval import snapshot
 from resrank_retrieval.local_store import LocalVectorStore
-from resrank_retrieval.records import RecordBatch
+from resrank_retrieval.records import RecordBatch, SearchMode, SearchQuery
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]
@@ -91,6 +92,34 @@ def test_a_corrupt_or_foreign_folder_is_refused_with_one_sentence(
     with pytest.raises(IndexFolderError, match=sentence) as caught:
         open_store()
     assert "\n" not in str(caught.value)
+
+
+def test_a_snapshot_newer_than_a_restored_store_is_not_used(
+    open_store: OpenStore, batch_of: BatchOf, tmp_path: Path
+) -> None:
+    """Keys that the backup never gave are given again, to other vectors than the snapshot has under them."""
+    store = open_store()
+    store.upsert(batch_of(["kept"], seed=1))
+    store.close()
+    backup = (tmp_path / "index" / "store.sqlite3").read_bytes()
+    store = open_store()
+    store.upsert(batch_of(["lost 1", "lost 2"], seed=2))
+    snapshot.write(tmp_path / "index", store._dense)
+    store.close()
+    (tmp_path / "index" / "store.sqlite3").write_bytes(backup)
+
+    store = open_store()
+    late = batch_of(["late 1", "late 2", "late 3"], seed=3)
+    store.upsert(late)
+    for vector, record in zip(late.vectors, late.records, strict=True):
+        unit = vector.astype(np.float32) / np.linalg.norm(vector.astype(np.float32))
+        hits = store.search(SearchQuery(SearchMode.DENSE, 1, embedding=unit, include_embeddings=True))
+        assert hits.ids == [record.id]
+        assert hits.vectors is not None
+        np.testing.assert_array_equal(hits.vectors[0], vector)
+    shutil.copytree(tmp_path / "index", tmp_path / "crashed")  # as kill -9 would leave it: without a new snapshot
+    again = open_store(tmp_path / "crashed")
+    assert again.search(SearchQuery(SearchMode.DENSE, 1, embedding=unit)).ids == ["late 3"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(open_store: OpenStore, tmp_path: Path) -> None:

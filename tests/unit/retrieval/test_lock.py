@@ -56,6 +56,12 @@ def test_nobody_owns_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert read_owner(tmp_path / "nowhere") is None
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IndexFolderError, match=r"file/lock cannot be read \(Not a directory\)"):
+        read_owner(tmp_path / "file")
+
+
 def test_asking_for_the_owner_does_not_shut_out_an_owner(tmp_path: Path) -> None:
     FolderLock.acquire(tmp_path).release()
     command = [sys.executable, "-c", ASK, str(tmp_path)]
