@@ -174,6 +174,11 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             if isinstance(typed, ServerUnavailableError):
                 self._facts.clear()
             raise typed from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise ResRankError(CLOSED) from None  # close() cancelled the request; nobody cancelled this task
+            raise
         except aio.UsageError as error:  # grpc's word for a channel that was closed meanwhile
             raise ResRankError(CLOSED) from error
         return call.parse(response)

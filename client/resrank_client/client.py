@@ -246,6 +246,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
         try:
             response = method(request, timeout=timeout, metadata=metadata)
         except grpc.RpcError as error:
+            if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise ResRankError(CLOSED) from error
             typed = to_resrank_error(call, error.code(), error.details(), deadline)
             if isinstance(typed, ServerUnavailableError):
                 self._facts.clear()

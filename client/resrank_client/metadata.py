@@ -14,6 +14,9 @@ Metadata = tuple[tuple[str, str], ...]
 # W3C Trace Context, section 3.2: version-traceid-parentid-flags.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
+# gRPC over HTTP/2, "ASCII-Value". gRPC's own refusal of others is neither typed nor does it say which value it was.
+_METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
+
 
 def _opentelemetry_inject() -> Callable[[dict[str, str]], None] | None:
     """OpenTelemetry's propagator where the application has it installed; the client itself does not need it."""
@@ -37,7 +40,7 @@ def call_metadata(settings: ClientSettings, traceparent: str | None) -> Metadata
         traceparent: The call's own trace context; it goes before the constructor's, which goes before OpenTelemetry's.
 
     Raises:
-        InvalidInputError: The trace context is not of the W3C form.
+        InvalidInputError: The trace context is not of the W3C form, or a value is not printable ASCII.
     """
     pairs = dict(settings.headers)
     token = settings.bearer_token() if callable(settings.bearer_token) else settings.bearer_token
@@ -53,4 +56,10 @@ def call_metadata(settings: ClientSettings, traceparent: str | None) -> Metadata
         pairs["traceparent"] = traceparent
     elif _inject is not None:
         _inject(pairs)
+    for key, value in pairs.items():
+        if not _METADATA_VALUE.fullmatch(value):  # not told: it may be a secret
+            raise InvalidInputError(
+                "bearer_token" if key == "authorization" and token is not None else f"headers[{key!r}]",
+                "must be printable ASCII; a token read from a file may still have the file's newline",
+            )
     return tuple(pairs.items())

@@ -38,7 +38,7 @@ class _Failure:
     deadline: Deadline
 
     def says(self, what: str) -> str:
-        return f"{self.subject}: {what} ({self.server} said {self.code.name}: {self.details})"
+        return f"{self.subject}: {what} ({self.server}: {self.code.name}, {self.details})"
 
 
 def _invalid_input(failure: _Failure) -> ResRankError:

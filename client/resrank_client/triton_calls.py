@@ -8,6 +8,7 @@ message, as ``InferInput`` does it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -229,9 +230,14 @@ def _output(response: Any, model: Model, name: Tensor, shape: tuple[int, int | N
     for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
         found = tuple(output.shape)
         fits = len(found) == len(shape) and all(want in (None, got) for want, got in zip(shape, found, strict=True))
+        fits = fits and len(content) == 4 * math.prod(found)
         if output.name == name and output.datatype == "FP32" and fits:
             return np.frombuffer(content, dtype="<f4").reshape(found)
-    answered = ", ".join(f"{output.name} {output.datatype} {list(output.shape)}" for output in response.outputs)
+    sizes = [*map(len, response.raw_output_contents), *(0 for _ in response.outputs)]
+    answered = ", ".join(
+        f"{output.name} {output.datatype} {list(output.shape)} in {size} bytes"
+        for output, size in zip(response.outputs, sizes, strict=False)
+    )
     raise ResRankError(
         f"model '{model}' answered without a {name} FP32 {list(shape)}; it sent: {answered or 'nothing'}"
     )
