@@ -150,6 +150,35 @@ def test_a_cancelled_task_ends_at_once(triton: TritonProcess, runner: asyncio.Ru
     assert runner.run(cancel()) < 0.5
 
 
+def test_close_ends_the_calls_of_other_threads_with_a_typed_error(triton: TritonProcess) -> None:
+    client = ResRankClient(triton.grpc_address)
+    client.encoder_sha256()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.rerank, slow(0.8), CANDIDATES)
+        time.sleep(0.2)
+        client.close()
+        with pytest.raises(ResRankError, match="the client is closed"):
+            call.result()
+    drain(triton)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_close_ends_the_calls_of_other_tasks_with_a_typed_error(
+    triton: TritonProcess, runner: asyncio.Runner, blocks: int
+) -> None:
+    async def close_meanwhile() -> None:
+        client = AsyncResRankClient(triton.grpc_address)
+        await client.encoder_sha256()
+        task = asyncio.create_task(client.rerank(slow(0.4), np.tile(CANDIDATES, (2 * blocks - 1, 1))))
+        await asyncio.sleep(0.2)
+        await client.close()
+        with pytest.raises(ResRankError, match="the client is closed"):
+            await task
+
+    runner.run(close_meanwhile())
+    drain(triton)
+
+
 def test_model_broken_in_python_is_neither_retried_nor_taken_for_overload(client: Any) -> None:
     with pytest.raises(ResRankError, match="no such axis") as caught:
         client.rerank(json.dumps({"break": "no such axis"}), CANDIDATES)

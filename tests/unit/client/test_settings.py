@@ -91,3 +91,13 @@ def test_a_token_that_expires_is_asked_for_at_every_call() -> None:
     settings = ClientSettings(bearer_token=lambda: next(tokens))
     assert call_metadata(settings, None) == (("authorization", "Bearer first"),)
     assert call_metadata(settings, None) == (("authorization", "Bearer second"),)
+
+
+@pytest.mark.parametrize("value", ["token\n", "schlüssel", "\x00"])
+def test_what_grpc_cannot_send_is_refused_by_name_and_not_shown(value: str) -> None:
+    with pytest.raises(InvalidInputError, match="printable ASCII") as caught:
+        call_metadata(ClientSettings(bearer_token=lambda: value), None)
+    assert caught.value.field == "bearer_token"
+    assert value not in str(caught.value)
+    with pytest.raises(InvalidInputError, match=r"headers\['x-key'\]: must be printable ASCII"):
+        call_metadata(ClientSettings(headers={"X-Key": value}), None)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2
+
+from resrank.errors import ResRankError
+from resrank_client import triton_calls
+
+SCORES = np.array([0.5, -0.25], "<f4")
+
+
+def answer(name: str, datatype: str, shape: list[int], content: bytes) -> service_pb2.ModelInferResponse:
+    response = service_pb2.ModelInferResponse(raw_output_contents=[content])
+    response.outputs.add(name=name, datatype=datatype, shape=shape)
+    return response
+
+
+def parse(response: service_pb2.ModelInferResponse) -> np.ndarray:
+    call = triton_calls.rerank(b"query", np.ones((2, 4), np.float16), truncate=False, row_in_list=lambda row: row)
+    return call.parse(response)
+
+
+def test_scores_are_read() -> None:
+    np.testing.assert_array_equal(parse(answer("SCORES", "FP32", [1, 2], SCORES.tobytes())), SCORES)
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (answer("SCORES", "FP32", [1, 2], b""), r"SCORES FP32 \[1, 2\] in 0 bytes"),  # as with NumPy 2 in Triton 2.51
+        (answer("SCORES", "FP32", [1, 3], bytes(12)), r"SCORES FP32 \[1, 3\] in 12 bytes"),
+        (answer("SCORES", "FP64", [1, 2], bytes(16)), r"SCORES FP64 \[1, 2\] in 16 bytes"),
+        (answer("POINTS", "FP32", [1, 2], bytes(8)), r"POINTS FP32 \[1, 2\] in 8 bytes"),
+        (service_pb2.ModelInferResponse(), "it sent: nothing"),
+    ],
+)
+def test_another_answer_than_the_contract_s_is_a_typed_error_that_says_what_came(
+    response: service_pb2.ModelInferResponse, told: str
+) -> None:
+    with pytest.raises(ResRankError, match=told):
+        parse(response)
