@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from resrank.checkpoint import EncoderSpec, RerankerSpec
 from resrank.errors import CheckpointError, InvalidInputError
@@ -18,6 +19,8 @@ from resrank.names import Tensor
 from resrank.prompt import PromptLayout
 
 Int64 = NDArray[np.int64]
+
+_MARKUP = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,10 @@ class TokenBatch:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Reads ``tokenizer.json`` without the truncation and padding that it may carry.
 
+    Control tokens that the file does not call special (Qwen3's ``<think>``, ``<tool_call>``, ``<|fim_prefix|>``) count
+    as special afterwards, so that ``encode_special_tokens`` makes plain text of them too. They are told by their form
+    and by standing outside the model's own vocabulary: added words, white space and HTML tags stay as they are.
+
     Raises:
         CheckpointError: The file is missing or not a tokenizer.
     """
@@ -46,6 +53,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise CheckpointError(f"{path}: not a readable tokenizer: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    tokenizer.add_special_tokens(
+        [
+            AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=True,
+            )
+            for token in tokenizer.get_added_tokens_decoder().values()
+            if not token.special and _MARKUP.fullmatch(token.content) and token.content not in vocabulary
+        ]
+    )
     return tokenizer
 
 
