@@ -67,7 +67,7 @@ class EncoderGraph:
 
         Raises:
             InvalidInputError: Ids outside the vocabulary, a mask that is not ones followed by zeros, or a row that is
-                too long.
+                empty or too long.
         """
         ids, mask = inputs[Tensor.INPUT_IDS], inputs[Tensor.ATTENTION_MASK]
         _require_ids(ids, limits)
@@ -99,8 +99,8 @@ class RerankerGraph:
         """See the protocol.
 
         Raises:
-            InvalidInputError: Ids outside the vocabulary, positions outside the sequence, positions and candidates
-                of different number, or a row that is too long.
+            InvalidInputError: Ids outside the vocabulary, positions outside the sequence, more of them than it has,
+                positions and candidates of different number, or a row that is empty or too long.
         """
         ids, positions = inputs[Tensor.INPUT_IDS], inputs[Tensor.PASSAGE_POSITIONS]
         last, candidates = inputs[Tensor.LAST_POSITION], inputs[Tensor.CANDIDATES]
@@ -108,6 +108,10 @@ class RerankerGraph:
         if positions.shape[1] == 0 or positions.shape != candidates.shape[:2]:
             raise InvalidInputError(
                 Tensor.PASSAGE_POSITIONS, f"shape {positions.shape} is not one position for each of CANDIDATES"
+            )
+        if positions.shape[1] > ids.shape[1]:  # every row that shares the call is padded to as many
+            raise InvalidInputError(
+                Tensor.PASSAGE_POSITIONS, "more than the sequence has", limit=ids.shape[1], value=positions.shape[1]
             )
         for name, array in ((Tensor.PASSAGE_POSITIONS, positions), (Tensor.LAST_POSITION, last)):
             if array.min() < 0 or array.max() >= ids.shape[1]:
@@ -227,7 +231,9 @@ def _pad_ids(rows: Sequence[Arrays], lengths: Sequence[int], width: int) -> NDAr
 
 
 def _require_ids(ids: NDArray[np.int64], limits: EngineLimits) -> None:
-    if not 1 <= ids.shape[1] <= limits.max_tokens:
+    if ids.shape[1] == 0:
+        raise InvalidInputError(Tensor.INPUT_IDS, "no tokens", limit="at least 1", value=0)
+    if ids.shape[1] > limits.max_tokens:
         raise InvalidInputError(Tensor.INPUT_IDS, "too many tokens", limit=limits.max_tokens, value=ids.shape[1])
     if ids.min() < 0 or ids.max() >= limits.vocabulary_size:
         wrong = int(ids.min() if ids.min() < 0 else ids.max())

@@ -113,10 +113,16 @@ class PythonBackend:
         # Copied: the memory is Triton's and goes with the response.
         return np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
 
-    def _read(self, request: Any) -> StepRequest | InvalidInputError:
+    def _read(self, request: Any) -> StepRequest | Exception:
+        try:
+            return self._to_step_request(request)
+        except Exception as error:  # what a foreign client sent costs its own request and no other
+            return error
+
+    def _to_step_request(self, request: Any) -> StepRequest:
         truncate = json.loads(request.parameters()).get(Parameter.TRUNCATE, False)
         if not isinstance(truncate, bool):
-            return InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
+            raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
         timeout_us = request.timeout()
         return StepRequest(
             {name: self._pb.get_input_tensor_by_name(request, name.value).as_numpy() for name in self._inputs},

@@ -128,6 +128,13 @@ def bad(request: StepRequest, tensor: Tensor, value: np.ndarray) -> StepRequest:
 
 GOOD = reranker_request([7, 8], 2)
 ENCODABLE = encoder_request([3])
+MORE_SLOTS_THAN_PLACES = StepRequest(
+    {
+        **GOOD.inputs,
+        Tensor.PASSAGE_POSITIONS: np.full((1, 10), 5),
+        Tensor.CANDIDATES: np.ones((1, 10, DIM), dtype=np.float16),
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,11 @@ ENCODABLE = encoder_request([3])
         (EncoderGraph(), bad(ENCODABLE, Tensor.ATTENTION_MASK, np.array([[2, 1, 0]])), "ATTENTION_MASK: not ones"),
         (EncoderGraph(), bad(ENCODABLE, Tensor.ATTENTION_MASK, np.array([[1, 1]])), "ATTENTION_MASK: shape"),
         (EncoderGraph(), encoder_request([65]), r"INPUT_IDS: too many tokens \(limit 64, got 65\)"),
+        (EncoderGraph(), StepRequest(dict.fromkeys(ENCODABLE.inputs, np.empty((1, 0), np.int64))), "IDS: no tokens"),
         (RerankerGraph(), bad(GOOD, Tensor.PASSAGE_POSITIONS, np.array([[5, 99]])), r"POSITIONS: .*\(limit 8, got 99"),
         (RerankerGraph(), bad(GOOD, Tensor.PASSAGE_POSITIONS, np.array([[5]])), "PASSAGE_POSITIONS: shape"),
+        (RerankerGraph(), reranker_request([7, 8], 1000), "INPUT_IDS: too many tokens"),
+        (RerankerGraph(), MORE_SLOTS_THAN_PLACES, r"POSITIONS: more than the sequence has \(limit 9, got 10\)"),
         (RerankerGraph(), bad(GOOD, Tensor.LAST_POSITION, np.array([[-1]])), r"LAST_POSITION: .*\(limit 8, got -1\)"),
     ],
 )

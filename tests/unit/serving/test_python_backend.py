@@ -168,6 +168,20 @@ def test_a_bug_is_logged_with_its_place_and_answered_as_internal() -> None:
     assert "ZeroDivisionError: oops" in pb.logged[0]
 
 
+def test_a_request_that_cannot_be_read_fails_alone() -> None:
+    """Raised out of ``execute`` it would fail the whole batch."""
+
+    class Unreadable(PbRequest):
+        def parameters(self) -> str:
+            return '{"weight":'
+
+    pb = PbUtils()
+    first, refused, last = PythonBackend(pb, ARGS).execute(Doubling(), [request(1), Unreadable({}), request(2)])
+    assert [first.output_tensors[0].array.item(), last.output_tensors[0].array.item()] == [2, 4]
+    assert refused.failure.code == "INTERNAL"
+    assert "JSONDecodeError" in pb.logged[0]
+
+
 def test_truncate_and_deadline_are_read() -> None:
     step = Doubling()
     before = time.monotonic()
