@@ -24,7 +24,7 @@ from resrank_client.retrieval_calls import Mode
 from resrank_retrieval.lock import read_owner
 from resrank_stack.corpus import check_corpus
 from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
-from resrank_stack.index_build import BuildReport, fill_index, sidecar_of
+from resrank_stack.index_build import BuildReport, BuildSettings, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack
 
 CANDIDATES = 100
@@ -34,7 +34,6 @@ _QUESTIONS_SHOWN = 5
 _PASSAGES_SHOWN = 3
 # Patience with a slow machine is better than a demo that fails on one.
 _SEARCH_TIMEOUT_S = 60.0
-_BATCH_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -217,7 +216,7 @@ def _build_index(corpus: Path, stack: LocalStack, screen: Screen) -> None:
 
     async def fill(show: Callable[[BuildReport], None]) -> BuildReport:
         async with (
-            AsyncResRankClient(stack.triton.grpc_address, timeout_s=_BATCH_TIMEOUT_S) as client,
+            AsyncResRankClient(stack.triton.grpc_address, timeout_s=BuildSettings().batch_timeout_s) as client,
             sidecar_of(stack.sidecar.index) as sidecar,
         ):
             return await fill_index(corpus, client, sidecar, progress=show)

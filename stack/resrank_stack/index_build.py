@@ -29,6 +29,7 @@ little, short enough that an interrupted run repeats little and memory stays sma
 
 _OWNER_WAIT_S = 30.0
 _PATIENCE_S = 300.0
+_PASSAGE_S = 30.0  # a 4B encoder on two cores (170 GFLOP/s) reads 512 tokens in 24 s
 _WAIT_MAX_S = 10.0
 _ROW = re.compile(r"\[(\d+)\]$")
 _Item = TypeVar("_Item")
@@ -61,6 +62,11 @@ class BuildSettings:
     batch_size: int = MAX_BATCH_SIZE
     in_flight: int = 4
     skip_unchanged: bool = True
+
+    @property
+    def batch_timeout_s(self) -> float:
+        """Deadline of one batch in seconds. Nobody waits for it, and it may stand behind all others in flight."""
+        return _PATIENCE_S + _PASSAGE_S * self.batch_size * self.in_flight
 
 
 @dataclass(slots=True)
@@ -132,7 +138,7 @@ async def fill_index(
 
     async def store(batch: Sequence[Passage]) -> None:
         try:
-            vectors = await _embed(corpus, encoder, batch, report)
+            vectors = await _embed(corpus, encoder, batch, report, patience_s=settings.batch_timeout_s)
             response = await _called(sidecar.Upsert(iter([_request(encoder_sha256, batch, vectors)])))
         finally:
             room.release()
@@ -215,14 +221,15 @@ async def describe(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub) -> pb.
 
 
 async def _embed(
-    corpus: Path, encoder: PassageEncoder, batch: Sequence[Passage], report: BuildReport
+    corpus: Path, encoder: PassageEncoder, batch: Sequence[Passage], report: BuildReport, *, patience_s: float
 ) -> NDArray[np.float32]:
     try:
-        # Whoever searches meanwhile goes first: where the server sheds load, this waits.
+        # Whoever searches meanwhile goes first: where the server sheds load, this waits. It sheds too what has waited a
+        # minute in its queue, which a slow encoder's next batches do.
         patient = AsyncRetrying(
             retry=retry_if_exception_type(QueueFullError),
             wait=wait_random_exponential(max=_WAIT_MAX_S),
-            stop=stop_after_delay(_PATIENCE_S),
+            stop=stop_after_delay(patience_s),
             reraise=True,
         )
         texts = [passage.encoder_text for passage in batch]

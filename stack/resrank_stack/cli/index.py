@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
-_TIMEOUT_S = 300.0  # nobody waits at the other end of a batch, and a loaded server may take its time
-
 BatchSizeOption = Annotated[int, typer.Option(min=1, max=64, help="Passages in one request and one transaction.")]
 InFlightOption = Annotated[int, typer.Option(min=1, max=64, help="Requests to Triton under way at once.")]
 CorpusArgument = Annotated[
@@ -112,7 +110,10 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
     from resrank_stack.index_build import fill_index, sidecar_of
 
     async def run(progress: Callable[[BuildReport], None]) -> BuildReport:
-        async with AsyncResRankClient(triton_url, timeout_s=_TIMEOUT_S) as client, sidecar_of(index) as sidecar:
+        async with (
+            AsyncResRankClient(triton_url, timeout_s=settings.batch_timeout_s) as client,
+            sidecar_of(index) as sidecar,
+        ):
             return await fill_index(corpus, client, sidecar, settings, progress)
 
     with _progress_bar() as progress:

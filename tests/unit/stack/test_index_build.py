@@ -170,6 +170,12 @@ async def test_a_server_that_sheds_load_is_waited_for(
     assert (await fill(corpus, index, encoder)).inserted == 300
 
 
+def test_a_batch_has_time_for_all_that_are_in_flight_on_a_slow_machine() -> None:
+    passage_s = 2 * 4e9 * 512 / 170e9  # a 4B encoder, 512 tokens, the GEMM peak of two cores
+    settings = BuildSettings(batch_size=64, in_flight=16)
+    assert settings.batch_timeout_s > 16 * 64 * passage_s
+
+
 async def test_another_encoders_index_is_refused_before_anything_is_encoded(corpus: Path, index: Path) -> None:
     await fill(corpus, index, HashEncoder())
     other = HashEncoder("e" * 64)

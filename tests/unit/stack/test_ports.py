@@ -24,3 +24,9 @@ def test_given_ports_are_kept_and_a_taken_one_is_refused() -> None:
         assert not is_free("127.0.0.1", port)
         with pytest.raises(StackError, match=rf"port {port} on 127\.0\.0\.1 is in use"):
             choose_ports("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("port", [None, 8001])
+def test_an_address_that_is_not_this_machines_is_not_called_in_use(port: int | None) -> None:
+    with pytest.raises(StackError, match=r"cannot listen on 192\.0\.2\.1, port (any|8001) \(Cannot assign"):
+        choose_ports("192.0.2.1", port)  # of TEST-NET-1, which no machine has
