@@ -6,7 +6,7 @@ All data comes from files: what Triton would make up itself is empty text, and i
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.checkpoint import CheckpointSpec
+from resrank.errors import InvalidInputError
 from resrank.limits import MAX_PASSAGE_BYTES
 from resrank.names import Model, Tensor
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
@@ -56,17 +57,17 @@ def _samples(spec: CheckpointSpec, repository: Path) -> dict[Model, dict[str, Sa
     count = min(_CANDIDATES, spec.reranker.max_passages)
     candidates = _unit_vectors(count, spec.encoder.embedding_dim)
     prompt = prompts.layout.batch(prompts.encode([_QUERY], truncate=True), [count])
-    prompt_inputs = {Tensor.QUERY: np.array([_QUERY], dtype=np.object_), Tensor.CANDIDATES: candidates}
+    beside_query: dict[Tensor, NDArray[Any]] = {Tensor.CANDIDATES: candidates}
     if spec.fusion.query_residual:
-        prompt_inputs[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
+        beside_query[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
     return {
-        Model.PASSAGE_TOKENIZER: {"passage": {Tensor.TEXT: np.array([_PASSAGE], dtype=np.object_)}},
-        Model.QUERY_TOKENIZER: {"query": {Tensor.TEXT: np.array([_QUERY], dtype=np.object_)}},
+        Model.PASSAGE_TOKENIZER: text_samples("passage", Tensor.TEXT, _PASSAGE, passages.encode),
+        Model.QUERY_TOKENIZER: text_samples("query", Tensor.TEXT, _QUERY, queries.encode),
         Model.ENCODER: {
             "longest_passage": _tokens(passages, _PASSAGE * repeats),
             "query": _tokens(queries, _QUERY),
         },
-        Model.RERANK_PROMPT: {"query": prompt_inputs},
+        Model.RERANK_PROMPT: text_samples("query", Tensor.QUERY, _QUERY, prompts.encode, beside_query),
         Model.RERANKER: {
             "query": {
                 Tensor.INPUT_IDS: prompt.input_ids[0],
@@ -76,6 +77,36 @@ def _samples(spec: CheckpointSpec, repository: Path) -> dict[Model, dict[str, Sa
             }
         },
     }
+
+
+def text_samples(
+    name: str,
+    tensor: Tensor,
+    text: bytes,
+    encode: Callable[[Sequence[bytes]], object],
+    beside: Sample | None = None,
+) -> dict[str, Sample]:
+    """One sample with as many of a text's first words as a step takes, since Triton does not start with a refused one.
+
+    Args:
+        name: The sample's name.
+        tensor: The step's input of text.
+        text: What to take words from.
+        encode: The step's tokenizer, which raises InvalidInputError for what is too long.
+        beside: The step's other inputs.
+
+    Returns:
+        The sample by its name; empty when not even the first word fits.
+    """
+    words = text.split()
+    for count in range(len(words), 0, -1):
+        shorter = b" ".join(words[:count])
+        try:
+            encode([shorter])
+        except InvalidInputError:
+            continue
+        return {name: {tensor: np.array([shorter], dtype=np.object_), **(beside or {})}}
+    return {}
 
 
 def _tokens(tokenizer: EncoderTokenizer, text: bytes) -> Sample:

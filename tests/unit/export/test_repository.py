@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +15,21 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.checkpoint import encoder_identity
 from resrank.engines import EngineKind, EngineOptions, Precision
-from resrank.errors import ExportError
-from resrank.names import Model
+from resrank.errors import ExportError, InvalidInputError
+from resrank.names import Model, Tensor
+from resrank.serving.prompting import PromptingStep
+from resrank.serving.step import StepRequest
+from resrank.serving.tokenization import TokenizationStep
 from resrank_export.model_configs import Configs, complete_configs, validate_configs
 from resrank_export.repository import RepositoryPlan, check_target, write_repository
+from resrank_export.warmup import text_samples
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 CHAIN = ["query_tokenizer", "encoder", "rerank_prompt", "reranker", "residual_scoring"]
 
 
-def make_plan(folder: Path, *, query_residual: bool = True) -> RepositoryPlan:
-    spec = make_tiny_checkpoint(folder / "checkpoint", query_residual=query_residual)
+def make_plan(folder: Path, *, query_residual: bool = True, **fields: int) -> RepositoryPlan:
+    spec = make_tiny_checkpoint(folder / "checkpoint", query_residual=query_residual, **fields)
     graphs = []
     for name in ("encoder", "reranker"):
         graph = folder / name / "model.onnx"
@@ -124,6 +129,41 @@ def test_warm_up_samples_are_files_in_tritons_form(plan: RepositoryPlan, tmp_pat
                     assert int.from_bytes(content[:4], "little") == len(content) - 4 > 0
                 else:
                     assert len(content) == item_bytes[kind] * np.prod(value.dims)
+
+
+@pytest.mark.parametrize("limit", [3, 5])
+def test_warm_up_texts_fit_the_checkpoints_limits(tmp_path: Path, limit: int) -> None:
+    """Triton does not start when a model refuses its sample."""
+    plan = make_plan(tmp_path, max_query_tokens=limit, max_passage_tokens=limit)
+    write_repository(plan, tmp_path / "out")
+    for model, step in (
+        ("passage_tokenizer", TokenizationStep(tmp_path / "out" / "passage_tokenizer" / "1", for_queries=False)),
+        ("query_tokenizer", TokenizationStep(tmp_path / "out" / "query_tokenizer" / "1", for_queries=True)),
+        ("rerank_prompt", PromptingStep(tmp_path / "out" / "rerank_prompt" / "1")),
+    ):
+        (sample,) = read(tmp_path / "out", model).model_warmup
+        folder = tmp_path / "out" / model / "warmup"
+        arrays = {
+            Tensor(name): warmup_array(folder / value.input_data_file, list(value.dims))
+            for name, value in sample.inputs.items()
+        }
+        (outcome,) = step.run([StepRequest(arrays)])
+        assert not isinstance(outcome, Exception), outcome
+
+
+def test_a_step_that_takes_no_word_is_not_warmed() -> None:
+    def refuse(_: Sequence[bytes]) -> None:
+        raise InvalidInputError("TEXT", "too many tokens", limit=3, value=9)
+
+    assert text_samples("passage", Tensor.TEXT, b"too long", refuse) == {}
+
+
+def warmup_array(path: Path, dims: list[int]) -> np.ndarray:
+    """One row as Triton hands it over."""
+    if path.suffix in (".TEXT", ".QUERY"):
+        return np.array([[path.read_bytes()[4:]]], dtype=np.object_)
+    kind = np.float16 if path.suffix == ".CANDIDATES" else np.float32
+    return np.fromfile(path, kind).reshape(1, *dims)
 
 
 def test_engines_are_bounded_and_nothing_waits_to_be_batched(plan: RepositoryPlan, tmp_path: Path) -> None:
