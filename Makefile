@@ -33,12 +33,12 @@ $(CHECKPOINT)/resrank.json: | $(READY)
 	$(BIN)/resrank checkpoint init --default --out $(CHECKPOINT)
 
 $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
-	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY)
+	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY) --force
 
 serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton and the retrieval sidecar until Ctrl-C
 	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) $(ARGS)
 
-bench: $(READY)  ## Speed against the parts called directly
+bench: $(READY) $(REPOSITORY)/manifest.json  ## Speed against the parts called directly
 	@$(BIN)/resrank bench $(ARGS)
 
 clean:  ## Remove .venv, what was made under var, and caches
