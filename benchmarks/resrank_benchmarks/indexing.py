@@ -66,7 +66,7 @@ def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Prog
     progress("loading sentence-transformers")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    speeds: dict[str, list[float]] = {"index build": [], "sentence-transformers encode": []}
+    speeds: dict[str, list[float]] = {"index build": [], "sentence-transformers": []}
     try:
         with quiet_transformers():
             model = sentence_transformer(deployment)
@@ -82,7 +82,7 @@ def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Prog
                 progress(f"round {number} of {rounds}: sentence-transformers")
                 started = time.perf_counter()
                 encoded = model.encode(texts, batch_size=_BATCH_SIZE)
-                speeds["sentence-transformers encode"].append(len(passages) / (time.perf_counter() - started))
+                speeds["sentence-transformers"].append(len(passages) / (time.perf_counter() - started))
                 _require_equal(encoded[:_COMPARED], stored)
     finally:
         torch.set_num_threads(before)

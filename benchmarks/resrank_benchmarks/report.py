@@ -71,7 +71,7 @@ class Report:
 
 
 def _rows(measurement: Measurement) -> Iterator[tuple[str | Text, ...]]:
-    verdict = Text("✓", "green") if measurement.passed else Text("✗ missed", "red")
+    verdict = Text("✓", "green") if measurement.passed else Text("✗", "red")
     judged = (f"{measurement.ratio:.2f}", f"{measurement.bound.value} {measurement.target:.2f}", verdict)
     name = f"{measurement.name}, {measurement.unit}"
     yield (name, *_cells(measurement.measured), *judged)
