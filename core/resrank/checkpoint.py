@@ -119,6 +119,8 @@ class FusionSpec(_Strict):
 
     Attributes:
         projector: ``identity`` needs d = h.
+        projectors_sha256: Digest of ``projectors.safetensors``, so that other projectors make another checkpoint;
+            None with ``identity``.
         input_scale: Factor on x_i, so that it has the size of a token embedding.
         state_norm: ``l2`` divides P_out(h) by its length before the sum; without it a hidden state of norm ~50
             drowns a unit-norm embedding.
@@ -127,6 +129,7 @@ class FusionSpec(_Strict):
     """
 
     projector: Projector
+    projectors_sha256: Sha256 | None = None
     input_scale: float = Field(gt=0, le=1e4)
     state_norm: Norm = Norm.L2
     residual_gate: float = Field(ge=-1e3, le=1e3)
@@ -136,6 +139,12 @@ class FusionSpec(_Strict):
     def _query_needs_a_vector(self) -> Self:
         if self.residual_gate == 0 and not self.query_residual:
             raise ValueError("residual_gate 0 without query_residual leaves the query with a zero vector")
+        return self
+
+    @model_validator(mode="after")
+    def _identity_has_no_file(self) -> Self:
+        if self.projector is Projector.IDENTITY and self.projectors_sha256 is not None:
+            raise ValueError("projectors_sha256 is given, but projector is identity")
         return self
 
 
@@ -223,7 +232,7 @@ def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSp
 
     Args:
         folder: The checkpoint folder.
-        verify_hashes: Whether the backbones' digests are computed again (seconds per GB).
+        verify_hashes: Whether the weights' digests are computed again (seconds per GB).
 
     Raises:
         CheckpointError: Something is missing, is a pickle, or differs from ``resrank.json``.
@@ -242,4 +251,7 @@ def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSp
     if (spec.fusion.projector is Projector.LINEAR) != projectors.is_file():
         wanted = "missing" if spec.fusion.projector is Projector.LINEAR else "present"
         raise CheckpointError(f"{projectors}: {wanted}, but fusion.projector is {spec.fusion.projector.value}")
+    expected_projectors = spec.fusion.projectors_sha256
+    if verify_hashes and expected_projectors and (found := file_sha256(projectors)) != expected_projectors:
+        raise CheckpointError(f"{projectors}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected_projectors}")
     return spec

@@ -6,11 +6,12 @@ Imported by name only; the rest of ``resrank`` never pulls torch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -140,7 +141,10 @@ class ResRankModel(nn.Module):
         spec = validate_folder(folder, verify_hashes=verify_hashes)
         projectors: dict[str, Tensor] = {}
         if spec.fusion.projector is Projector.LINEAR:
-            projectors = load_file(folder / PROJECTORS_FILE)
+            try:
+                projectors = load_file(folder / PROJECTORS_FILE)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{folder / PROJECTORS_FILE}: cannot be read: {error}") from error
             if set(projectors) != {"p_in.weight", "p_out.weight"}:
                 raise CheckpointError(
                     f"{folder / PROJECTORS_FILE}: holds {sorted(projectors)}, not p_in.weight and p_out.weight"
@@ -258,12 +262,34 @@ _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}
 
 def _load_backbone(folder: Path) -> PreTrainedModel:
     try:
-        model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers and safetensors raise many kinds for an unusable folder
         raise CheckpointError(f"{folder}: transformers cannot load it: {error}") from error
+    refuse_missing_weights(folder, report["missing_keys"])
     return cast("PreTrainedModel", model)
+
+
+def refuse_missing_weights(folder: Path, missing_keys: Iterable[str]) -> None:
+    """Refuses a backbone of which transformers drew some weights at random.
+
+    Args:
+        folder: Where it was loaded from.
+        missing_keys: Of the loading report.
+
+    Raises:
+        CheckpointError: A weight that counts is missing; the message names the first.
+    """
+    # A pooler on top of the first token is made anew for masked-language models; no pooling here uses it.
+    missing = sorted(key for key in missing_keys if not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
 
 
 def _is_causal(backbone: PreTrainedModel) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +28,13 @@ from resrank.checkpoint import (
     Projector,
     PromptSpec,
     RerankerSpec,
+    file_sha256,
     folder_sha256,
     validate_folder,
     write_spec,
 )
 from resrank.errors import CheckpointError
+from resrank.modeling import refuse_missing_weights
 from resrank.tokenization import PromptTokenizer, load_tokenizer
 
 CHAT_PROMPT = PromptSpec(
@@ -119,12 +121,14 @@ def initialize(
         d, h = encoder_spec.embedding_dim, reranker_spec.hidden_size
         if d != h:
             save_file(projectors(d, h, seed=options.seed), partial / PROJECTORS_FILE)
+        projectors_sha256 = None if d == h else file_sha256(partial / PROJECTORS_FILE)
         spec = CheckpointSpec(
             name=options.name or f"{_short(encoder_source)}+{_short(reranker_source)}",
             encoder=encoder_spec,
             reranker=reranker_spec,
             fusion=FusionSpec(
                 projector=Projector.IDENTITY if d == h else Projector.LINEAR,
+                projectors_sha256=projectors_sha256,
                 # A semi-orthogonal P_in keeps the length of a unit vector when h >= d and keeps sqrt(h/d) of it, on
                 # average over directions, when it has to drop dimensions.
                 input_scale=token_norm / min(1.0, (h / d) ** 0.5),
@@ -172,9 +176,10 @@ def written_aside(out: Path) -> Iterator[Path]:
         CheckpointError: ``out`` exists already or cannot be written.
     """
     refuse_existing(out)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir(parents=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Not named by the process: in a container its id comes again, and what a killed one left would block it.
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
     try:
@@ -182,7 +187,11 @@ def written_aside(out: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 file.chmod(0o644)  # safetensors writes for the owner alone, but a server often runs as another user
-        partial.rename(out)
+        partial.chmod(0o755)  # made for the owner alone, too
+        try:
+            partial.rename(out)
+        except OSError as error:
+            raise CheckpointError(f"{out}: cannot be put in its place: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -258,10 +267,7 @@ def _load(folder: Path) -> PreTrainedModel:
     except Exception as error:  # transformers raises many kinds for an unusable folder
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{folder}: cannot be loaded as a safetensors model: {first_line}") from error
-    # A pooler on top of the first token is made anew for masked-language models; no pooling here uses it.
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
-    if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+    refuse_missing_weights(folder, report["missing_keys"])
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{folder}: encoder-decoder models are neither encoder nor reranker here")
     if not isinstance(getattr(model.config, "hidden_size", None), int):

@@ -69,7 +69,7 @@ def test_a_wrong_missing_or_unknown_field_is_named_with_its_file(
 
 
 def test_identity_projectors_need_equal_sizes(checkpoint: Path) -> None:
-    edit(checkpoint, lambda f: f["fusion"].update(projector="identity"))
+    edit(checkpoint, lambda f: f["fusion"].update(projector="identity", projectors_sha256=None))
 
     with pytest.raises(CheckpointError, match=r"embedding_dim \(32\) = reranker.hidden_size \(48\)"):
         read_spec(checkpoint)
@@ -103,6 +103,19 @@ def test_changed_weights_are_found(checkpoint: Path, backbone: str) -> None:
     with pytest.raises(CheckpointError, match=rf"{backbone}: sha256 is [0-9a-f]{{64}}, but resrank.json says"):
         validate_folder(checkpoint)
     assert validate_folder(checkpoint, verify_hashes=False).encoder.embedding_dim == 32
+
+
+def test_changed_projectors_are_found_and_are_another_checkpoint(checkpoint: Path) -> None:
+    weights = checkpoint / "projectors.safetensors"
+    before = validate_folder(checkpoint)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"projectors\.safetensors: sha256 is [0-9a-f]{64}, but"):
+        validate_folder(checkpoint)
+    edit(checkpoint, lambda f: f["fusion"].update(projectors_sha256=file_sha256(weights)))
+    assert validate_folder(checkpoint).digest() != before.digest()
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from resrank.checkpoint import Norm, read_spec, write_spec
+from resrank.checkpoint import Norm, folder_sha256, read_spec, write_spec
 from resrank.errors import CheckpointError
 from resrank.modeling import EXPORT_ATTENTION, ResRankModel
 from resrank.prompt import PromptLayout, pad_candidates
@@ -118,3 +119,25 @@ def test_sizes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_spec(spec.model_copy(update={"reranker": reranker}), folder)
     with pytest.raises(CheckpointError, match=r"reranker\.hidden_size: 64, but the backbone's hidden size is 48"):
         ResRankModel.from_checkpoint(folder)
+
+
+def test_a_weight_that_is_not_there_is_never_drawn_at_random(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    spec = make_tiny_checkpoint(folder)
+    file = folder / "reranker" / "model.safetensors"
+    weights = load_file(file)
+    del weights["layers.1.mlp.up_proj.weight"]
+    save_file(weights, file, metadata={"format": "pt"})
+    reranker = spec.reranker.model_copy(update={"sha256": folder_sha256(folder / "reranker")})
+    write_spec(spec.model_copy(update={"reranker": reranker}), folder)
+    with pytest.raises(CheckpointError, match=r"1 weights are missing, the first is layers\.1\.mlp\.up_proj"):
+        ResRankModel.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["reranker/model.safetensors", "projectors.safetensors"])
+def test_garbled_weights_are_a_checkpoint_error(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "tiny"
+    make_tiny_checkpoint(folder)
+    (folder / name).write_bytes(b"not safetensors")
+    with pytest.raises(CheckpointError, match=r"cannot (be read|load it)"):
+        ResRankModel.from_checkpoint(folder, verify_hashes=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,14 @@ def test_the_default_is_dense_start(bert: Path, llama: Path, tmp_path: Path) -> 
     assert spec.fusion.query_residual
     assert spec == validate_folder(tmp_path / "out")
     assert (spec.encoder.source, spec.reranker.source, spec.name) == ("bert", "llama", "bert+llama")
+
+
+def test_what_a_killed_run_left_does_not_block_the_next(bert: Path, llama: Path, tmp_path: Path) -> None:
+    left = tmp_path / f".out.{os.getpid()}.partial"  # in a container the same process id comes again
+    left.mkdir()
+    initialize(bert, llama, tmp_path / "out", SMALL)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+    assert sorted(tmp_path.iterdir()) == [left, tmp_path / "out"]
 
 
 def test_the_same_backbones_and_seed_give_the_same_checkpoint(bert: Path, llama: Path, tmp_path: Path) -> None:
