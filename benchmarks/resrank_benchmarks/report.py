@@ -60,8 +60,8 @@ class Report:
 
     def _table(self) -> Table:
         table = Table(box=None, header_style="bold")
-        for title in ("benchmark", "side"):
-            table.add_column(title)
+        table.add_column("benchmark")
+        table.add_column("side", no_wrap=True)
         for title in ("median", "p95", "range", "ratio", "target", ""):
             table.add_column(title, justify="right", no_wrap=True)
         for measurement in self.measurements:
