@@ -116,6 +116,8 @@ def _parse(path: Path, line: int, raw: bytes) -> Passage:
         raise bad(f"is not valid UTF-8 (byte {error.start + 1} of the line)") from error
     except json.JSONDecodeError as error:
         raise bad(f"is not valid JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise bad(f"is not valid JSON ({error})") from error
     except RecursionError as error:
         raise bad("is JSON nested too deeply") from error
     if not isinstance(content, dict):

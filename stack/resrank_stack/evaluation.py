@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +58,11 @@ def load_collection(folder: Path, split: str = "test") -> Collection:
     if queries_file is None:
         raise InvalidInputError("queries", f"{folder} has neither queries.jsonl nor queries.jsonl.gz")
     queries: dict[str, str] = {}
-    raw = queries_file.read_bytes()
-    lines = (gzip.decompress(raw) if queries_file.suffix == ".gz" else raw).split(b"\n")
+    try:
+        raw = queries_file.read_bytes()
+        lines = (gzip.decompress(raw) if queries_file.suffix == ".gz" else raw).split(b"\n")
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidInputError("queries", f"{queries_file} cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

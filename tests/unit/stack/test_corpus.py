@@ -45,6 +45,7 @@ def test_reads_beir_lines(tmp_path: Path, name: str) -> None:
     [
         (b"{", "is not valid JSON"),
         (b'{"_id": "\xff"}', "is not valid UTF-8 (byte 10 of the line)"),
+        (b'{"_id": ' + b"7" * 5000 + b"}", "is not valid JSON (Exceeds the limit"),
         (b"[1]", "must be a JSON object, not list"),
         (b"[" * 100_000, "nested too deeply"),
         ({"text": "x"}, "lacks the field _id"),

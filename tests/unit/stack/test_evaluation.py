@@ -91,3 +91,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (write(tmp_path, [], "1\ta\t1\n") / "queries.jsonl").unlink()
     with pytest.raises(InvalidInputError, match=r"neither queries.jsonl nor queries.jsonl.gz"):
         load_collection(tmp_path)
+
+
+def test_queries_that_cannot_be_unpacked_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, [], "1\ta\t1\n")
+    (folder / "queries.jsonl.gz").write_bytes(gzip.compress(b"{}" * 100)[:-10])
+    with pytest.raises(InvalidInputError, match=r"queries.jsonl.gz cannot be read"):
+        load_collection(folder)
