@@ -20,7 +20,7 @@ from resrank.errors import ExportError, ParityError
 from resrank.modeling import ResRankModel
 from resrank.names import Model
 from resrank.tokenization import PromptTokenizer
-from resrank_export.onnx_graphs import OPSET, export_encoder, export_reranker
+from resrank_export.onnx_graphs import OPSET, export_encoder, export_reranker, refuse_sliding_windows
 from resrank_export.parity import ParityGate, ParityResult, parity_table
 from resrank_export.repository import RepositoryPlan, check_target, write_repository
 
@@ -97,6 +97,8 @@ def export_checkpoint(
     check_target(out, force=force)
     progress(f"Loading {checkpoint}")
     model = ResRankModel.from_checkpoint(checkpoint)
+    layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
+    refuse_sliding_windows(model, layout)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.export-", dir=out.parent) as scratch:
         progress("Exporting the encoder to ONNX")
@@ -104,7 +106,7 @@ def export_checkpoint(
         progress("Exporting the reranker to ONNX")
         reranker_onnx = export_reranker(model, Path(scratch, Model.RERANKER))
         progress("Computing the fp32 reference")
-        gate = ParityGate(model, PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout)
+        gate = ParityGate(model, layout)
         tried: list[EngineChoice] = []
         refused: list[str] = []
         for options in wished:

@@ -107,6 +107,32 @@ def reranker_sample(embedding_dim: int) -> GraphSample:
     )
 
 
+def refuse_sliding_windows(model: ResRankModel, layout: PromptLayout) -> None:
+    """Refuses backbones whose attention would slide within the checkpoint's limits.
+
+    The graphs are exported without masks, so every position sees all before it (see
+    :func:`resrank.modeling.maskless_attention`). The parity gate draws typical lengths and need not reach the window.
+
+    Args:
+        model: The torch model.
+        layout: The checkpoint's prompt.
+
+    Raises:
+        ExportError: A window is shorter than the longest row; the message names both.
+    """
+    encoder, reranker = model.spec.encoder, model.spec.reranker
+    for name, backbone, longest in (
+        ("encoder", model.encoder, max(encoder.max_passage_tokens, encoder.max_query_tokens)),
+        ("reranker", model.reranker, layout.length(reranker.max_query_tokens, reranker.max_passages)),
+    ):
+        window = getattr(backbone.config, "sliding_window", None)
+        if window is not None and window < longest:
+            raise ExportError(
+                f"{name}: its attention slides over {window} positions, but the checkpoint's limits allow rows of "
+                f"{longest}; lower them"
+            )
+
+
 def export_encoder(model: ResRankModel, folder: Path) -> Path:
     """Writes the encoder's graph.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,13 @@ from resrank.modeling import ResRankModel
 from resrank.names import Model, Tensor
 from resrank.tokenization import PromptTokenizer
 from resrank_export import exporter
-from resrank_export.onnx_graphs import check_dynamic_axes, export_encoder, export_reranker, reranker_sample
+from resrank_export.onnx_graphs import (
+    check_dynamic_axes,
+    export_encoder,
+    export_reranker,
+    refuse_sliding_windows,
+    reranker_sample,
+)
 from resrank_export.parity import ParityGate, ParityResult, kendall_tau, parity_table
 from support.tiny_checkpoint import make_tiny_checkpoint
 
@@ -116,6 +123,20 @@ def test_a_frozen_axis_is_named(exported: Exported, tmp_path: Path) -> None:
     onnx.save(graph, tmp_path / "frozen.onnx")
     with pytest.raises(ExportError, match=r"axis 1 \(candidates\) of CANDIDATES was frozen to 5"):
         check_dynamic_axes(tmp_path / "frozen.onnx", reranker_sample(exported.model.spec.encoder.embedding_dim))
+
+
+def test_attention_that_slides_within_the_limits_is_refused(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "tiny")
+    config = tmp_path / "tiny" / "reranker" / "config.json"
+    fields = json.loads(config.read_text())
+    config.write_text(json.dumps({**fields, "model_type": "mistral", "architectures": None, "sliding_window": 60}))
+    model = ResRankModel.from_checkpoint(tmp_path / "tiny", verify_hashes=False)
+    layout = PromptTokenizer(tmp_path / "tiny" / "reranker", model.spec.reranker).layout
+    longest = layout.length(32, 16)
+    with pytest.raises(ExportError, match=f"reranker: its attention slides over 60 positions, .* rows of {longest}"):
+        refuse_sliding_windows(model, layout)
+    model.reranker.config.sliding_window = longest
+    refuse_sliding_windows(model, layout)
 
 
 def test_engines_refuse_what_they_cannot_run(tmp_path: Path) -> None:
