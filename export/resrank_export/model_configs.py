@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
 from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
-from resrank.limits import MAX_BATCH_SIZE
+from resrank.limits import MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
 
 CONFIG_FILE = "config.pbtxt"
@@ -64,7 +64,11 @@ def complete_configs(spec: CheckpointSpec, engine_parameters: Mapping[Model, Map
     for model in _PUBLIC:
         set_parameters(configs[model], identity)
     set_parameters(
-        configs[Model.RERANK_TEXT], {Parameter.EMBED_BATCH_SIZE: configs[Model.EMBED_PASSAGE].max_batch_size}
+        configs[Model.RERANK_TEXT],
+        {
+            Parameter.EMBED_BATCH_SIZE: configs[Model.EMBED_PASSAGE].max_batch_size,
+            Parameter.MAX_PASSAGES: min(spec.reranker.max_passages, MAX_TEXT_PASSAGES),
+        },
     )
     for model, parameters in engine_parameters.items():
         set_parameters(configs[model], parameters)

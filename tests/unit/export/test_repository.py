@@ -217,6 +217,15 @@ def configs(tmp_path: Path) -> Configs:
     return complete_configs(make_tiny_checkpoint(tmp_path / "checkpoint", query_residual=True), {})
 
 
+def test_every_model_tells_how_many_passages_it_takes_itself(plan: RepositoryPlan) -> None:
+    reranker = plan.spec.reranker.model_copy(update={"max_passages": 4096})
+    configs = complete_configs(plan.spec.model_copy(update={"reranker": reranker}), {})
+    told = {
+        model: configs[model].parameters["max_passages"].string_value for model in (Model.RERANK, Model.RERANK_TEXT)
+    }
+    assert told == {"rerank": "4096", "rerank_text": "1024"}
+
+
 def test_a_fork_is_refused(configs: Configs) -> None:
     steps = configs[Model.RERANK].ensemble_scheduling.step
     prompt = steps[2]
