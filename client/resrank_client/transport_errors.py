@@ -22,7 +22,6 @@ from resrank.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
-from resrank.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank_client.calls import Call, Server
 from resrank_client.deadline import Deadline
 
@@ -46,10 +45,11 @@ def _invalid_input(failure: _Failure) -> ResRankError:
 
 
 def _too_large(failure: _Failure) -> ResRankError:
+    sizes = re.search(r"\((?P<value>\d+) vs\. (?P<limit>\d+)\)", failure.details)
     return InvalidInputError(
         "request",
-        f"a gRPC message is too large, send fewer or smaller items: {failure.details}",
-        limit=MAX_GRPC_MESSAGE_BYTES,
+        f"a gRPC message is too large, in bytes, send fewer or smaller items: {failure.details}",
+        **(sizes.groupdict() if sizes else {}),
     )
 
 

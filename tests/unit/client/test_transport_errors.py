@@ -99,6 +99,13 @@ def test_tritons_own_refusal_is_invalid_input_of_the_request() -> None:
     assert "batch-size must be <= 8" in error.problem
 
 
+def test_a_message_too_large_tells_the_limit_that_was_met() -> None:
+    error = error_of(TRITON, StatusCode.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 8)")
+    assert isinstance(error, InvalidInputError)
+    assert (error.field, error.limit, error.value) == ("request", "8", "9")
+    assert "None" not in str(error_of(TRITON, StatusCode.RESOURCE_EXHAUSTED, "Sent message larger than max"))
+
+
 def test_only_what_is_worth_sending_again_is_retryable() -> None:
     assert error_of(TRITON, StatusCode.UNAVAILABLE, "Connection refused").retryable
     assert not error_of(TRITON, StatusCode.INVALID_ARGUMENT, "QUERY: empty").retryable
