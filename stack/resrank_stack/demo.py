@@ -118,7 +118,7 @@ def run(settings: DemoSettings, console: Console) -> None:
     check_corpus(corpus)  # before a minute is spent on what it would then fail
     checkpoint, spec = _make_checkpoint(settings, screen)
     repository = _export(settings, checkpoint, screen)
-    index = settings.work / "index"
+    index = settings.work / "demo-index"  # it is deleted, so not by the name that an index of the user's would have
     if owner := read_owner(index):
         raise StackError(f"{index} is in use by process {owner.pid}: stop it, or choose another folder with --work")
     shutil.rmtree(index, ignore_errors=True)  # a resumed build would say nothing about documents per second
