@@ -107,7 +107,7 @@ class DirectEngines:
         embedding = None
         if self._encoder is not None:
             embedding = self._encoder.run(self._workload.encoder_inputs)[Tensor.EMBEDDING]
-        return embedding, self._reranker.run(self._workload.reranker_inputs)
+        return embedding, self._reranker.run(self._workload.served_reranker_inputs)
 
     def scores(self) -> Float32:
         """FP32 [N], what the ensemble should answer."""

@@ -12,6 +12,7 @@ from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR
 from resrank.errors import InvalidInputError
 from resrank.names import Tensor
 from resrank.scoring import normalize
+from resrank.serving.engine_host import padded_length
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank_benchmarks.deployment import Deployment
 from resrank_benchmarks.measurement import BenchmarkError
@@ -33,13 +34,15 @@ class RerankWorkload:
         query: The query's text.
         candidates: FP16 [100, d], random vectors of length 1.
         encoder_inputs: Tensors of ``encoder`` for the query.
-        reranker_inputs: Tensors of ``reranker`` for query and candidates.
+        reranker_inputs: Tensors of ``reranker`` for query and candidates, without padding.
+        served_reranker_inputs: The same, the sequence padded as the engine's host pads it.
     """
 
     query: str
     candidates: NDArray[np.float16]
     encoder_inputs: dict[str, NDArray[Any]]
     reranker_inputs: dict[str, NDArray[Any]]
+    served_reranker_inputs: dict[str, NDArray[Any]]
 
 
 def rerank_workload(deployment: Deployment) -> RerankWorkload:
@@ -62,16 +65,20 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
     queries = EncoderTokenizer(deployment.checkpoint / ENCODER_DIR, spec.encoder, for_queries=True)
     tokens = queries.encode([query.encode()])
     prompt = prompts.layout.batch(prompts.encode([query.encode()]), [CANDIDATES])
+    reranker_inputs: dict[str, NDArray[Any]] = {
+        Tensor.INPUT_IDS: prompt.input_ids,
+        Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
+        Tensor.LAST_POSITION: prompt.last_position,
+        Tensor.CANDIDATES: candidates[None],
+    }
+    positions = prompt.input_ids.shape[1]
+    padded = np.pad(prompt.input_ids, ((0, 0), (0, padded_length(positions) - positions)))
     return RerankWorkload(
         query,
         candidates,
         {Tensor.INPUT_IDS: tokens.input_ids, Tensor.ATTENTION_MASK: tokens.attention_mask},
-        {
-            Tensor.INPUT_IDS: prompt.input_ids,
-            Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
-            Tensor.LAST_POSITION: prompt.last_position,
-            Tensor.CANDIDATES: candidates[None],
-        },
+        reranker_inputs,
+        reranker_inputs | {Tensor.INPUT_IDS: padded},
     )
 
 

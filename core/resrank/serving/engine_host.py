@@ -26,6 +26,11 @@ CALL_COST = 48
 intercept over slope of time against positions: 45 for a 22M encoder, 20 for a 135M reranker, and 20 to 30 more when
 the engine first sees a shape."""
 
+SEQUENCE_MULTIPLE = 16
+"""The reranker's rows are padded to a multiple of this. OpenVINO's bf16 products fall into slow blockings at some row
+counts: measured on 2 cores with a 135M decoder, 136 ms at 158 positions and 172 at 168, but 114 at 160 and 125 at 176.
+It also meets fewer shapes, each of which costs extra the first time."""
+
 MAX_POSITIONS = 8192
 """Positions in one call. Measured as above: time per position falls until about 64 rows of 128 tokens, then rises."""
 
@@ -50,7 +55,7 @@ class _Graph(Protocol):
         """Checks one request and tells each row's positions without padding, INT64 [B]."""
         ...
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
         """Pads single rows (arrays without batch dimension) to one batch for the engine."""
         ...
 
@@ -78,7 +83,7 @@ class EncoderGraph:
             raise InvalidInputError(Tensor.ATTENTION_MASK, "not ones on a row's tokens and zeros behind them")
         return lengths
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
         """See the protocol."""
         width = max(lengths)
         mask = np.arange(width) < np.asarray(lengths)[:, None]
@@ -119,13 +124,13 @@ class RerankerGraph:
         lengths: NDArray[np.int64] = np.maximum(positions.max(axis=1), last[:, 0]) + 1
         return lengths
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
         """See the protocol. Padding candidates repeat the row's last one at its own place (``resrank.prompt``)."""
         slots = max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows)
         positions = [np.pad(p, (0, slots - len(p)), mode="edge") for p in _column(rows, Tensor.PASSAGE_POSITIONS)]
         candidates = [pad_candidates(c[None], slots) for c in _column(rows, Tensor.CANDIDATES)]
         return {
-            Tensor.INPUT_IDS: _pad_ids(rows, lengths, max(lengths)),
+            Tensor.INPUT_IDS: _pad_ids(rows, lengths, min(padded_length(max(lengths)), limits.max_tokens)),
             Tensor.PASSAGE_POSITIONS: np.stack(positions),
             Tensor.LAST_POSITION: np.stack(_column(rows, Tensor.LAST_POSITION)),
             Tensor.CANDIDATES: np.concatenate(candidates),
@@ -198,7 +203,7 @@ class EngineStep:
         for group in group_rows(lengths, call_cost=CALL_COST, max_positions=MAX_POSITIONS):
             members = [rows[index] for index in group]
             try:
-                outputs = self._engine.run(self._graph.join(members, [lengths[index] for index in group]))
+                outputs = self._engine.run(self._graph.join(members, [lengths[index] for index in group], self._limits))
             except Exception as error:
                 for index in group:
                     results[index] = error
@@ -207,6 +212,11 @@ class EngineStep:
                 mine = {Tensor(name): array[place] for name, array in outputs.items()}
                 results[index] = self._graph.restore(row, mine)
         return results
+
+
+def padded_length(positions: int) -> int:
+    """The next multiple of ``SEQUENCE_MULTIPLE``."""
+    return -(-positions // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE
 
 
 def _gather(rows: Sequence[Outcome]) -> Outcome:
