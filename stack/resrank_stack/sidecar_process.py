@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,11 @@ import grpc
 
 from resrank_stack.ports import choose_ports
 from resrank_stack.process import ManagedProcess
+
+
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""Has malloc ask for huge pages. FAISS does not, and a flat search reads all vectors: over 100,000 x 384 measured at
+5.4 ms with them and 10.2 without, on a machine whose transparent huge pages are set to `madvise`, a usual default."""
 
 
 class SidecarProcess(ManagedProcess):
@@ -43,6 +49,8 @@ class SidecarProcess(ManagedProcess):
                 *(sys.executable, "-m", "resrank_retrieval"),
                 *("--index", index.absolute(), "--host", host, "--port", str(self.port)),
             ],
+            # A user's own tunables are left alone.
+            environment={"GLIBC_TUNABLES": _HUGE_PAGES} | os.environ,
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,
