@@ -21,6 +21,7 @@ from resrank.errors import InvalidInputError, QueueFullError, ResRankError, Retr
 from resrank.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
+from resrank_client.retrieval_calls import encoder_mismatch
 from resrank_stack.corpus import CorpusError, Passage, check_corpus, read_passages
 
 WINDOW = 4096
@@ -128,10 +129,7 @@ async def fill_index(
     encoder_sha256 = await encoder.encoder_sha256()
     description = await _called(sidecar.Describe(pb.DescribeRequest()))
     if description.encoder_sha256 and description.encoder_sha256 != encoder_sha256:
-        raise RetrievalError(
-            f"the index holds vectors of encoder {description.encoder_sha256}, Triton serves encoder {encoder_sha256}: "
-            "serve the index's encoder, or build another index"
-        )
+        raise RetrievalError(encoder_mismatch(description.encoder_sha256, encoder_sha256))
     report = BuildReport(passages)
     started = time.perf_counter()
     room = asyncio.Semaphore(settings.in_flight)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -10,11 +12,16 @@ from typing import Self
 
 from resrank.errors import StackError
 from resrank.names import MANIFEST_FILE
+from resrank_client.retrieval_calls import encoder_mismatch
 from resrank_stack.process import ManagedProcess
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
 
 _WATCH_S = 0.5
+_HEALTH_EVERY_S = 10.0
+_SILENCE_S = 60.0
+"""How long a running process may leave health checks unanswered. Triton 2.51 was seen to hang in its own handler of a
+segmentation fault, alive for its parent and deaf to everybody else."""
 
 OnLine = Callable[[str, str], None]
 """Called with the name of a process (``triton`` or ``retrieval``) and a line of its log."""
@@ -40,7 +47,7 @@ class LocalStack:
         sidecar: The sidecar process.
 
     Raises:
-        StackError: The repository has no manifest, a port is taken, or no Triton can be found.
+        StackError: The repository has no readable manifest, a port is taken, or no Triton can be found.
 
     Example:
         >>> with LocalStack(Path("var/repository"), Path("var/index")) as stack:
@@ -59,11 +66,7 @@ class LocalStack:
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
     ) -> None:
-        if not (repository / MANIFEST_FILE).is_file():
-            raise StackError(
-                f"{repository} has no {MANIFEST_FILE}, so it is no finished model repository: "
-                f"make one with resrank export CHECKPOINT --out {repository}"
-            )
+        self._encoder_sha256 = _encoder_of(repository)
         self.sidecar = SidecarProcess(
             index,
             host=host,
@@ -117,12 +120,16 @@ class LocalStack:
             True when both are ready, False when cancelled.
 
         Raises:
-            StackError: One ended or was not ready in time; the message has the last lines of its log.
+            StackError: One ended or was not ready in time, with the last lines of its log, or the index belongs to
+                another encoder than the repository's.
         """
         if not all(process.wait_ready(cancelled) for process in self._processes):
             return False
         for process in self._processes:  # the one that was ready first may have died while the other loaded
             process.check_alive()
+        index_encoder = self.sidecar.encoder_sha256()
+        if index_encoder and index_encoder != self._encoder_sha256:
+            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
         return True
 
     def watch(self, stop: threading.Event) -> None:
@@ -132,11 +139,25 @@ class LocalStack:
             stop: Set by the caller, for instance from a signal handler.
 
         Raises:
-            StackError: One of the processes ended; the message has the last lines of its log.
+            StackError: One of the processes ended or answers no more; the message has the last lines of its log.
         """
+        asked = time.monotonic()
+        answered = dict.fromkeys(self._processes, asked)
         while not stop.wait(_WATCH_S):
             for process in self._processes:
                 process.check_alive()
+            now = time.monotonic()
+            if now - asked < _HEALTH_EVERY_S:
+                continue
+            asked = now
+            for process in self._processes:
+                if process.is_ready():
+                    answered[process] = now
+                elif now - answered[process] > _SILENCE_S:
+                    raise StackError(
+                        f"{process.name} runs but has answered no health check for {now - answered[process]:.0f} s. "
+                        f"Its last lines:\n{process.log_tail()}"
+                    )
 
     def stop(self, grace_s: float = 30.0) -> None:
         """Drains and ends both, at the same time; harmless when repeated.
@@ -148,3 +169,17 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
+
+
+def _encoder_of(repository: Path) -> str:
+    """The digest of a repository's encoder, as its manifest tells it."""
+    manifest = repository / MANIFEST_FILE
+    again = f"make one with resrank export CHECKPOINT --out {repository}"
+    try:
+        return str(json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]["encoder_sha256"])
+    except FileNotFoundError:
+        raise StackError(
+            f"{repository} has no {MANIFEST_FILE}, so it is no finished model repository: {again}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{manifest} is not a manifest as export writes it ({error!r}): {again}") from None

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +22,19 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from resrank.errors import StackError
+from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.retrieval.v1 import retrieval_pb2_grpc
+from resrank_stack import local_stack
 from resrank_stack.local_stack import LocalStack
 from resrank_stack.ports import choose_ports
+
+ENCODER = "a" * 64
 
 
 @pytest.fixture
 def exported(repository: Path) -> Path:
-    (repository / "manifest.json").write_text("{}")
+    (repository / "manifest.json").write_text(json.dumps({"checkpoint": {"encoder_sha256": ENCODER}}))
     return repository
 
 
@@ -155,3 +163,30 @@ def test_logs_are_kept_and_followed(exported: Path, tmp_path: Path) -> None:
         pass
     for name in ("triton", "retrieval"):
         assert [line for source, line in lines if source == name] == (log_dir / f"{name}.log").read_text().splitlines()
+
+
+def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) -> None:
+    other = "b" * 64
+    with LocalStack(exported, tmp_path / "index") as stack, grpc.insecure_channel(stack.sidecar.address) as channel:
+        record = pb.Record(id="p", title="t", embedding=np.ones(4, "<f2").tobytes())
+        batch = pb.UpsertRequest(encoder_sha256=other, dimension=4, records=[record])
+        retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(iter([batch]))
+    with pytest.raises(StackError, match=f"belongs to encoder {other}, Triton serves encoder {ENCODER}"):
+        LocalStack(exported, tmp_path / "index").__enter__()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": 1}'])
+def test_a_manifest_that_is_none_is_refused(exported: Path, tmp_path: Path, content: str) -> None:
+    (exported / "manifest.json").write_text(content)
+    with pytest.raises(StackError, match="is not a manifest as export writes it"):
+        LocalStack(exported, tmp_path / "index")
+
+
+def test_a_server_that_hangs_ends_the_stack(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_stack, "_HEALTH_EVERY_S", 0.5)
+    monkeypatch.setattr(local_stack, "_SILENCE_S", 2.0)
+    with LocalStack(exported, tmp_path / "index") as stack:
+        os.kill(stack.sidecar.pid, signal.SIGSTOP)
+        with pytest.raises(StackError, match="retrieval sidecar runs but has answered no health check"):
+            stack.watch(threading.Event())
+        os.kill(stack.sidecar.pid, signal.SIGCONT)
