@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -32,6 +33,9 @@ class SidecarProcess(ManagedProcess):
         log_path: File for its log; an unnamed temporary file when None.
         on_line: Called with each line of its log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits. Opening a large index reads it.
+
+    Raises:
+        StackError: The port is taken, or ``resrank[retrieval]`` is not installed.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class SidecarProcess(ManagedProcess):
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
     ) -> None:
+        if find_spec("faiss") is None or find_spec("grpc_health") is None:
+            raise StackError("the retrieval sidecar is not installed here: pip install 'resrank[retrieval]'")
         self.index = index
         self.host = host
         (self.port,) = choose_ports(host, port)

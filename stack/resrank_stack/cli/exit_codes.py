@@ -54,7 +54,7 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "openvino": "cpu",
-    "psutil": "server",
+    "psutil": "cli",
     "pydantic": "cli",
     "safetensors": "export",
     "sentence_transformers": "dev",
