@@ -10,7 +10,7 @@ import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -168,8 +168,7 @@ class CheckpointSpec(_Strict):
 
     def digest(self) -> str:
         """Hex SHA-256 over the canonical JSON of all fields (which hold the weights' digests)."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return _canonical_sha256(self.model_dump(mode="json"))
 
 
 def encoder_identity(spec: CheckpointSpec) -> str:
@@ -178,7 +177,11 @@ def encoder_identity(spec: CheckpointSpec) -> str:
     Two checkpoints with this in common can share an index; any other difference makes vectors that do not belong
     together, even when the dimension is the same.
     """
-    fields = spec.encoder.model_dump(mode="json", exclude={"source"})
+    return _canonical_sha256(spec.encoder.model_dump(mode="json", exclude={"source"}))
+
+
+def _canonical_sha256(fields: dict[str, Any]) -> str:
+    """Hex SHA-256 over the one way to write these fields as JSON."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

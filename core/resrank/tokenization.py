@@ -71,14 +71,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def decode_text(raw: bytes, field: str, *, max_bytes: int, allow_empty: bool = False) -> str:
+def decode_text(raw: bytes, field: str, *, max_bytes: int) -> str:
     """Turns a BYTES element into text, or says what is wrong with it.
 
     Args:
         raw: The element as it came.
         field: Name for the error.
         max_bytes: Longest accepted, checked before anything else is allocated.
-        allow_empty: Whether whitespace alone is accepted.
 
     Raises:
         InvalidInputError: Too long, not UTF-8, or empty.
@@ -89,9 +88,23 @@ def decode_text(raw: bytes, field: str, *, max_bytes: int, allow_empty: bool = F
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInputError(field, f"not valid UTF-8 at byte {error.start}") from None
-    if not allow_empty and not text.strip():
+    if not text.strip():
         raise InvalidInputError(field, "empty or only whitespace")
     return text
+
+
+def pad_tokens(rows: Sequence[Sequence[int]]) -> TokenBatch:
+    """Pads rows of token ids on the right to the longest.
+
+    Args:
+        rows: Token ids, unequal lengths allowed.
+    """
+    input_ids = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for index, row in enumerate(rows):
+        input_ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return TokenBatch(input_ids, mask)
 
 
 def row_field(tensor: Tensor, row: int, rows: int) -> str:
@@ -161,13 +174,7 @@ class EncoderTokenizer:
                     raise InvalidInputError(name, "too many tokens", limit=self._max_tokens, value=found)
                 ids = ids[: self._room]
             rows.append([*self._head, *ids, *self._tail])
-        width = max(len(row) for row in rows)
-        input_ids = np.zeros((len(rows), width), dtype=np.int64)
-        mask = np.zeros_like(input_ids)
-        for index, row_ids in enumerate(rows):
-            input_ids[index, : len(row_ids)] = row_ids
-            mask[index, : len(row_ids)] = 1
-        return TokenBatch(input_ids, mask)
+        return pad_tokens(rows)
 
 
 class PromptTokenizer:

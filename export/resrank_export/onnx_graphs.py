@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,12 @@ from torch.export import Dim
 
 from resrank.errors import ExportError
 from resrank.modeling import ResRankModel
-from resrank.names import Tensor
+from resrank.names import ENGINE_FILE, Tensor
 from resrank.prompt import PromptLayout
 
 OPSET = 18
 """The CPU engines' opset. From 23 on ONNX has Attention as one operator, but OpenVINO 2026.4 refuses the grouped-query
 form of it (`key_input_correctness`); decomposed, both engines fuse it themselves."""
-
-MODEL_FILE = "model.onnx"
 
 
 class EncoderGraph(nn.Module):
@@ -158,7 +157,7 @@ def _export(model: ResRankModel, graph: nn.Module, sample: GraphSample, folder: 
     dims = {name: Dim(name) for axes in sample.axes.values() for name in axes.values()}
     dynamic_shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MODEL_FILE
+    path = folder / ENGINE_FILE
     try:
         with model.exporting(), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
             # The exporter warns that equal axes share one name, which is what is wanted.
@@ -203,17 +202,14 @@ def check_dynamic_axes(path: Path, sample: GraphSample) -> None:
                 raise ExportError(f"{path}: axis {axis} ({name}) of {tensor.value} was frozen to {size}")
 
 
-class _quiet:  # noqa: N801 - reads as a verb in a with statement
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
     """Raises the level of chatty loggers for the time of an export."""
-
-    def __init__(self, *names: str) -> None:
-        self._loggers = [logging.getLogger(name) for name in names]
-
-    def __enter__(self) -> None:
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
             logger.setLevel(level)

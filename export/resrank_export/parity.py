@@ -19,6 +19,7 @@ from resrank.modeling import ResRankModel
 from resrank.names import Model, Tensor
 from resrank.prompt import PromptLayout, pad_candidates
 from resrank.scoring import Float32, normalize, score
+from resrank.tokenization import pad_tokens
 
 _SEED = 2604_22180
 _ENCODER_ROWS = 8
@@ -171,9 +172,12 @@ class ParityGate:
         longest = self._model.spec.encoder.max_passage_tokens
         lengths = np.unique(np.geomspace(3, longest, _ENCODER_ROWS).astype(int))
         rows = [self._random_tokens(rng, int(length), self._model.encoder) for length in lengths]
-        inputs = _pad(rows)
-        alone = [self._encode_alone(row) for row in rows]
-        return EncoderCase(inputs, np.concatenate(alone))
+        padded = pad_tokens(rows)
+        inputs: dict[str, NDArray[Any]] = {
+            Tensor.INPUT_IDS: padded.input_ids,
+            Tensor.ATTENTION_MASK: padded.attention_mask,
+        }
+        return EncoderCase(inputs, np.concatenate([self._encode_alone(row) for row in rows]))
 
     def _draw_reranker_case(self, rng: np.random.Generator) -> RerankerCase:
         spec = self._model.spec
@@ -255,12 +259,3 @@ def parity_table(results: list[ParityResult]) -> str:
 def _least_cosine(reference: list[Float32], found: list[Float32]) -> float:
     pairs = zip(reference, found, strict=True)
     return min(float(np.einsum("nd,nd->n", normalize(a), normalize(b)).min()) for a, b in pairs)
-
-
-def _pad(rows: list[list[int]]) -> dict[str, NDArray[Any]]:
-    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = row
-        mask[index, : len(row)] = 1
-    return {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: mask}

@@ -30,7 +30,6 @@ class TritonProcess(ManagedProcess):
         repository: Model repository folder.
         host: Address to listen on.
         grpc_port: Port for gRPC; a free one when None.
-        http_port: Port for HTTP; off when None.
         metrics_port: Port for the Prometheus metrics; a free one when None.
         log_path: File for the server's log; an unnamed temporary file when None.
         on_line: Called with each line of the server's log, in a thread of its own.
@@ -52,7 +51,6 @@ class TritonProcess(ManagedProcess):
         *,
         host: str = "127.0.0.1",
         grpc_port: int | None = None,
-        http_port: int | None = None,
         metrics_port: int | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
@@ -66,7 +64,6 @@ class TritonProcess(ManagedProcess):
         self.repository = repository
         self.host = host
         self.grpc_port, self.metrics_port = choose_ports(host, grpc_port, metrics_port)
-        self.http_port = http_port
         self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
         super().__init__(
             "tritonserver",
@@ -106,15 +103,12 @@ class TritonProcess(ManagedProcess):
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-address={self.host}",
             f"--grpc-port={self.grpc_port}",
+            "--allow-http=false",
             f"--metrics-address={self.host}",
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
             f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
         ]
-        if self.http_port is None:
-            flags.append("--allow-http=false")
-        else:
-            flags += [f"--http-address={self.host}", f"--http-port={self.http_port}"]
         if self.install.backend_directory is not None:
             flags.append(f"--backend-directory={self.install.backend_directory}")
         return flags

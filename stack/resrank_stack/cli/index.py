@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resrank.errors import IndexFolderError
+from resrank.limits import MAX_BATCH_SIZE
 from resrank_stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
-BatchSizeOption = Annotated[int, typer.Option(min=1, max=64, help="Passages in one request and one transaction.")]
+BatchSizeOption = Annotated[
+    int, typer.Option(min=1, max=MAX_BATCH_SIZE, help="Passages in one request and one transaction.")
+]
 InFlightOption = Annotated[int, typer.Option(min=1, max=64, help="Requests to Triton under way at once.")]
 CorpusArgument = Annotated[
     Path, typer.Argument(help="JSON lines with _id, title and text (BEIR); .gz is unpacked.", metavar="CORPUS")
@@ -31,7 +34,7 @@ def build(
     corpus: CorpusArgument,
     index: IndexOption,
     triton_url: TritonUrlOption = "localhost:8001",
-    batch_size: BatchSizeOption = 64,
+    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
     in_flight: InFlightOption = 4,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -51,7 +54,7 @@ def upsert(
     corpus: CorpusArgument,
     index: IndexOption,
     triton_url: TritonUrlOption = "localhost:8001",
-    batch_size: BatchSizeOption = 64,
+    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
     in_flight: InFlightOption = 4,
     output: OutputOption = Output.TEXT,
 ) -> None:
