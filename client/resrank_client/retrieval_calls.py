@@ -70,7 +70,7 @@ def search(
     """
 
     def parse(response: retrieval_pb2.SearchResponse) -> Candidates:
-        _check_encoder(response.encoder_sha256, encoder_sha256)
+        check_encoder(response.encoder_sha256, encoder_sha256)
         count = len(response.ids)
         embeddings = None
         if include_embeddings and count:
@@ -123,6 +123,11 @@ def encoder_mismatch(index: str, server: str) -> str:
     )
 
 
-def _check_encoder(index: str, server: str | None) -> None:
+def check_encoder(index: str, server: str | None) -> None:
+    """Refuses an index of another encoder than the server's; an empty index belongs to none yet.
+
+    Raises:
+        RetrievalError: The two differ.
+    """
     if index and server is not None and index != server:
         raise RetrievalError(encoder_mismatch(index, server))

@@ -21,7 +21,7 @@ from resrank.errors import InvalidInputError, QueueFullError, ResRankError, Retr
 from resrank.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
-from resrank_client.retrieval_calls import encoder_mismatch
+from resrank_client.retrieval_calls import check_encoder
 from resrank_stack.corpus import CorpusError, Passage, check_corpus, read_passages
 
 WINDOW = 4096
@@ -127,9 +127,7 @@ async def fill_index(
     settings = settings or BuildSettings()
     passages, repeated = await asyncio.to_thread(check_corpus, corpus)
     encoder_sha256 = await encoder.encoder_sha256()
-    description = await _called(sidecar.Describe(pb.DescribeRequest()))
-    if description.encoder_sha256 and description.encoder_sha256 != encoder_sha256:
-        raise RetrievalError(encoder_mismatch(description.encoder_sha256, encoder_sha256))
+    check_encoder((await describe(sidecar)).encoder_sha256, encoder_sha256)
     report = BuildReport(passages)
     started = time.perf_counter()
     room = asyncio.Semaphore(settings.in_flight)
