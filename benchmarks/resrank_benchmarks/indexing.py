@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from resrank.checkpoint import ENCODER_DIR, Norm
+from resrank.corpus import Passage, check_corpus, read_passages
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.names import Model
 from resrank.retrieval.v1 import retrieval_pb2 as pb
@@ -25,7 +26,6 @@ from resrank_benchmarks.machine import usable_cores
 from resrank_benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank_client import AsyncResRankClient, ResRankClient
 from resrank_export.initialize import quiet_transformers
-from resrank_stack.corpus import Passage, check_corpus, read_passages
 from resrank_stack.index_build import fill_index, sidecar_of
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess

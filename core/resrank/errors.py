@@ -109,3 +109,7 @@ class IndexFolderError(RetrievalError):
 
 class StackError(ResRankError):
     """A process of the local stack could not be prepared, died, or did not become ready in time."""
+
+
+class TrainingError(ResRankError):
+    """A training run had to stop, or had nothing worth keeping; the message says what stays on the disk."""

@@ -16,6 +16,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from resrank.durability import flush
 from resrank_retrieval.dense import FaissDenseIndex
 from resrank_retrieval.records import HalfMatrix, Keys
 from resrank_retrieval.vector_table import VectorTable
@@ -59,11 +60,7 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    flush(folder)
 
 
 def restore(

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from resrank.corpus import CorpusError, Passage, check_corpus, read_passages
 from resrank.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
 from resrank.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
 from resrank_client.retrieval_calls import check_encoder
-from resrank_stack.corpus import CorpusError, Passage, check_corpus, read_passages
 
 WINDOW = 4096
 """Passages sorted by length together: long enough that a batch's rows are of nearly one length and pad each other
@@ -135,7 +135,7 @@ async def fill_index(
     async def store(batch: Sequence[Passage]) -> None:
         try:
             vectors = await _embed(corpus, encoder, batch, report, patience_s=settings.batch_timeout_s)
-            response = await _called(sidecar.Upsert(iter([_request(encoder_sha256, batch, vectors)])))
+            response = await called(sidecar.Upsert(iter([_request(encoder_sha256, batch, vectors)])))
         finally:
             room.release()
         report.inserted += response.inserted
@@ -147,7 +147,7 @@ async def fill_index(
         async with asyncio.TaskGroup() as tasks:
             source = (passage for passage in read_passages(corpus) if passage.line not in repeated)
             for window in _blocks(source, WINDOW):
-                wanted = await _changed(sidecar, window) if settings.skip_unchanged else window
+                wanted = await changed_passages(sidecar, window) if settings.skip_unchanged else window
                 report.unchanged += len(window) - len(wanted)
                 progress(report)
                 wanted.sort(key=lambda passage: len(passage.encoder_text))
@@ -180,10 +180,10 @@ async def sidecar_of(index: Path) -> AsyncIterator[retrieval_pb2_grpc.RetrievalS
 
     address = await _owner_address(index)
     if address is not None:
-        async with _connected(address) as stub:
+        async with connected(address) as stub:
             yield stub
         return
-    async with SidecarServer(SidecarSettings(index=index, port=0)) as sidecar, _connected(sidecar.address) as stub:
+    async with SidecarServer(SidecarSettings(index=index, port=0)) as sidecar, connected(sidecar.address) as stub:
         yield stub
 
 
@@ -202,7 +202,7 @@ async def delete_records(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, 
     """
     missing: list[str] = []
     for block in _blocks(dict.fromkeys(ids), MAX_MESSAGE_RECORDS):
-        missing += (await _called(sidecar.Delete(pb.DeleteRequest(ids=block)))).missing_ids
+        missing += (await called(sidecar.Delete(pb.DeleteRequest(ids=block)))).missing_ids
     return missing
 
 
@@ -212,7 +212,7 @@ async def describe(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub) -> pb.
     Raises:
         RetrievalError: The sidecar failed.
     """
-    response: pb.DescribeResponse = await _called(sidecar.Describe(pb.DescribeRequest()))
+    response: pb.DescribeResponse = await called(sidecar.Describe(pb.DescribeRequest()))
     return response
 
 
@@ -259,13 +259,19 @@ def _request(encoder_sha256: str, batch: Sequence[Passage], vectors: NDArray[np.
     )
 
 
-async def _changed(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, window: Sequence[Passage]) -> list[Passage]:
-    """The passages that the index does not hold with this content."""
+async def changed_passages(
+    sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, passages: Sequence[Passage]
+) -> list[Passage]:
+    """The passages that the index does not hold with this content.
+
+    Raises:
+        RetrievalError: The sidecar failed.
+    """
     stored: dict[str, bytes] = {}
-    for block in _blocks(window, MAX_MESSAGE_RECORDS):
-        response = await _called(sidecar.Get(pb.GetRequest(ids=[passage.id for passage in block])))
+    for block in _blocks(passages, MAX_MESSAGE_RECORDS):
+        response = await called(sidecar.Get(pb.GetRequest(ids=[passage.id for passage in block])))
         stored.update((record.id, record.content_sha256) for record in response.records)
-    return [passage for passage in window if stored.get(passage.id) != passage.content_sha256]
+    return [passage for passage in passages if stored.get(passage.id) != passage.content_sha256]
 
 
 async def _owner_address(index: Path) -> str | None:
@@ -282,7 +288,12 @@ async def _owner_address(index: Path) -> str | None:
 
 
 @asynccontextmanager
-async def _connected(address: str) -> AsyncIterator[retrieval_pb2_grpc.RetrievalServiceAsyncStub]:
+async def connected(address: str) -> AsyncIterator[retrieval_pb2_grpc.RetrievalServiceAsyncStub]:
+    """A stub connected to a sidecar.
+
+    Args:
+        address: ``host:port``.
+    """
     options = [
         ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
@@ -291,7 +302,12 @@ async def _connected(address: str) -> AsyncIterator[retrieval_pb2_grpc.Retrieval
         yield retrieval_pb2_grpc.RetrievalServiceStub(channel)
 
 
-async def _called(call: Any) -> Any:
+async def called(call: Any) -> Any:
+    """Awaits a call to the sidecar.
+
+    Raises:
+        RetrievalError: It refused or failed; QueueFullError and ServerUnavailableError where that is what happened.
+    """
     try:
         return await call
     except grpc.aio.AioRpcError as error:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from resrank.corpus import CorpusError, check_corpus, read_passages
 from resrank.errors import InvalidInputError
 from resrank.passage import content_sha256
 from resrank_stack.cli.exit_codes import ExitCode, exit_code
-from resrank_stack.corpus import CorpusError, check_corpus, read_passages
 
 GOOD = {"_id": "1", "title": "Lava", "text": "is hot"}
 
@@ -76,6 +76,16 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None
 def test_repeated_passages_are_told_and_counted_once(tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.jsonl", GOOD, {**GOOD, "_id": "2"}, GOOD)
     assert check_corpus(corpus) == (2, {3})
+
+
+def test_empty_passages_are_left_out_and_told_where_the_caller_wants_to_know(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "corpus.jsonl", GOOD, {"_id": "2", "title": " ", "text": ""}, {**GOOD, "_id": "3"})
+    empty: list[str] = []
+    assert check_corpus(corpus, on_empty=empty.append) == (2, set())
+    assert empty == ["2"]
+    assert [passage.id for passage in read_passages(corpus, on_empty=empty.append)] == ["1", "3"]
+    with pytest.raises(CorpusError, match=r":2: _id '2' has neither title nor text"):
+        list(read_passages(corpus))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

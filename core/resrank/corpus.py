@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from resrank.errors import InvalidInputError
+from resrank.json_lines import read_json_lines
 from resrank.limits import MAX_ID_BYTES, MAX_METADATA_BYTES, MAX_PASSAGE_BYTES
 from resrank.passage import content_sha256, encoder_text
 
@@ -48,11 +47,13 @@ class Passage:
         return content_sha256(self.title, self.text, self.metadata)
 
 
-def read_passages(path: Path) -> Iterator[Passage]:
+def read_passages(path: Path, *, on_empty: Callable[[str], None] | None = None) -> Iterator[Passage]:
     """Reads a corpus line by line, skipping blank lines.
 
     Args:
         path: The file; read as gzip when its name ends in ``.gz``.
+        on_empty: Called with the id of a passage that has neither title nor text, which is then left out: standard
+            collections have some. None: such a passage is an error.
 
     Yields:
         Valid passages, in the file's order.
@@ -60,23 +61,37 @@ def read_passages(path: Path) -> Iterator[Passage]:
     Raises:
         CorpusError: The file cannot be opened or unpacked, or a line breaks a rule.
     """
-    line = 0
-    try:
-        with _open(path) as file:
-            for line, raw in enumerate(file, start=1):
-                if raw.strip():
-                    yield _parse(path, line, raw)
-    except (OSError, EOFError, zlib.error) as error:
-        where = f"{path}:{line + 1}" if line else str(path)
-        reason = getattr(error, "strerror", None) or error
-        raise CorpusError(where, f"cannot be read ({reason})") from error
+    for line, record in read_json_lines(path, CorpusError):
+        passage = _parse(path, line, record)
+        if passage.encoder_text:
+            yield passage
+        elif on_empty is None:
+            raise CorpusError(f"{path}:{line}", f"_id {passage.id!r} has neither title nor text")
+        else:
+            on_empty(passage.id)
 
 
-def check_corpus(path: Path) -> tuple[int, set[int]]:
+def corpus_file(folder: Path) -> Path:
+    """The corpus of a folder in BEIR layout.
+
+    Args:
+        folder: Holds ``corpus.jsonl.gz`` or ``corpus.jsonl``.
+
+    Raises:
+        InvalidInputError: It holds neither.
+    """
+    for name in ("corpus.jsonl.gz", "corpus.jsonl"):
+        if (path := folder / name).is_file():
+            return path
+    raise InvalidInputError("corpus", f"{folder} has neither corpus.jsonl nor corpus.jsonl.gz")
+
+
+def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -> tuple[int, set[int]]:
     """Reads a whole corpus without keeping it, so that a bad line is known before hours of encoding, not after.
 
     Args:
         path: The file.
+        on_empty: As :func:`read_passages`.
 
     Returns:
         How many distinct passages it holds, and the numbers of the lines that repeat an earlier passage word for word.
@@ -86,7 +101,7 @@ def check_corpus(path: Path) -> tuple[int, set[int]]:
     """
     first: dict[str, tuple[int, bytes]] = {}
     repeated: set[int] = set()
-    for passage in read_passages(path):
+    for passage in read_passages(path, on_empty=on_empty):
         digest = passage.content_sha256[:8]  # 64 bits tell two contents of one id apart
         line, known = first.setdefault(passage.id, (passage.line, digest))
         if line == passage.line:
@@ -102,26 +117,10 @@ def check_corpus(path: Path) -> tuple[int, set[int]]:
     return len(first), repeated
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _parse(path: Path, line: int, raw: bytes) -> Passage:
+def _parse(path: Path, line: int, content: dict[str, Any]) -> Passage:
     def bad(problem: str) -> CorpusError:
         return CorpusError(f"{path}:{line}", problem)
 
-    try:
-        content = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise bad(f"is not valid UTF-8 (byte {error.start + 1} of the line)") from error
-    except json.JSONDecodeError as error:
-        raise bad(f"is not valid JSON ({error.msg} at column {error.colno})") from error
-    except ValueError as error:  # a number of more digits than Python reads
-        raise bad(f"is not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise bad("is JSON nested too deeply") from error
-    if not isinstance(content, dict):
-        raise bad(f"must be a JSON object, not {type(content).__name__}")
     if "_id" not in content:
         raise bad("lacks the field _id")
     texts = {name: content.get(name, "") for name in ("_id", "title", "text")}
@@ -152,8 +151,6 @@ def _check(passage: Passage, bad: Callable[[str], CorpusError]) -> None:
             raise bad(f"{name} is not valid Unicode: a lone surrogate at character {error.start + 1}") from error
     if not passage.id or "\0" in passage.id:
         raise bad("_id is empty or holds a NUL character")
-    if not passage.encoder_text:
-        raise bad(f"_id {passage.id!r} has neither title nor text")
     # One byte for the space that joins title and text for the encoder.
     limits = {"_id": MAX_ID_BYTES, "title and text": MAX_PASSAGE_BYTES - 1, "metadata": MAX_METADATA_BYTES}
     for name, limit in limits.items():
