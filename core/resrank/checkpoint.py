@@ -10,18 +10,21 @@ import hashlib
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from resrank.errors import CheckpointError
 from resrank.limits import MAX_EMBEDDING_DIM
 from resrank.names import CHECKPOINT_FILE
+from resrank.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
 
 ENCODER_DIR = "encoder"
 RERANKER_DIR = "reranker"
 PROJECTORS_FILE = "projectors.safetensors"
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_KIND = "adapter"
+"""What the ``resrank.json`` of an adapter checkpoint says in ``kind``; a full checkpoint's has no such field."""
+
 _HASH_CHUNK_BYTES = 1 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -49,11 +52,13 @@ class Projector(StrEnum):
     LINEAR = "linear"
 
 
-class _Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Fields of a file: unknown ones are refused, read ones never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class EncoderSpec(_Strict):
+class EncoderSpec(StrictModel):
     """The Encoder-LLM: text to one vector of dimension d.
 
     Attributes:
@@ -81,7 +86,7 @@ class EncoderSpec(_Strict):
     append_eos: bool = False
 
 
-class PromptSpec(_Strict):
+class PromptSpec(StrictModel):
     """The text around the query and the passage slots; special tokens written in it are control tokens.
 
     The sequence is ``before_query + query + before_passages + [slots] + after_passages + EOS``.
@@ -92,7 +97,7 @@ class PromptSpec(_Strict):
     after_passages: str
 
 
-class RerankerSpec(_Strict):
+class RerankerSpec(StrictModel):
     """The Reranker-LLM: the query's text and one position per passage to hidden states.
 
     Attributes:
@@ -114,7 +119,7 @@ class RerankerSpec(_Strict):
     eos_token: str = Field(min_length=1)
 
 
-class FusionSpec(_Strict):
+class FusionSpec(StrictModel):
     """How e_i enters the reranker and how its hidden state joins e_i again (DESIGN: x_i, z_i, z_q).
 
     Attributes:
@@ -148,7 +153,7 @@ class FusionSpec(_Strict):
         return self
 
 
-class CheckpointSpec(_Strict):
+class CheckpointSpec(StrictModel):
     """``resrank.json``: every field of the model, validated as a whole."""
 
     schema_version: Literal[1] = 1
@@ -159,16 +164,23 @@ class CheckpointSpec(_Strict):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
-        d, h = self.encoder.embedding_dim, self.reranker.hidden_size
-        if self.fusion.projector is Projector.IDENTITY and d != h:
-            raise ValueError(
-                f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})"
-            )
+        refuse_unequal_sizes(self.encoder, self.reranker, self.fusion)
         return self
 
     def digest(self) -> str:
         """Hex SHA-256 over the canonical JSON of all fields (which hold the weights' digests)."""
-        return _canonical_sha256(self.model_dump(mode="json"))
+        return canonical_sha256(self.model_dump(mode="json"))
+
+
+def refuse_unequal_sizes(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> None:
+    """Holds the identity in place of projectors against the two sizes.
+
+    Raises:
+        ValueError: The sizes differ.
+    """
+    d, h = encoder.embedding_dim, reranker.hidden_size
+    if fusion.projector is Projector.IDENTITY and d != h:
+        raise ValueError(f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})")
 
 
 def encoder_identity(spec: CheckpointSpec) -> str:
@@ -177,10 +189,10 @@ def encoder_identity(spec: CheckpointSpec) -> str:
     Two checkpoints with this in common can share an index; any other difference makes vectors that do not belong
     together, even when the dimension is the same.
     """
-    return _canonical_sha256(spec.encoder.model_dump(mode="json", exclude={"source"}))
+    return canonical_sha256(spec.encoder.model_dump(mode="json", exclude={"source"}))
 
 
-def _canonical_sha256(fields: dict[str, Any]) -> str:
+def canonical_sha256(fields: dict[str, Any]) -> str:
     """Hex SHA-256 over the one way to write these fields as JSON."""
     return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -218,10 +230,45 @@ def read_spec(path: Path) -> CheckpointSpec:
         CheckpointError: The file is missing, is not JSON, or a field is wrong; the message names it.
     """
     file = path / CHECKPOINT_FILE if path.is_dir() else path
+    if is_adapter(path):
+        raise CheckpointError(
+            f"{file}: an adapter checkpoint; make a full one of it first: "
+            f"resrank checkpoint merge {file.parent} --out FOLDER"
+        )
     try:
-        return CheckpointSpec.model_validate_json(file.read_text(encoding="utf-8"))
+        return read_fields(CheckpointSpec, file)
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such file; a checkpoint folder holds {CHECKPOINT_FILE}") from None
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a ``resrank.json``, or the one of a folder, calls itself an adapter checkpoint's; never raises."""
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("kind") == ADAPTER_KIND
+
+
+_Fields = TypeVar("_Fields", bound=BaseModel)
+
+
+def read_fields(model: type[_Fields], file: Path) -> _Fields:
+    """Reads and validates one JSON file.
+
+    Args:
+        model: What it shall hold.
+        file: The file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        CheckpointError: It cannot be read, is not JSON, or a field is wrong; the message names it.
+    """
+    try:
+        return model.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     except ValidationError as error:
@@ -243,18 +290,36 @@ def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSp
     spec = read_spec(folder)
     for name, expected in ((ENCODER_DIR, spec.encoder.sha256), (RERANKER_DIR, spec.reranker.sha256)):
         backbone = folder / name
-        for required in ("config.json", "tokenizer.json"):
-            if not (backbone / required).is_file():
-                raise CheckpointError(f"{backbone / required}: missing from the checkpoint")
-        if not any((backbone / weights).is_file() for weights in _WEIGHT_FILES):
-            raise CheckpointError(f"{backbone}: no model.safetensors (only safetensors are read, never pickles)")
+        refuse_missing_files(backbone)
+        if not any((backbone / weights).is_file() for weights in (WEIGHTS_FILE, WEIGHTS_INDEX_FILE)):
+            raise CheckpointError(f"{backbone}: no {WEIGHTS_FILE} (only safetensors are read, never pickles)")
         if verify_hashes and (found := folder_sha256(backbone)) != expected:
             raise CheckpointError(f"{backbone}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
-    projectors = folder / PROJECTORS_FILE
-    if (spec.fusion.projector is Projector.LINEAR) != projectors.is_file():
-        wanted = "missing" if spec.fusion.projector is Projector.LINEAR else "present"
-        raise CheckpointError(f"{projectors}: {wanted}, but fusion.projector is {spec.fusion.projector.value}")
-    expected_projectors = spec.fusion.projectors_sha256
-    if verify_hashes and expected_projectors and (found := file_sha256(projectors)) != expected_projectors:
-        raise CheckpointError(f"{projectors}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected_projectors}")
+    validate_projectors(folder, spec.fusion, verify_hash=verify_hashes)
     return spec
+
+
+def refuse_missing_files(backbone: Path) -> None:
+    """Checks that what every backbone has beside its weights is there.
+
+    Raises:
+        CheckpointError: A file is missing.
+    """
+    for required in ("config.json", "tokenizer.json"):
+        if not (backbone / required).is_file():
+            raise CheckpointError(f"{backbone / required}: missing from the checkpoint")
+
+
+def validate_projectors(folder: Path, fusion: FusionSpec, *, verify_hash: bool) -> None:
+    """Checks that ``projectors.safetensors`` is there if and only if it is wanted, and is the right one.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    projectors = folder / PROJECTORS_FILE
+    if (fusion.projector is Projector.LINEAR) != projectors.is_file():
+        wanted = "missing" if fusion.projector is Projector.LINEAR else "present"
+        raise CheckpointError(f"{projectors}: {wanted}, but fusion.projector is {fusion.projector.value}")
+    expected = fusion.projectors_sha256
+    if verify_hash and expected and (found := file_sha256(projectors)) != expected:
+        raise CheckpointError(f"{projectors}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")

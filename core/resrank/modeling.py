@@ -207,6 +207,11 @@ class ResRankModel(nn.Module):
         """
         tokens = self.reranker.get_input_embeddings()(input_ids)
         x = self.p_in(candidates.float()) * self.spec.fusion.input_scale
+        if x.requires_grad:
+            # Padding stands at the slot of its row's last candidate, and scatter would hand that slot's gradient to
+            # each of them: only the first passes it on.
+            padding = passage_positions.diff(dim=1, prepend=passage_positions[:, :1] - 1) == 0
+            x = torch.where(padding[:, :, None], x.detach(), x)
         slots = passage_positions[:, :, None].expand(-1, -1, tokens.shape[-1])
         inputs = tokens.scatter(1, slots, x.to(tokens.dtype))
         hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
@@ -273,6 +278,7 @@ def _load_backbone(folder: Path) -> PreTrainedModel:
     except Exception as error:  # transformers and safetensors raise many kinds for an unusable folder
         raise CheckpointError(f"{folder}: transformers cannot load it: {error}") from error
     refuse_missing_weights(folder, report["missing_keys"])
+    drop_drawn_pooler(model, report["missing_keys"])
     return cast("PreTrainedModel", model)
 
 
@@ -290,6 +296,17 @@ def refuse_missing_weights(folder: Path, missing_keys: Iterable[str]) -> None:
     missing = sorted(key for key in missing_keys if not key.startswith("pooler."))
     if missing:
         raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+
+
+def drop_drawn_pooler(backbone: PreTrainedModel, missing_keys: Iterable[str]) -> None:
+    """Takes out a pooler that transformers drew at random: saved, it would make other bytes of the same model.
+
+    Args:
+        backbone: Changed in place.
+        missing_keys: Of the loading report.
+    """
+    if any(key.startswith("pooler.") for key in missing_keys):
+        backbone.register_module("pooler", None)
 
 
 def _is_causal(backbone: PreTrainedModel) -> bool:

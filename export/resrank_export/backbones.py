@@ -55,6 +55,11 @@ class PackagedBackbone:
         """What pip is asked for."""
         return f"{self.distribution}=={self.version}"
 
+    @property
+    def source(self) -> str:
+        """What ``resrank.json`` says about where the weights came from; an adapter's base is found by it."""
+        return f"{self.name} ({self.requirement}, {self.license})"
+
 
 DEFAULT_ENCODER = PackagedBackbone(
     name="all-MiniLM-L6-v2",
@@ -88,6 +93,7 @@ DEFAULT_RERANKER = PackagedBackbone(
 )
 """135M parameters, h = 576, 8,192 positions; stored with 4 bits, computed with in fp32 from there on."""
 
+PACKAGED_BACKBONES = (DEFAULT_ENCODER, DEFAULT_RERANKER)
 DEFAULT_NAME = "minilm-l6-smollm2-135m"
 DEFAULT_OPTIONS = InitOptions(name=DEFAULT_NAME)
 
@@ -116,7 +122,7 @@ def initialize_default(
         folders[1],
         out,
         options,
-        sources=(_source(DEFAULT_ENCODER), _source(DEFAULT_RERANKER)),
+        sources=(DEFAULT_ENCODER.source, DEFAULT_RERANKER.source),
     )
 
 
@@ -209,10 +215,6 @@ def convert_gguf(folder: Path, gguf_file: str, target: Path) -> None:
         # model's own tokenizer) is: digits one by one first, then GPT-2's splitting.
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
         tokenizer.save_pretrained(target)
-
-
-def _source(backbone: PackagedBackbone) -> str:
-    return f"{backbone.name} ({backbone.requirement}, {backbone.license})"
 
 
 def _installed_folder(backbone: PackagedBackbone) -> Path | None:

@@ -20,6 +20,7 @@ from resrank.errors import ExportError, ParityError
 from resrank.modeling import ResRankModel
 from resrank.names import Model
 from resrank.tokenization import PromptTokenizer
+from resrank_export.adapters import full_checkpoint
 from resrank_export.onnx_graphs import OPSET, export_encoder, export_reranker, refuse_sliding_windows
 from resrank_export.parity import ParityGate, ParityResult, parity_table
 from resrank_export.repository import RepositoryPlan, check_target, write_repository
@@ -77,7 +78,7 @@ def export_checkpoint(
     """Exports both graphs, gates every engine by parity and writes the repository with the fastest that passes.
 
     Args:
-        checkpoint: A valid checkpoint folder.
+        checkpoint: A valid checkpoint folder; an adapter checkpoint is merged with its bases first.
         out: The repository to write; nothing half-written is ever seen there.
         cpu_engine: Only this engine, or None for whichever is fastest.
         precision: Only this precision, or None for whichever is fastest.
@@ -95,12 +96,13 @@ def export_checkpoint(
     """
     wished = _engine_options(cpu_engine, precision, threads)
     check_target(out, force=force)
-    progress(f"Loading {checkpoint}")
-    model = ResRankModel.from_checkpoint(checkpoint)
-    layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
-    refuse_sliding_windows(model, layout)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.export-", dir=out.parent) as scratch:
+        progress(f"Loading {checkpoint}")
+        checkpoint = full_checkpoint(checkpoint, Path(scratch), progress)
+        model = ResRankModel.from_checkpoint(checkpoint)
+        layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
+        refuse_sliding_windows(model, layout)
         progress("Exporting the encoder to ONNX")
         encoder_onnx = export_encoder(model, Path(scratch, Model.ENCODER))
         progress("Exporting the reranker to ONNX")

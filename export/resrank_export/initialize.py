@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -33,8 +34,9 @@ from resrank.checkpoint import (
     validate_folder,
     write_spec,
 )
+from resrank.durability import flush, flush_tree
 from resrank.errors import CheckpointError
-from resrank.modeling import refuse_missing_weights
+from resrank.modeling import drop_drawn_pooler, refuse_missing_weights
 from resrank.tokenization import PromptTokenizer, load_tokenizer
 
 CHAT_PROMPT = PromptSpec(
@@ -113,8 +115,8 @@ def initialize(
             afterwards or not there.
     """
     refuse_existing(out)  # before anything is fetched
-    encoder_source, reranker_source = sources or (_source_name(encoder), _source_name(reranker))
-    encoder_folder, reranker_folder = _resolve(encoder), _resolve(reranker)
+    encoder_source, reranker_source = sources or (source_name(encoder), source_name(reranker))
+    encoder_folder, reranker_folder = resolve_source(encoder), resolve_source(reranker)
     with written_aside(out) as partial, quiet_transformers():
         encoder_spec = _add_encoder(encoder_folder, partial / ENCODER_DIR, encoder_source, options)
         reranker_spec, token_norm = _add_reranker(reranker_folder, partial / RERANKER_DIR, reranker_source, options)
@@ -173,7 +175,7 @@ def written_aside(out: Path) -> Iterator[Path]:
     """Gives a folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
 
     Raises:
-        CheckpointError: ``out`` exists already or cannot be written.
+        CheckpointError: ``out`` exists already or cannot be written, or the block failed to write in it.
     """
     refuse_existing(out)
     try:
@@ -183,13 +185,18 @@ def written_aside(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{out}: cannot be written: {error}") from error
     try:
-        yield partial
+        try:
+            yield partial
+        except (OSError, SafetensorError) as error:  # a full disk above all
+            raise CheckpointError(f"{out}: cannot be written: {error}") from error
         for file in partial.rglob("*"):
             if file.is_file():
                 file.chmod(0o644)  # safetensors writes for the owner alone, but a server often runs as another user
         partial.chmod(0o755)  # made for the owner alone, too
         try:
+            flush_tree(partial)  # else a power cut could leave the name without the weights
             partial.rename(out)
+            flush(out.parent)
         except OSError as error:
             raise CheckpointError(f"{out}: cannot be put in its place: {error}") from error
     finally:
@@ -197,8 +204,8 @@ def written_aside(out: Path) -> Iterator[Path]:
 
 
 def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) -> EncoderSpec:
-    model = _load(source)
-    _save(model, source, target)
+    model = load_backbone(source)
+    save_backbone(model, source, target)
     pooling = options.pooling or _stored_pooling(source) or (Pooling.LAST if _is_causal(model) else Pooling.MEAN)
     prompts = _read_json(source / "config_sentence_transformers.json", _NO_FIELDS).get("prompts") or {}
     tokenizer = load_tokenizer(target)
@@ -224,10 +231,10 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
 
 def _add_reranker(source: Path, target: Path, name: str, options: InitOptions) -> tuple[RerankerSpec, float]:
     """Saves the reranker; returns its fields and the mean L2 norm of its token embeddings."""
-    model = _load(source)
+    model = load_backbone(source)
     if not _is_causal(model):
         raise CheckpointError(f"{source}: not a causal decoder; the reranker must be one")
-    _save(model, source, target)
+    save_backbone(model, source, target)
     eos = _read_json(target / "tokenizer_config.json", _NO_FIELDS).get("eos_token")
     eos_token = eos["content"] if isinstance(eos, dict) else eos
     if not isinstance(eos_token, str):
@@ -253,8 +260,12 @@ def _add_reranker(source: Path, target: Path, name: str, options: InitOptions) -
     return spec, float(torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).mean())
 
 
-def _load(folder: Path) -> PreTrainedModel:
-    """Loads the base model (no head) of a folder, refusing what would leave a weight at random."""
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Loads the base model (no head) of a folder, refusing what would leave a weight at random.
+
+    Raises:
+        CheckpointError: It cannot be loaded from safetensors, or is not a text model of one stack.
+    """
     try:
         model, report = AutoModel.from_pretrained(
             folder,
@@ -268,6 +279,7 @@ def _load(folder: Path) -> PreTrainedModel:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{folder}: cannot be loaded as a safetensors model: {first_line}") from error
     refuse_missing_weights(folder, report["missing_keys"])
+    drop_drawn_pooler(model, report["missing_keys"])
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{folder}: encoder-decoder models are neither encoder nor reranker here")
     if not isinstance(getattr(model.config, "hidden_size", None), int):
@@ -278,8 +290,12 @@ def _load(folder: Path) -> PreTrainedModel:
     return loaded
 
 
-def _save(model: PreTrainedModel, source: Path, target: Path) -> None:
-    """Writes weights, config and tokenizer in the Hugging Face layout."""
+def save_backbone(model: PreTrainedModel, source: Path, target: Path) -> None:
+    """Writes weights, config and tokenizer in the Hugging Face layout.
+
+    Raises:
+        CheckpointError: ``source`` has no tokenizer that can be written as ``tokenizer.json``.
+    """
     model.save_pretrained(target)
     if (source / "tokenizer.json").is_file():
         # Copied, not loaded and saved: transformers may rebuild a tokenizer with another pre-tokenizer.
@@ -330,8 +346,12 @@ def _token_limit(folder: Path, model: PreTrainedModel) -> int:
     return int(min((limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT), default=32768))
 
 
-def _resolve(source: str | Path) -> Path:
-    """The folder of a backbone, fetched from the hub when it is an id."""
+def resolve_source(source: str | Path) -> Path:
+    """The folder of a backbone, fetched from the hub when it is an id.
+
+    Raises:
+        CheckpointError: It is neither a folder nor an id, or cannot be fetched.
+    """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -349,7 +369,8 @@ def _resolve(source: str | Path) -> Path:
         ) from error
 
 
-def _source_name(source: str | Path) -> str:
+def source_name(source: str | Path) -> str:
+    """What ``resrank.json`` says about where a backbone came from: its hub id, or its folder's name."""
     return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else str(source)
 
 

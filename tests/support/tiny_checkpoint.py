@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3Model,
+)
 
 from resrank.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
 from resrank_export.initialize import InitOptions, initialize, quiet_transformers
@@ -114,6 +123,23 @@ def make_llama(folder: Path, hidden_size: int) -> None:
         initializer_range=0.3,
     )
     _save(LlamaModel(config), tokenizer, folder, eos_token="<|im_end|>", pad_token="<|im_end|>")
+
+
+def make_qwen3(folder: Path, hidden_size: int) -> None:
+    """Writes a two-layer Qwen3: norms on queries and keys, grouped-query heads that are together wider than h."""
+    tokenizer = byte_level_tokenizer()
+    config = Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden_size // 2,
+        intermediate_size=2 * hidden_size,
+        max_position_embeddings=_MAX_POSITIONS,
+        initializer_range=0.3,
+    )
+    _save(Qwen3Model(config), tokenizer, folder, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def wordpiece_tokenizer() -> Tokenizer:

@@ -1,20 +1,33 @@
-"""``resrank checkpoint``: make a first checkpoint, look at one."""
+"""``resrank checkpoint``: make a first checkpoint, merge a trained one with its bases, look at one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resrank.checkpoint import CheckpointSpec, Pooling, encoder_identity, validate_folder
+from resrank.adapter import AdapterSpec, read_lora, validate_adapter
+from resrank.checkpoint import (
+    ENCODER_DIR,
+    RERANKER_DIR,
+    CheckpointSpec,
+    Pooling,
+    encoder_identity,
+    is_adapter,
+    validate_folder,
+)
 from resrank_stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Make and inspect checkpoints.", rich_markup_mode="markdown")
+_BACKBONES = (ENCODER_DIR, RERANKER_DIR)
+
+app = typer.Typer(no_args_is_help=True, help="Make, merge and inspect checkpoints.", rich_markup_mode="markdown")
 
 
 @app.command(
@@ -72,6 +85,50 @@ def init(
         spec = initialize_default(out, options, notify=lambda step: console.print(f"{step} …"))
     else:
         spec = initialize(encoder, reranker, out, options)
+    _report(spec, out, console)
+
+
+@app.command(
+    epilog="Examples: `resrank checkpoint merge --default --out checkpoint` · "
+    "`resrank checkpoint merge runs/mine/checkpoint --encoder bases/encoder --reranker bases/reranker`"
+)
+def merge(
+    adapter: Annotated[
+        Path | None, typer.Argument(help="An adapter checkpoint, as `resrank train` writes it.", show_default=False)
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="The trained default that comes with ResRank.")] = False,
+    out: Annotated[Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The folder to make.")] = Path("checkpoint"),
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder that the adapter was trained on, hub id or folder [default: as resrank.json names it]."
+        ),
+    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="The reranker it was trained on, likewise.")] = None,
+) -> None:
+    """Make a full checkpoint of an adapter checkpoint and the models it was trained on.
+
+    The result is the same to the byte on every machine. Base models with other weights are refused.
+    """
+    if default == (adapter is not None):
+        raise typer.BadParameter("give either an adapter checkpoint or --default")
+    # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from rich.console import Console
+
+    from resrank_export.adapters import default_adapter_folder, merge_adapter
+
+    console = Console()
+    spec = merge_adapter(
+        adapter or default_adapter_folder(),
+        out,
+        encoder=encoder,
+        reranker=reranker,
+        notify=lambda step: console.print(f"{step} …"),
+    )
+    _report(spec, out, console)
+
+
+def _report(spec: CheckpointSpec, out: Path, console: Console) -> None:
     console.print(f"[green]✓[/] {out}: checkpoint {spec.name!r}, d = {spec.encoder.embedding_dim}, ", end="")
     console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
     if spec.fusion.residual_gate == 0:
@@ -84,29 +141,36 @@ def show(
     output: OutputOption = Output.TEXT,
     verify: Annotated[bool, typer.Option(help="Compute the weights' digests again (seconds per GB).")] = True,
 ) -> None:
-    """Validate a checkpoint and print its fields."""
+    """Validate a checkpoint, full or adapter, and print its fields."""
     from rich.console import Console
 
-    spec = validate_folder(folder, verify_hashes=verify)
+    spec: CheckpointSpec | AdapterSpec
+    if is_adapter(folder):
+        spec = validate_adapter(folder)
+        told = {"sha256": spec.digest(), "trained": {name: _trained(folder / name) for name in _BACKBONES}}
+    else:
+        spec = validate_folder(folder, verify_hashes=verify)
+        told = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
     if output is Output.JSON:
-        digests = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
-        typer.echo(json.dumps({**spec.model_dump(mode="json"), **digests}, indent=2))
+        typer.echo(json.dumps({**spec.model_dump(mode="json"), **told}, indent=2))
         return
-    Console().print(_table(spec, folder))
+    Console().print(_table(spec, told, folder))
 
 
-def _table(spec: CheckpointSpec, folder: Path) -> Table:
+def _trained(folder: Path) -> str:
+    """What an adapter checkpoint holds for one backbone."""
+    lora = read_lora(folder)
+    return "no" if lora is None else f"LoRA of rank {lora.rank} in {len(lora.modules)} layers"
+
+
+def _table(spec: CheckpointSpec | AdapterSpec, told: Mapping[str, object], folder: Path) -> Table:
     from rich.table import Table
 
     table = Table(title=f"{folder}: {spec.name}", title_justify="left", show_header=False, box=None)
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
-    table.add_row("sha256", spec.digest())
-    table.add_row("encoder identity", encoder_identity(spec))
-    for section, fields in spec.model_dump(mode="json").items():
-        if not isinstance(fields, dict):
-            continue
-        for field, value in fields.items():
+    for section, fields in {**told, **spec.model_dump(mode="json")}.items():
+        for field, value in (fields if isinstance(fields, dict) else {"": fields}).items():
             # repr: prompts hold line breaks and brackets, which would be read as layout and markup
             shown = value if isinstance(value, dict) else {"": value}
             for part, text in shown.items():

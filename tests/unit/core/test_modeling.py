@@ -60,6 +60,25 @@ def test_states_are_the_decoders_over_concatenated_embeddings(model: ResRankMode
         torch.testing.assert_close(query_state[row], project(hidden[-1]), atol=1e-4, rtol=1e-4)
 
 
+@torch.inference_mode(mode=False)
+def test_padding_passes_no_gradient_on(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "tiny", embedding_dim=32, hidden_size=48)
+    model = ResRankModel.from_checkpoint(tmp_path / "tiny")
+    candidates = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(3)).half()
+    gradients = []
+    for width in (3, 8):
+        padded = torch.from_numpy(pad_candidates(candidates.numpy(), width)).float().requires_grad_(True)
+        batch = LAYOUT.batch([[11, 12], [13]], [3, width])
+        rows = [array[:1] for array in (batch.input_ids, batch.passage_positions[:, :width], batch.last_position)]
+        passages, query = model.states(*(torch.from_numpy(row) for row in rows), padded)
+        model.zero_grad()
+        (passages[:, :3].square().sum() + query.square().sum()).backward()
+        assert padded.grad is not None
+        assert not padded.grad[:, 3:].any()
+        gradients.append((padded.grad[:, :3], model.p_in.weight.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-3, rtol=1e-3)
+
+
 def test_later_passages_do_not_reach_earlier_ones(model: ResRankModel) -> None:
     d = model.spec.encoder.embedding_dim
     batch = LAYOUT.batch([[11, 12]], [4])

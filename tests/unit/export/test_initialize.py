@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from transformers import AutoModel, T5Config, T5Model
 from resrank.checkpoint import Pooling, Projector, read_spec, validate_folder
 from resrank.errors import CheckpointError
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors
+from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors, written_aside
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)
@@ -56,6 +57,29 @@ def test_what_a_killed_run_left_does_not_block_the_next(bert: Path, llama: Path,
     initialize(bert, llama, tmp_path / "out", SMALL)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
     assert sorted(tmp_path.iterdir()) == [left, tmp_path / "out"]
+
+
+def test_a_checkpoint_gets_its_name_once_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+
+    def fsync(handle: int) -> None:
+        if fails:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        assert (tmp_path / "out").exists() == (len(flushed) == 2)  # the file and its folder before, the parent after
+        flushed.append(Path(f"/proc/self/fd/{handle}").resolve().name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    fails = True
+    with (
+        pytest.raises(CheckpointError, match=r"out: cannot be put in its place: .*No space left"),
+        written_aside(tmp_path / "out") as partial,
+    ):
+        (partial / "file").write_text("content")
+    assert list(tmp_path.iterdir()) == []
+    fails = False
+    with written_aside(tmp_path / "out") as partial:
+        (partial / "file").write_text("content")
+    assert flushed == ["file", partial.name, tmp_path.name]
 
 
 def test_the_same_backbones_and_seed_give_the_same_checkpoint(bert: Path, llama: Path, tmp_path: Path) -> None:

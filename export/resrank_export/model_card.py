@@ -1,0 +1,108 @@
+"""The model card of a training run: what it was made of, how, and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What a run knows about its checkpoint.
+
+    Attributes:
+        name: The checkpoint's name.
+        encoder: ``encoder.source`` of its base.
+        reranker: ``reranker.source`` of its base.
+        data: Each training source's name to how many lists it gave.
+        recipe: The run's config, as plain JSON values.
+        seed: The run's seed.
+        development: Each way to rank the development lists to its nDCG@10, dense retrieval among them.
+        development_lists: How many lists that is a mean of.
+    """
+
+    name: str
+    encoder: str
+    reranker: str
+    data: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    seed: int
+    development: Mapping[str, float]
+    development_lists: int
+
+
+def run_card(run: RunCard) -> str:
+    """Writes the ``README.md`` of a run's checkpoint.
+
+    The front matter is the Hugging Face hub's (https://huggingface.co/docs/hub/model-cards#model-card-metadata). A
+    licence is not among it: it follows from those of the bases and of the data, which the run does not know.
+
+    Args:
+        run: What is known.
+
+    Returns:
+        Markdown with YAML front matter.
+    """
+    front = {
+        "base_model": list(dict.fromkeys(source.split(" ", maxsplit=1)[0] for source in (run.encoder, run.reranker))),
+        "datasets": list(run.data),
+        "library_name": "resrank",
+        "pipeline_tag": "text-ranking",
+        "tags": ["resrank", "reranking", "retrieval"],
+    }
+    return f"""---
+{_yaml(front)}---
+
+# {_line(run.name)}
+
+A ResRank checkpoint ([arXiv 2604.22180](https://arxiv.org/abs/2604.22180)): a reranker that reads one vector per
+passage, and the encoder that makes these vectors.
+
+| | |
+|---|---|
+| base of the encoder | {_line(run.encoder)} |
+| base of the reranker | {_line(run.reranker)} |
+| seed | {run.seed} |
+
+## Data
+
+{_table(("source", "lists"), {name: f"{lists:,}" for name, lists in run.data.items()})}
+
+## Figures
+
+nDCG@10 over {run.development_lists:,} development lists, which the best step of the run was chosen by:
+
+{_table(("ranking", "nDCG@10"), {name: f"{value:.4f}" for name, value in run.development.items()})}
+
+Not evaluated beyond development: `resrank eval` measures it on other collections, in retrieved and in shuffled order.
+
+## Licence
+
+Not stated here. It follows from the licences of both base models and of the data.
+
+## Recipe
+
+```yaml
+{_yaml(run.recipe)}```
+"""
+
+
+def _yaml(fields: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True)
+
+
+def _table(heads: tuple[str, str], rows: Mapping[str, str]) -> str:
+    lines = [
+        f"| {heads[0]} | {heads[1]} |",
+        "|---|---|",
+        *(f"| {_line(name)} | {text} |" for name, text in rows.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    """Text that can end neither a line nor a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
