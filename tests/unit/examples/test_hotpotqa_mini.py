@@ -24,9 +24,9 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up by name
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
+        patch.syspath_prepend(str(ROOT / "scripts"))  # as when it is run
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up by name
         spec.loader.exec_module(module)
     return module
 
