@@ -1,0 +1,1 @@
+"""What a checkpoint is worth: candidates, scorers, measures, significance, sensitivity."""

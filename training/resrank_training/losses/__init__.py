@@ -1,0 +1,1 @@
+"""What training minimises: a listwise loss on the scores and InfoNCE on the embeddings."""

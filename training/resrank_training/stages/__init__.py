@@ -1,0 +1,1 @@
+"""The stages of training: encoder alignment (1a), reranker alignment (1b), joint (2)."""
