@@ -2,7 +2,8 @@
 SHELL := bash
 BIN := .venv/bin
 READY := .venv/.ready
-CHECKPOINT := var/checkpoint
+DEFAULT_CHECKPOINT := var/checkpoint
+CHECKPOINT := $(DEFAULT_CHECKPOINT)
 REPOSITORY := var/repository
 INDEX := var/index
 
@@ -29,8 +30,10 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(CHECKPOINT)/resrank.json: | $(READY)
-	$(BIN)/resrank checkpoint init --default --out $(CHECKPOINT)
+# Never of another CHECKPOINT: what the default replaces is only ever an older default.
+$(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json | $(READY)
+	rm -rf $(DEFAULT_CHECKPOINT)
+	$(BIN)/resrank checkpoint merge --default --out $(DEFAULT_CHECKPOINT)
 
 $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
 	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY) --force

@@ -1,4 +1,4 @@
-"""``resrank demo``: the whole path on one machine, from two backbones to judged rankings through live servers."""
+"""``resrank demo``: the whole path on one machine, from a checkpoint to judged rankings through live servers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from rich.padding import Padding
 from rich.progress import Progress, track
 from rich.table import Table
 
-from resrank.checkpoint import CheckpointSpec, validate_folder
-from resrank.errors import InvalidInputError, StackError
+from resrank.adapter import AdapterSpec, validate_adapter
+from resrank.checkpoint import CheckpointSpec, is_adapter, validate_folder
+from resrank.collection import Collection, load_collection
+from resrank.corpus import check_corpus, corpus_file
+from resrank.errors import StackError
 from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
 from resrank_client.retrieval_calls import Mode
 from resrank_retrieval.lock import read_owner
-from resrank_stack.corpus import check_corpus
-from resrank_stack.evaluation import Collection, evaluate, load_collection, ranked
 from resrank_stack.index_build import BuildReport, BuildSettings, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack
+from resrank_training.evaluation.measures import evaluate, ranked
 
 CANDIDATES = 100
 """Passages retrieved and reranked for each question: the size that the model is made for."""
@@ -64,9 +66,8 @@ class DemoSettings:
     """What a user may choose.
 
     Attributes:
-        work: Folder for all that is made, the demo's own: of an earlier run, the default checkpoint is used again and
-            the rest is replaced.
-        checkpoint: A checkpoint of the user's own; None makes the default one.
+        work: Folder for all that is made, the demo's own: what an earlier run made there is replaced.
+        checkpoint: A checkpoint of the user's own, full or adapter; None takes the trained default.
         collection: Folder in BEIR layout.
         questions: How many of its questions are judged at most.
     """
@@ -114,9 +115,9 @@ def run(settings: DemoSettings, console: Console) -> None:
     """
     screen = Screen(console)
     collection = _first(load_collection(settings.collection), settings.questions)
-    corpus = _corpus_file(settings.collection)
+    corpus = corpus_file(settings.collection)
     check_corpus(corpus)  # before a minute is spent on what it would then fail
-    checkpoint, spec = _make_checkpoint(settings, screen)
+    checkpoint, spec = choose_checkpoint(settings, screen)
     repository = _export(settings, checkpoint, screen)
     index = settings.work / "demo-index"  # it is deleted, so not by the name that an index of the user's would have
     if owner := read_owner(index):
@@ -161,16 +162,23 @@ def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
     return float(p50), float(p95)
 
 
-def _make_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec]:
-    screen.section("Checkpoint")
-    folder = settings.checkpoint or settings.work / "checkpoint"
-    if settings.checkpoint is None and not folder.exists():
-        from resrank_export.backbones import initialize_default
+def choose_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec | AdapterSpec]:
+    """Takes the user's checkpoint or the default, and shows what it is.
 
-        spec = initialize_default(folder, notify=lambda step: screen.print(f"{escape(step)} …", style="dim"))
-    else:
-        spec = validate_folder(folder)
-        screen.print(f"using {folder}")
+    Args:
+        settings: What the user chose.
+        screen: Where it is shown.
+
+    Returns:
+        The checkpoint's folder and fields.
+
+    Raises:
+        CheckpointError: It is not valid, or the default cannot be made.
+    """
+    screen.section("Checkpoint")
+    folder = settings.checkpoint or _default_checkpoint(screen)
+    spec = validate_adapter(folder) if is_adapter(folder) else validate_folder(folder)
+    screen.print(f"using {folder}")
     screen.print(f"encoder   {escape(spec.encoder.source)}, d = {spec.encoder.embedding_dim}")
     screen.print(f"reranker  {escape(spec.reranker.source)}, h = {spec.reranker.hidden_size}")
     if _is_dense_start(spec):
@@ -179,6 +187,15 @@ def _make_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, Chec
             "exactly as the dense retriever would. Nothing below shows what a trained ResRank can do."
         )
     return folder, spec
+
+
+def _default_checkpoint(screen: Screen) -> Path:
+    from resrank_export.adapters import default_checkpoint
+
+    def show(step: str) -> None:
+        screen.print(f"{escape(step)} …", style="dim")
+
+    return default_checkpoint(show)
 
 
 def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
@@ -269,7 +286,10 @@ def _ask_all(client: ResRankClient, collection: Collection, screen: Screen) -> d
 
 
 def _show_quality(
-    results: dict[str, dict[str, SearchResult]], collection: Collection, spec: CheckpointSpec, screen: Screen
+    results: dict[str, dict[str, SearchResult]],
+    collection: Collection,
+    spec: CheckpointSpec | AdapterSpec,
+    screen: Screen,
 ) -> None:
     screen.section(f"Quality over {len(collection.queries)} questions, through the live servers")
     measures = ("nDCG@10", "R@10", f"R@{CANDIDATES}")
@@ -299,17 +319,10 @@ def _search(client: ResRankClient, text: str, ranker: Ranker) -> SearchResult:
     return client.search(text, k=CANDIDATES, candidates=CANDIDATES, mode=ranker.mode, rerank=ranker.rerank)
 
 
-def _corpus_file(collection: Path) -> Path:
-    for name in ("corpus.jsonl.gz", "corpus.jsonl"):
-        if (path := collection / name).is_file():
-            return path
-    raise InvalidInputError("corpus", f"{collection} has neither corpus.jsonl nor corpus.jsonl.gz")
-
-
 def _first(collection: Collection, count: int) -> Collection:
     queries = dict(islice(collection.queries.items(), count))
     return Collection(queries, {query: collection.qrels[query] for query in queries})
 
 
-def _is_dense_start(spec: CheckpointSpec) -> bool:
+def _is_dense_start(spec: CheckpointSpec | AdapterSpec) -> bool:
     return spec.fusion.residual_gate == 0

@@ -12,21 +12,32 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import torch
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
+from resrank.checkpoint import read_spec
+from resrank.modeling import ResRankModel
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
 from resrank_client import ResRankClient
+from resrank_export.adapters import default_checkpoint
+from resrank_training.batches import Tokenizers
+from resrank_training.embedding_table import encode_texts
+from resrank_training.stage_config import ModelConfig
+from resrank_training.trainable import TrainableResRank
 from support.triton_requests import rerank_inputs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESRANK = [sys.executable, "-m", "resrank_stack"]
+QUESTION = "Which magazine was started first?"
 DEMO_LIMIT_S = 900
 START_LIMIT_S = 300
 
@@ -102,17 +113,32 @@ def _wait_healthy(served: Served) -> None:
     pytest.fail(f"the stack was not ready within {START_LIMIT_S} s")
 
 
-def test_the_demo_reports_every_ranker_and_says_that_the_reranker_is_untrained(demo: tuple[Path, str]) -> None:
+@pytest.fixture(scope="module")
+def candidates(served: Served) -> NDArray[np.float16]:
+    """Vectors that the sidecar hands over for the question, fp16 [100, d], found by words."""
+    with grpc.insecure_channel(served.retrieval) as channel:
+        found = retrieval_pb2_grpc.RetrievalServiceStub(channel).Search(
+            pb.SearchRequest(mode=pb.SEARCH_MODE_LEXICAL, text=QUESTION, k=100, include_embeddings=True)
+        )
+    return np.frombuffer(found.embeddings, "<f2").reshape(len(found.ids), found.dimension).copy()
+
+
+def manifest(demo: tuple[Path, str]) -> Any:
+    return json.loads((demo[0] / "repository" / "manifest.json").read_text())
+
+
+def test_the_demo_reports_every_ranker_over_the_trained_default(demo: tuple[Path, str]) -> None:
     _, printed = demo
-    for expected in ("nDCG@10", "lexical", "dense", "hybrid", "reranked", "p50", "untrained", "documents/s"):
+    for expected in ("nDCG@10", "lexical", "dense", "hybrid", "reranked", "p50", "documents/s"):
         assert expected in printed
-    assert (demo[0] / "repository" / "manifest.json").is_file()
+    assert "untrained" not in printed
+    assert manifest(demo)["checkpoint"]["sha256"] == read_spec(default_checkpoint()).digest()
 
 
 def test_search_command(served: Served) -> None:
-    found = json.loads(served.run("search", "Which magazine was started first?", "--k", "5", "--output", "json"))
+    found = json.loads(served.run("search", QUESTION, "--k", "5", "--output", "json"))
     assert len(found["passages"]) == 5
-    assert served.run("search", "Which magazine was started first?", "--k", "5").count("\n") > 5
+    assert served.run("search", QUESTION, "--k", "5").count("\n") > 5
 
 
 def test_python_snippet(served: Served) -> None:
@@ -125,25 +151,42 @@ def test_python_snippet(served: Served) -> None:
         assert len(done.stdout.splitlines()) == 5
 
 
-def test_a_foreign_triton_client_gets_the_client_librarys_scores(served: Served) -> None:
-    query = "Which magazine was started first?"
-    with (
-        grpc.insecure_channel(served.retrieval) as channel,
-        ResRankClient(served.triton, retrieval=served.retrieval) as client,
-        InferenceServerClient(served.triton) as foreign,
-    ):
-        found = retrieval_pb2_grpc.RetrievalServiceStub(channel).Search(
-            pb.SearchRequest(mode=pb.SEARCH_MODE_LEXICAL, text=query, k=100, include_embeddings=True)
-        )
-        candidates = np.frombuffer(found.embeddings, "<f2").reshape(len(found.ids), found.dimension)
-        ranked = client.rerank(query, candidates)
-        scores = foreign.infer("rerank", rerank_inputs(query, candidates)).as_numpy("SCORES")[0]
-        assert [passage.score for passage in ranked.passages] == sorted(map(float, scores), reverse=True)
-        # Dense-start: the scores are the retriever's cosines, computed here by brute force.
-        embedding = client.embed_queries([query])[0]
-        vectors = candidates.astype(np.float32)
-        cosines = vectors @ embedding / np.linalg.norm(vectors, axis=1) / np.linalg.norm(embedding)
-        np.testing.assert_allclose(scores, cosines, atol=1e-4)
+def test_a_foreign_triton_client_gets_the_client_librarys_scores(
+    served: Served, candidates: NDArray[np.float16]
+) -> None:
+    with ResRankClient(served.triton) as client, InferenceServerClient(served.triton) as foreign:
+        ranked = client.rerank(QUESTION, candidates)
+        scores = foreign.infer("rerank", rerank_inputs(QUESTION, candidates)).as_numpy("SCORES")[0]
+    assert [passage.score for passage in ranked.passages] == sorted(map(float, scores), reverse=True)
+
+
+def test_the_deployed_scores_are_those_that_training_computes(
+    demo: tuple[Path, str], served: Served, candidates: NDArray[np.float16]
+) -> None:
+    """The trained default through both engines against training's own passes, within what the parity gate allows."""
+    tolerance = max(model["parity"]["tolerance"]["score"] for model in manifest(demo)["models"].values())
+    with ResRankClient(served.triton) as client, InferenceServerClient(served.triton) as triton:
+        scores = triton.infer("rerank", rerank_inputs(QUESTION, candidates)).as_numpy("SCORES")[0]
+        embedding = client.embed_queries([QUESTION])[0]
+    np.testing.assert_allclose(scores, scores_in_training(candidates), atol=tolerance)
+    # Not what dense-start would say, which the engines also compute correctly.
+    vectors = candidates.astype(np.float32)
+    cosines = vectors @ embedding / np.linalg.norm(vectors, axis=1) / np.linalg.norm(embedding)
+    assert np.abs(scores - cosines).max() > tolerance
+
+
+def scores_in_training(candidates: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The default checkpoint's scores of the question's candidates, fp32 [N], by the model that the stages train."""
+    folder = default_checkpoint()
+    frozen = {"encoder": {"mode": "frozen"}, "reranker": {"mode": "frozen"}, "compute": {"precision": "fp32"}}
+    model = TrainableResRank(ResRankModel.from_checkpoint(folder), ModelConfig.model_validate(frozen)).eval()
+    tokenizers = Tokenizers.from_checkpoint(folder, model.spec)
+    prompt = tokenizers.prompt.layout.batch(tokenizers.prompt.encode([QUESTION.encode()]), [len(candidates)])
+    arrays = (prompt.input_ids, prompt.passage_positions, prompt.last_position, candidates[None])
+    query = encode_texts(model, tokenizers.queries, [QUESTION])
+    with torch.no_grad():
+        scores: NDArray[np.float32] = model("rank", *map(torch.from_numpy, arrays), query)[0].numpy()
+    return scores
 
 
 def test_reflection_lists_the_sidecar(served: Served) -> None:

@@ -41,7 +41,7 @@ def root(
     From a checkpoint to a search:
 
     - `resrank doctor`
-    - `resrank checkpoint init --default`
+    - `resrank checkpoint merge --default`
     - `resrank export checkpoint --out repository`
     - `resrank serve repository --index index`
     - `resrank index build corpus.jsonl --index index`

@@ -1,4 +1,4 @@
-"""``resrank demo``: from two backbones to judged rankings, on this machine."""
+"""``resrank demo``: from a checkpoint to judged rankings, on this machine."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ def demo(
     ] = Path("var/demo"),
     checkpoint: Annotated[
         Path | None,
-        typer.Option(envvar="RESRANK_CHECKPOINT", help="A checkpoint of your own [default: the default one is made]."),
+        typer.Option(
+            envvar="RESRANK_CHECKPOINT",
+            help="A checkpoint of your own, full or adapter [default: the one that comes with ResRank].",
+        ),
     ] = None,
     collection: Annotated[Path, typer.Option(help="Questions, passages and judgements in BEIR layout.")] = Path(
         "examples/hotpotqa-mini"
     ),
     questions: Annotated[int, typer.Option(min=1, help="How many questions are judged at most.")] = 200,
 ) -> None:
-    """Make a checkpoint, export, serve, index, search, measure, stop.
+    """Take a checkpoint, export, serve, index, search, measure, stop.
 
     Starts a real Triton and a real retrieval sidecar on free loopback ports, puts every question through them, prints
     nDCG@10 of lexical, dense, hybrid and reranked search and the latency of each stage, and stops both. Exits with 0

@@ -45,6 +45,7 @@ _CODES: dict[type[ResRankError], ExitCode] = {
 }
 
 _EXTRAS = {
+    "accelerate": "training",
     "faiss": "retrieval",
     "grpc_health": "retrieval",
     "grpc_reflection": "retrieval",
@@ -54,13 +55,18 @@ _EXTRAS = {
     "onnxruntime": "cpu",
     "onnxscript": "export",
     "openvino": "cpu",
+    "matplotlib": "training",
+    "peft": "training",
     "psutil": "cli",
     "pydantic": "cli",
     "safetensors": "export",
+    "scipy": "evaluation",
     "sentence_transformers": "dev",
+    "tensorboard": "training",
     "tokenizers": "triton",
     "torch": "export",
     "transformers": "export",
+    "yaml": "training",
 }
 """Import name to the extra of this distribution that brings it."""
 

@@ -25,7 +25,9 @@ _AUTO = "auto"
     "`resrank export checkpoint --out repository --cpu-engine onnxruntime --precision fp32`"
 )
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint folder.", envvar="RESRANK_CHECKPOINT")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint folder, full or adapter.", envvar="RESRANK_CHECKPOINT")
+    ],
     out: Annotated[Path, typer.Option(help="The model repository to write.", envvar="RESRANK_REPOSITORY")] = Path(
         "repository"
     ),
@@ -41,6 +43,9 @@ def export(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Export a checkpoint into a complete Triton model repository.
+
+    An adapter checkpoint is merged with the models it was trained on first, where `resrank.json` names ones that can be
+    fetched; else `resrank checkpoint merge` takes their folders.
 
     Every engine is held against the torch reference in fp32, at residual gate 1, before anything is written.
     """

@@ -17,6 +17,8 @@ SUB_COMMANDS = {
     "search": "resrank_stack.cli.search",
     "demo": "resrank_stack.cli.demo",
     "bench": "resrank_stack.cli.bench",
+    "train": "resrank_stack.cli.train",
+    "eval": "resrank_stack.cli.eval",
 }
 """Sub-command to the module whose ``app`` it is, in the order of the help."""
 

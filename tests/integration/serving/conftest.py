@@ -77,6 +77,7 @@ class Reference:
 class Exported:
     """A checkpoint, exported."""
 
+    checkpoint: Path
     repository: Path
     reference: Reference
 
@@ -89,6 +90,7 @@ class Exported:
 class Served(Exported):
     """A checkpoint behind Triton."""
 
+    address: str
     client: Any
 
 
@@ -104,7 +106,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         export_checkpoint(
             folder / "checkpoint", folder / "repository", cpu_engine=engine, precision=Precision.FP32, threads=1
         )
-        return Exported(folder / "repository", Reference(folder / "checkpoint"))
+        return Exported(folder / "checkpoint", folder / "repository", Reference(folder / "checkpoint"))
 
     return export
 
@@ -117,4 +119,4 @@ def served(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) 
         TritonProcess(made.repository) as triton,
         triton_grpc.InferenceServerClient(triton.grpc_address) as client,
     ):
-        yield Served(made.repository, made.reference, client)
+        yield Served(made.checkpoint, made.repository, made.reference, triton.grpc_address, client)

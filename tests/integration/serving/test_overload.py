@@ -35,7 +35,7 @@ def narrow(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPat
     for model in ("encoder", "reranker"):
         change_config(repository / model / "config.pbtxt", max_queue_size=1)
     with TritonProcess(repository) as triton, triton_grpc.InferenceServerClient(triton.grpc_address) as client:
-        yield Served(repository, made.reference, client)
+        yield Served(made.checkpoint, repository, made.reference, triton.grpc_address, client)
 
 
 def change_config(path: Path, *, max_queue_size: int) -> None:

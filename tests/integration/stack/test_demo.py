@@ -12,8 +12,8 @@ import psutil
 import pytest
 from rich.console import Console
 
+from resrank.corpus import CorpusError
 from resrank.errors import InvalidInputError
-from resrank_stack.corpus import CorpusError
 from resrank_stack.demo import DemoSettings, run
 from support.tiny_checkpoint import make_tiny_checkpoint
 

@@ -1,0 +1,1 @@
+"""``resrank eval``: a checkpoint in torch or behind the deployed stack, on judged collections."""

@@ -1,0 +1,20 @@
+"""Words that a user of ``resrank eval`` chooses from, apart from what needs heavy imports."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Through(StrEnum):
+    """Where the checkpoint runs."""
+
+    STACK = "stack"
+    TORCH = "torch"
+
+
+class Retrieval(StrEnum):
+    """How the index finds candidates."""
+
+    LEXICAL = "lexical"
+    DENSE = "dense"
+    HYBRID = "hybrid"
