@@ -158,7 +158,7 @@ def test_full_parameter_training_gives_a_full_checkpoint_that_scores_as_the_trai
 def test_training_goes_on_from_a_checkpoint_and_a_frozen_encoder_stays_the_same_file_by_file(
     config: Path, tmp_path: Path
 ) -> None:
-    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0)
+    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0, max_passages=128)
     overrides = {
         "start": f"{{checkpoint: {tmp_path / 'start'}}}",
         "model.encoder.mode": "frozen",
@@ -290,7 +290,7 @@ def test_explaining_imports_no_torch() -> None:
 
 def test_dense_start_ranks_as_cosines_over_the_stored_vectors(tmp_path: Path) -> None:
     """Before the first step, at gate 0 with the query residual: the very order of brute-force search."""
-    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0)
+    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0, max_passages=128)
     model = TrainableResRank(
         ResRankModel.from_checkpoint(tmp_path / "start"), ModelConfig.model_validate({"compute": {"precision": "fp32"}})
     )
