@@ -123,6 +123,16 @@ class FusionTraining(_Strict):
         unit="true or false",
         source="DESIGN section 2",
     )
+    input_scale: float | None = _field(
+        None,
+        "Factor on x_i in the trained checkpoint; null keeps the start's, with which x_i is as long as a token's "
+        "embedding. A thousand times that outlasts what a decoder adds to its residual stream, so that a state is its "
+        "passage's vector with context, and no longer nearly the same at every slot.",
+        unit="factor or null",
+        source="measured on SmolLM2-135M, docs/training.md",
+        gt=0,
+        le=1e4,
+    )
     projector_start: ProjectorStart = _field(
         ProjectorStart.KEEP,
         "keep: the checkpoint's P_in; ridge: fitted before reranker_alignment, so that a slot starts as its passage's "

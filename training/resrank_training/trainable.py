@@ -69,7 +69,8 @@ class TrainableResRank(nn.Module):
 
     Attributes:
         model: The reference model; its backbones carry the adapters.
-        spec: The checkpoint's fields at the start. The gate of a trained model is :attr:`gate`.
+        spec: The checkpoint's fields at the start, with the config's ``input_scale``. The gate of a trained model is
+            :attr:`gate`.
         config: What is trained.
     """
 
@@ -85,6 +86,9 @@ class TrainableResRank(nn.Module):
         """
         super().__init__()
         self.model = model.requires_grad_(False)
+        if config.fusion.input_scale is not None:
+            fusion = model.spec.fusion.model_copy(update={"input_scale": config.fusion.input_scale})
+            model.spec = model.spec.model_copy(update={"fusion": fusion})
         self.spec: CheckpointSpec = model.spec
         self.config = config
         # In a dict, where torch does not look for submodules: they only wrap the backbones that `model` owns.

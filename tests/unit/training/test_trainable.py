@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def gradients_of(model: TrainableResRank) -> set[str]:
 
 
 @pytest.mark.parametrize("pair", ["folder", "same_family"])
-@pytest.mark.parametrize("config", [{}, FULL, FROZEN], ids=["lora", "full", "frozen"])
+@pytest.mark.parametrize(
+    "config", [{}, FULL, FROZEN, {"fusion": {"input_scale": 50.0}}], ids=["lora", "full", "frozen", "input-scale"]
+)
 def test_merged_model_and_trainers_forward_agree(
     pair: str, config: dict[str, object], request: pytest.FixtureRequest
 ) -> None:
@@ -104,6 +107,19 @@ def test_merged_model_and_trainers_forward_agree(
                 normalize_states=fusion.state_norm is Norm.L2,
             )
             np.testing.assert_allclose(trained[: len(candidates)].numpy(), served[0], atol=1e-5)
+
+
+def test_an_input_scale_of_the_config_is_the_trained_checkpoints(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "scaled")
+    spec = json.loads((folder / "resrank.json").read_text())
+    spec["fusion"]["input_scale"] = 50.0
+    (tmp_path / "scaled" / "resrank.json").write_text(json.dumps(spec))
+    found = []
+    for start, config in ((folder, {**FROZEN, "fusion": {"input_scale": 50.0}}), (tmp_path / "scaled", FROZEN)):
+        model, tokenizers = tiny_trainable(start, config)
+        assert model.trained_spec().fusion.input_scale == 50.0
+        found.append(scores_of(model.eval(), tokenizers, EmbeddingTable.build(model, tokenizers, LISTS)).detach())
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("config", [{}, FROZEN], ids=["learned", "fixed"])
