@@ -50,9 +50,14 @@ class Parameter(StrEnum):
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
     VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
     MAX_TOKENS = "max_tokens"  # config of the same models: longest row
+    TOKEN_BUCKETS = "token_buckets"  # config of the tokenizers and `encoder`: lengths that rows are padded to, "16,32"
+    SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt` and `reranker`: likewise for S
+    CANDIDATE_BUCKETS = "candidate_buckets"  # config of the same models: likewise for N'
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
 
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"
 ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`, cpu flavour
+PLAN_FILE = "model.plan"  # likewise, TensorRT's two flavours, when there is a plan for one compute capability only
+CHECKPOINT_FOLDER = "checkpoint"  # likewise, torch flavour: the whole full checkpoint

@@ -13,10 +13,13 @@ from resrank.errors import ResRankError
 
 
 class EngineKind(StrEnum):
-    """Engines that run on a CPU."""
+    """Engines: the first two run ``model.onnx`` on a CPU, TensorRT's two flavours a plan on a GPU, torch a checkpoint."""
 
     OPENVINO = "openvino"
     ONNXRUNTIME = "onnxruntime"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    TORCH = "torch"
 
 
 class Precision(StrEnum):
@@ -24,6 +27,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
 
 
 class EngineError(ResRankError):
@@ -37,12 +41,14 @@ class EngineOptions:
     Attributes:
         kind: Which engine.
         precision: See :class:`Precision`.
-        threads: Threads inside one inference; 0 lets the engine take all cores.
+        threads: Threads inside one inference on a CPU; 0 lets the engine take all cores.
+        device: CUDA ordinal of the GPU to run on; None runs on the CPU.
     """
 
     kind: EngineKind
     precision: Precision
     threads: int = 0
+    device: int | None = None
 
 
 class Engine(Protocol):
