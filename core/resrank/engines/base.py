@@ -13,13 +13,13 @@ from resrank.errors import ResRankError
 
 
 class EngineKind(StrEnum):
-    """Engines: the first two run ``model.onnx`` on a CPU, TensorRT's two flavours a plan on a GPU, torch a checkpoint."""
+    """What can host an exported model."""
 
-    OPENVINO = "openvino"
-    ONNXRUNTIME = "onnxruntime"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt_rtx"
-    TORCH = "torch"
+    OPENVINO = "openvino"  # model.onnx on a CPU
+    ONNXRUNTIME = "onnxruntime"  # likewise
+    TENSORRT = "tensorrt"  # a plan on a GPU
+    TENSORRT_RTX = "tensorrt_rtx"  # likewise; neither flavour reads the other's plans
+    TORCH = "torch"  # a checkpoint on a GPU or a CPU
 
 
 class Precision(StrEnum):
