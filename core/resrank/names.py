@@ -55,9 +55,6 @@ class Parameter(StrEnum):
     TOKEN_BUCKETS = "token_buckets"  # config of `passage_tokenizer`, `query_tokenizer`; `encoder`
     SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
-    TOKEN_BUCKETS = "token_buckets"  # config of the tokenizers and `encoder`: lengths that rows are padded to, "16,32"
-    SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt` and `reranker`: likewise for S
-    CANDIDATE_BUCKETS = "candidate_buckets"  # config of the same models: likewise for N'
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
 
 
@@ -67,5 +64,3 @@ VERSION = "1"  # the one version folder of every model: a repository is never ch
 ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`: what CPU engines read
 PLAN_FILE = "model.plan"  # likewise: what TensorRT reads, where there is one plan
 CHECKPOINT_DIR = "checkpoint"  # likewise: what torch reads
-PLAN_FILE = "model.plan"  # likewise, TensorRT's two flavours, when there is a plan for one compute capability only
-CHECKPOINT_FOLDER = "checkpoint"  # likewise, torch flavour: the whole full checkpoint
