@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -19,7 +20,7 @@ from resrank.checkpoint import Sha256, StrictModel
 from resrank.durability import flush
 from resrank.engines.base import EngineKind, Precision
 from resrank.errors import ResRankError
-from resrank.names import MANIFEST_FILE, Model
+from resrank.names import MANIFEST_FILE, PLAN_FILE, Model
 
 MANIFEST_SCHEMA: Final = 2
 
@@ -266,6 +267,22 @@ class Manifest(StrictModel):
 def capability_name(sm: int) -> str:
     """The dotted form of a compute capability that is written as a number: 89 to ``8.9``, 120 to ``12.0``."""
     return f"{sm // 10}.{sm % 10}"
+
+
+def plan_file(capabilities: Sequence[str], capability: str) -> str:
+    """The name of a plan in its model's version folder.
+
+    Args:
+        capabilities: Those that the repository has plans for; empty where there is one plan for one GPU.
+        capability: The plan's.
+
+    Returns:
+        ``model.plan`` where there is one plan, else ``model.sm89.plan``.
+    """
+    if len(capabilities) <= 1:
+        return PLAN_FILE
+    stem, _, suffix = PLAN_FILE.partition(".")
+    return f"{stem}.sm{capability.replace('.', '')}.{suffix}"
 
 
 def read_manifest(repository: Path) -> Manifest:
