@@ -27,6 +27,7 @@ from resrank.checkpoint import (
     Projector,
     validate_folder,
 )
+from resrank.encoder_attention import biased_attention, is_biased, token_mask
 from resrank.errors import CheckpointError
 
 EXPORT_ATTENTION = "resrank"
@@ -173,9 +174,9 @@ class ResRankModel(nn.Module):
         Returns:
             FP32 [B, d], pooled and, with ``embedding_norm: l2``, of length 1.
         """
-        mask: Tensor | None = attention_mask
+        mask: Tensor | dict[str, Tensor] | None = attention_mask
         if self.encoder.config._attn_implementation == EXPORT_ATTENTION:
-            mask = None if self.encoder_is_causal else attention_mask[:, None, None, :].bool()
+            mask = None if self.encoder_is_causal else token_mask(self.encoder.config, attention_mask)
         hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
         pooled = self._pool(hidden.float(), attention_mask)
         return functional.normalize(pooled, dim=-1) if self.spec.encoder.embedding_norm is Norm.L2 else pooled
@@ -250,16 +251,29 @@ class ResRankModel(nn.Module):
 
     @contextlib.contextmanager
     def exporting(self) -> Iterator[Self]:
-        """Within the context both backbones use :func:`maskless_attention`, the form that engines fuse."""
-        backbones = (self.encoder, self.reranker)
-        before = [backbone.config._attn_implementation for backbone in backbones]
-        try:
-            for backbone in backbones:
-                backbone.set_attn_implementation(EXPORT_ATTENTION)
+        """Within the context both backbones attend in the form that engines fuse (:func:`maskless_attention`)."""
+        with contextlib.ExitStack() as stack:
+            for backbone in (self.encoder, self.reranker):
+                stack.enter_context(_fusible_attention(backbone))
             yield self
-        finally:
-            for backbone, name in zip(backbones, before, strict=True):
-                backbone.set_attn_implementation(name)
+
+
+@contextlib.contextmanager
+def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
+    before = backbone.config._attn_implementation
+    if is_biased(backbone.config):
+        with biased_attention(backbone):
+            backbone.config._attn_implementation = EXPORT_ATTENTION  # so that transformers passes the mask as it is
+            try:
+                yield
+            finally:
+                backbone.config._attn_implementation = before
+        return
+    backbone.set_attn_implementation(EXPORT_ATTENTION)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation(before)
 
 
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
