@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -205,8 +205,9 @@ def default_profiles(spec: CheckpointSpec, layout: PromptLayout) -> Profiles:
     Returns:
         Profile 0 of each model for requests that come alone, profile 1 for batches.
     """
-    tokens = min(ENCODER_TOKENS, max(spec.encoder.max_passage_tokens, spec.encoder.max_query_tokens))
-    shortest_tokens = min(_SHORTEST_TOKENS, tokens)
+    of_passages, of_queries = spec.encoder.max_passage_tokens, spec.encoder.max_query_tokens
+    tokens = min(ENCODER_TOKENS, max(of_passages, of_queries))
+    shortest_tokens = min(_SHORTEST_TOKENS, of_passages, of_queries)
     queries = min(_LONG_QUERY_TOKENS, tokens)
     candidates = min(RERANKER_CANDIDATES, spec.reranker.max_passages)
     sequence = min(RERANKER_SEQUENCE, layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages))
@@ -309,11 +310,11 @@ def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayo
     )
 
 
-def _within(ranges: Iterable[Range], longest: int, series: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
-    """The lengths of a series that ends at ``longest`` or the ranges' end, but for those that no range holds."""
-    ranges = tuple(ranges)
-    last = min(longest, max(r.max for r in ranges))
-    return tuple(length for length in series(last) if any(r.min <= length <= r.max for r in ranges))
+def _within(ranges: tuple[Range, ...], longest: int, series: Callable[[int], tuple[int, ...]]) -> tuple[int, ...]:
+    """The lengths of a series that some range holds, the last one being long enough for all that the ranges take."""
+    end = min(longest, max(sizes.max for sizes in ranges))
+    last = min(max(end, sizes.min) for sizes in ranges if sizes.max >= end)  # not `end` where that lies in a gap
+    return tuple(length for length in series(last) if any(sizes.min <= length <= sizes.max for sizes in ranges))
 
 
 def _depths(last: int) -> tuple[int, ...]:
