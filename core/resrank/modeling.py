@@ -140,24 +140,8 @@ class ResRankModel(nn.Module):
             CheckpointError: The folder is not a valid checkpoint.
         """
         spec = validate_folder(folder, verify_hashes=verify_hashes)
-        projectors: dict[str, Tensor] = {}
-        if spec.fusion.projector is Projector.LINEAR:
-            try:
-                projectors = load_file(folder / PROJECTORS_FILE)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{folder / PROJECTORS_FILE}: cannot be read: {error}") from error
-            if set(projectors) != {"p_in.weight", "p_out.weight"}:
-                raise CheckpointError(
-                    f"{folder / PROJECTORS_FILE}: holds {sorted(projectors)}, not p_in.weight and p_out.weight"
-                )
-        model = cls(
-            spec,
-            _load_backbone(folder / ENCODER_DIR),
-            _load_backbone(folder / RERANKER_DIR),
-            projectors.get("p_in.weight"),
-            projectors.get("p_out.weight"),
-        )
-        return model.eval()
+        encoder, reranker = load_backbone(folder / ENCODER_DIR), load_backbone(folder / RERANKER_DIR)
+        return cls(spec, encoder, reranker, *load_projectors(folder, spec)).eval()
 
     @property
     def encoder_is_causal(self) -> bool:
@@ -279,7 +263,40 @@ def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
 
 
-def _load_backbone(folder: Path) -> PreTrainedModel:
+def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None]:
+    """Reads a checkpoint's projectors.
+
+    Args:
+        folder: The checkpoint's.
+        spec: Its fields, which say whether there are any.
+
+    Returns:
+        P_in FP32 [h, d] and P_out FP32 [d, h], or None twice.
+
+    Raises:
+        CheckpointError: The file is damaged or holds something else.
+    """
+    if spec.fusion.projector is not Projector.LINEAR:
+        return None, None
+    file = folder / PROJECTORS_FILE
+    try:
+        projectors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    if set(projectors) != {"p_in.weight", "p_out.weight"}:
+        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not p_in.weight and p_out.weight")
+    return projectors["p_in.weight"], projectors["p_out.weight"]
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Loads one backbone in fp32.
+
+    Args:
+        folder: In Hugging Face layout.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or weights are missing.
+    """
     try:
         model, report = AutoModel.from_pretrained(
             folder,
