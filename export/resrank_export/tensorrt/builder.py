@@ -74,6 +74,17 @@ class EngineBuilder(Protocol):
     version: str
     capabilities: tuple[int, ...]
 
+    def resolve(self, capability: int | None) -> int:
+        """The compute capability that a build is for, without building.
+
+        Args:
+            capability: As 89; None for this machine's GPU.
+
+        Raises:
+            ExportError: This builder cannot build for it here; the message says for which it can.
+        """
+        ...
+
     def inspect(self, onnx: Path) -> NetworkSummary:
         """Parses a graph without building it: well below a second for a graph of 100 MB.
 
@@ -195,7 +206,7 @@ class _Builder:
         timing_cache: Path | None = None,
     ) -> tuple[BuiltPlan, ...]:
         """See the protocol."""
-        targets = {capability: self._resolve(capability) for capability in plans}
+        targets = {capability: self.resolve(capability) for capability in plans}
         refuse_wrong_ranges(profiles)
         for out in plans.values():
             _refuse_full_disk(out, onnx)
@@ -226,12 +237,8 @@ class _Builder:
             )
         return tuple(built)
 
-    def _resolve(self, capability: int | None) -> int:
-        """The capability that a build is for.
-
-        Raises:
-            ExportError: This builder cannot build for it.
-        """
+    def resolve(self, capability: int | None) -> int:
+        """See the protocol."""
         raise NotImplementedError
 
     def _target(self, config: Any, capability: int | None) -> None:
@@ -284,7 +291,7 @@ class _Builder:
         for shapes in profiles:
             profile = builder.create_optimization_profile()
             for tensor, bounds in shapes.items():
-                profile.set_shape(tensor.value, *bounds)
+                profile.set_shape(str(tensor), *bounds)
             config.add_optimization_profile(profile)
         timed = self._use_timing_cache(config, timing_cache)
         for everywhere in (False, True):
@@ -334,7 +341,8 @@ class _TensorRtBuilder(_Builder):
     flavour = EngineKind.TENSORRT
     name = "TensorRT"
 
-    def _resolve(self, capability: int | None) -> int:
+    def resolve(self, capability: int | None) -> int:
+        """See the protocol."""
         try:
             major, minor = Gpu(0).capability
         except EngineError as error:
@@ -379,7 +387,8 @@ class _TensorRtRtxBuilder(_Builder):
         }
         self.capabilities = tuple(sorted(self._members))
 
-    def _resolve(self, capability: int | None) -> int:
+    def resolve(self, capability: int | None) -> int:
+        """See the protocol."""
         if capability is None:
             try:
                 major, minor = Gpu(0).capability

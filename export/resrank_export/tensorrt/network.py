@@ -20,6 +20,8 @@ _BETWEEN = frozenset(
 )
 """Layers that scale, mask, convert or reshape, and so may stand between attention's products and its softmax."""
 
+_PRECISION_CAST = "CAST of precision"
+_FLOATING = frozenset(("FLOAT", "HALF", "BF16"))
 _PRODUCTS = frozenset(("MATRIX_MULTIPLY", "EINSUM"))
 _ASSERTION = re.compile(r'Assertion failed: .*?(?:&& "(?P<quoted>[^"]*)"|: (?P<plain>.*))', re.DOTALL)
 _QUOTED = re.compile(r'\w+ && "(?P<quoted>[^"]*)"')
@@ -31,11 +33,12 @@ class LayerSummary:
 
     Attributes:
         attention: Whole attentions, one layer each.
-        normalization: RMSNorm and LayerNorm.
+        normalization: LayerNorm. RMSNorm is none of TensorRT's layers: its parser (1.7) writes it as element-wise
+            layers and a mean, in the operator's ``stash_type``, and the builder fuses those.
         rotary: Rotary embeddings.
         matmul: Matrix products outside of attention layers.
         softmax: Softmaxes outside of attention layers.
-        cast: Conversions of type.
+        cast: Conversions from one floating-point type to another; those of shapes and masks are among the others.
         other: All others, by TensorRT's name in lower case.
     """
 
@@ -70,7 +73,7 @@ class NetworkSummary:
 
 def summarize(network: Any) -> LayerSummary:
     """Counts the layers of an ``INetworkDefinition``."""
-    counts = Counter(layer.type.name for layer in layers_of(network))
+    counts = Counter(_PRECISION_CAST if _changes_precision(layer) else layer.type.name for layer in layers_of(network))
     counts.pop("ATTENTION_INPUT", None)  # the other end of ATTENTION_OUTPUT
     named = {
         "attention": "ATTENTION_OUTPUT",
@@ -78,7 +81,7 @@ def summarize(network: Any) -> LayerSummary:
         "rotary": "ROTARY_EMBEDDING",
         "matmul": "MATRIX_MULTIPLY",
         "softmax": "SOFTMAX",
-        "cast": "CAST",
+        "cast": _PRECISION_CAST,
     }
     fields = {field: counts.pop(name, 0) for field, name in named.items()}
     return LayerSummary(**fields, other={name.lower(): count for name, count in sorted(counts.items())})
@@ -128,6 +131,13 @@ def _first_product(start: Any, neighbours: Any) -> Any | None:
         if layer.type.name in _BETWEEN:
             queue.extend(neighbours(layer))
     return None
+
+
+def _changes_precision(layer: Any) -> bool:
+    if layer.type.name != "CAST":
+        return False
+    types = {layer.get_input(0).dtype.name, layer.get_output(0).dtype.name}
+    return len(types) == 2 and types <= _FLOATING
 
 
 def layers_of(network: Any) -> Iterator[Any]:
