@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from resrank.checkpoint import Sha256, StrictModel
 from resrank.durability import flush
 from resrank.engines.base import EngineKind, Precision
+from resrank.engines.plan import plan_file as capability_plan_file
 from resrank.errors import ResRankError
 from resrank.names import MANIFEST_FILE, PLAN_FILE, Model
 
@@ -281,8 +282,8 @@ def plan_file(capabilities: Sequence[str], capability: str) -> str:
     """
     if len(capabilities) <= 1:
         return PLAN_FILE
-    stem, _, suffix = PLAN_FILE.partition(".")
-    return f"{stem}.sm{capability.replace('.', '')}.{suffix}"
+    major, _, minor = capability.partition(".")
+    return capability_plan_file((int(major), int(minor)))
 
 
 def read_manifest(repository: Path) -> Manifest:

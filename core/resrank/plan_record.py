@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resrank.checkpoint import file_sha256
-from resrank.engines.base import EngineKind
+from resrank.engines.base import EngineError, EngineKind
+from resrank.engines.plan import read_plan_header
 from resrank.errors import ResRankError
 from resrank.manifest import Manifest, ManifestError, PlanFacts, Runtime, plan_file, read_manifest, write_manifest
 from resrank.names import VERSION, Model
-from resrank.plan_header import PlanError, read_plan_header
 
 OLDEST_TENSORRT = 11
 """Major version from which on networks are always strongly typed: an older one may choose other precisions than the
@@ -83,7 +83,7 @@ def record_plans(
 
     Raises:
         ManifestError: The manifest does not admit such plans.
-        PlanError: A plan is missing, is no plan, or comes from a TensorRT that cannot have built it rightly.
+        EngineError: A plan is missing, is no plan, or comes from a TensorRT that cannot have built it rightly.
     """
     manifest = read_manifest(repository)
     name = plan_file(manifest.compute_capabilities, capability)
@@ -91,9 +91,10 @@ def record_plans(
     for model in _ENGINE_MODELS:
         path = repository / model / VERSION / name
         header = read_plan_header(path)
-        if header.flavour is not EngineKind.TENSORRT or int(header.version.split(".")[0]) < OLDEST_TENSORRT:
-            raise PlanError(
-                f"{path}: was built by {header.flavour.value} {header.version}, but the repository needs tensorrt "
+        version = ".".join(map(str, header.version))
+        if header.flavour is not EngineKind.TENSORRT or header.version[0] < OLDEST_TENSORRT:
+            raise EngineError(
+                f"{path}: was built by {header.flavour.value} {version}, but the repository needs tensorrt "
                 f"{OLDEST_TENSORRT} or later: build inside the Triton container that will serve it"
             )
         facts = PlanFacts(
@@ -101,7 +102,7 @@ def record_plans(
             sha256=file_sha256(path),
             bytes=path.stat().st_size,
             tensorrt_flavour=header.flavour,
-            tensorrt_version=header.version,
+            tensorrt_version=version,
             timing_cache=reused_cache[model],
             build_seconds=seconds[model],
         )

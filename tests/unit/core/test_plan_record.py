@@ -127,7 +127,7 @@ def test_other_runtimes_have_nothing_to_build(
     [
         (b"vtrt" + PLAN[4:], "was built by tensorrt_rtx 11.4.0.106, but the repository needs tensorrt 11 or later"),
         (PLAN[:24] + bytes([10, 13, 3, 9]) + bytes(40), "was built by tensorrt 10.13.3.9, but"),
-        (b"", "is no TensorRT plan"),
+        (b"", "are no whole TensorRT plan"),
     ],
 )
 def test_what_is_not_the_repositorys_plan_is_not_recorded(
