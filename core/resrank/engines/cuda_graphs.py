@@ -75,7 +75,7 @@ class GraphRunner:
         """
         self._compute = compute
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: RecentShapes[_CapturedGraph | None] = RecentShapes(MAX_GRAPHS)
 

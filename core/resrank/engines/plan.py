@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,24 +39,28 @@ def plan_file(capability: tuple[int, int]) -> str:
     return f"{stem}.sm{major}{minor}.{suffix}"
 
 
-def find_plan(folder: Path, capability: tuple[int, int]) -> Path:
+def find_plan(folder: Path, capability: Callable[[], tuple[int, int]]) -> Path:
     """The plan that a GPU runs.
 
     Args:
         folder: A version folder with one ``model.plan``, or a plan for each of several compute capabilities.
-        capability: Of the GPU.
+        capability: Tells the GPU's; asked only where there are several.
 
     Raises:
         EngineError: There is none for it; the message names those that there are.
     """
-    for name in (PLAN_FILE, plan_file(capability)):
-        if (folder / name).is_file():
-            return folder / name
-    others = ", ".join(sorted(path.name for path in folder.glob("model.*plan"))) or "no plan at all"
-    raise EngineError(
-        f"{folder}: no {plan_file(capability)} for this GPU of compute capability {capability[0]}.{capability[1]}, but "
-        f"{others}: build one with --compute-capability {capability[0]}.{capability[1]}"
-    )
+    if (folder / PLAN_FILE).is_file():
+        return folder / PLAN_FILE
+    plans = sorted(path.name for path in folder.glob("*.plan"))
+    if not plans:
+        raise EngineError(f"{folder}: no {PLAN_FILE}: build the engines with build-engines.sh, or export again")
+    found = capability()
+    if plan_file(found) not in plans:
+        raise EngineError(
+            f"{folder}: no {plan_file(found)} for this GPU, but {', '.join(plans)}: export again with "
+            f"--compute-capability {found[0]}.{found[1]}"
+        )
+    return folder / plan_file(found)
 
 
 def read_plan_header(plan: Path) -> PlanHeader:

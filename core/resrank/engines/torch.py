@@ -122,7 +122,8 @@ def _load_part(part: Path) -> ResRankModel:
             backbones[name] = load_backbone(checkpoint / name)
         else:
             with torch.device("meta"):
-                backbones[name] = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint / name))
+                config = AutoConfig.from_pretrained(checkpoint / name)
+                backbones[name] = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     projectors = load_projectors(checkpoint, spec) if part.name == RERANKER_DIR else (None, None)
     return ResRankModel(spec, backbones[ENCODER_DIR], backbones[RERANKER_DIR], *projectors).eval()
 
