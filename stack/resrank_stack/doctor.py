@@ -211,7 +211,7 @@ def check_gpu(machine: Machine) -> Check:
 def check_gpu_engines(machine: Machine) -> Check:
     """Informational: what builds and runs engines for GPUs, as packages and inside Triton."""
     found = []
-    for title, kind in (("TensorRT", EngineKind.TENSORRT), ("TensorRT-RTX", EngineKind.TENSORRT_RTX)):
+    for title, kind in (("TensorRT", EngineKind.TENSORRT), ("TensorRT for RTX", EngineKind.TENSORRT_RTX)):
         package = machine.package(kind)
         if package is not None:
             found.append(f"{title} {package}")

@@ -22,7 +22,7 @@ _TITLES = {
     EngineKind.OPENVINO: "OpenVINO",
     EngineKind.ONNXRUNTIME: "ONNX Runtime",
     EngineKind.TENSORRT: "TensorRT",
-    EngineKind.TENSORRT_RTX: "TensorRT-RTX",
+    EngineKind.TENSORRT_RTX: "TensorRT for RTX",
     EngineKind.TORCH: "torch",
 }
 _EXTRAS = {
@@ -240,8 +240,9 @@ class _EngineCheck:
 
     def _torch_cuda(self) -> Iterator[Problem]:
         found = self._machine.package(EngineKind.TORCH)
-        if found is not None and self._machine.torch_cuda is None:
-            yield Problem(Refusal.NO_CUDA, f"torch {found} was {Refusal.NO_CUDA}", "install torch's CUDA build")
+        if found is not None and self._machine.torch_cuda is None and self._serving():
+            cause = f"torch {found} was {Refusal.NO_CUDA}, and Triton puts the engine on {self._serving()[0]}"
+            yield Problem(Refusal.NO_CUDA, cause, "install torch's CUDA build, or hide the GPU: CUDA_VISIBLE_DEVICES=")
 
     def _cpu_precision(self) -> Iterator[Problem]:
         rounds = self._facts.engine is EngineKind.OPENVINO and self._facts.precision is Precision.BF16
@@ -253,6 +254,8 @@ class _EngineCheck:
 
     def _gpus(self) -> Iterator[Problem]:
         here = self._machine.gpus
+        if not here and self._facts.engine is EngineKind.TORCH and not self._manifest.gpus:
+            return  # torch runs on the CPU then
         if not here:
             needed = _listed(self._manifest.compute_capabilities)
             kind = f" of compute capability {needed}" if needed else ""

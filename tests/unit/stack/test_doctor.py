@@ -135,7 +135,7 @@ class GpuServer(Machine):
 def test_gpus_and_what_runs_on_them_are_told() -> None:
     machine = GpuServer()
     assert doctor.check_gpu(machine).detail == "GPU 0 (NVIDIA L4, compute capability 8.9), driver 580.95.05"
-    assert doctor.check_gpu_engines(machine).detail == "TensorRT-RTX 1.7.1.116, torch 2.13.0 with CUDA 13.0"
+    assert doctor.check_gpu_engines(machine).detail == "TensorRT for RTX 1.7.1.116, torch 2.13.0 with CUDA 13.0"
     machine.tensorrt_backend = TensorRtBackend(Path("/opt/tritonserver/backends/tensorrt"), "11.3.0")
     assert doctor.check_gpu_engines(machine).detail.endswith(", Triton's tensorrt backend with TensorRT 11.3.0")
 

@@ -191,9 +191,13 @@ def test_a_repository_that_fits_is_served(
     assert {status for status, _, _ in told.values()} == {Status.OK}
 
 
-def test_torch_serves_the_checkpoint_that_was_exported(torch_repository: Repository) -> None:
-    require_servable(torch_repository.root, torch_repository.manifest, TORCH_SERVER)
-    assert {status for status, _, _ in lines(torch_repository, TORCH_SERVER).values()} == {Status.OK}
+CPU_TORCH = {"packages": {EngineKind.TORCH: "2.13.0+cpu"}, "torch_cuda": None}
+
+
+@pytest.mark.parametrize("machine", [TORCH_SERVER, FakeMachine(gpus=(), **CPU_TORCH)], ids=["GPU", "CPU"])
+def test_torch_serves_the_checkpoint_that_was_exported(torch_repository: Repository, machine: FakeMachine) -> None:
+    require_servable(torch_repository.root, torch_repository.manifest, machine)
+    assert {status for status, _, _ in lines(torch_repository, machine).values()} == {Status.OK}
 
 
 @dataclass(frozen=True)
@@ -358,7 +362,7 @@ CASES = [
     ),
     Case(
         Refusal.NOT_INSTALLED,
-        "TensorRT-RTX is not installed",
+        "TensorRT for RTX is not installed",
         "pip install 'resrank[tensorrt-rtx]'",
         CONTAINER,
         Runtime.TENSORRT_RTX,
@@ -374,7 +378,7 @@ CASES = [
     ),
     Case(
         Refusal.OTHER_FLAVOUR,
-        "it needs TensorRT-RTX, here is TensorRT 11.3.0.99, and neither flavour reads the other's plans",
+        "it needs TensorRT for RTX, here is TensorRT 11.3.0.99, and neither flavour reads the other's plans",
         "pip install 'resrank[tensorrt-rtx]', or export with --runtime tensorrt",
         PIP_SERVER,
         Runtime.TENSORRT_RTX,
@@ -389,7 +393,7 @@ CASES = [
     ),
     Case(
         Refusal.OTHER_VERSION,
-        "its plan for 8.9 was built by TensorRT-RTX 1.7.0.92, installed is 1.7.1.116, and plans load in",
+        "its plan for 8.9 was built by TensorRT for RTX 1.7.0.92, installed is 1.7.1.116, and plans load in",
         "resrank export CHECKPOINT",
         RTX_SERVER,
         Runtime.TENSORRT_RTX,
@@ -418,9 +422,14 @@ def test_what_does_not_fit_is_one_sentence_with_its_remedy(make: Make, case: Cas
     assert "\n" not in sentence
 
 
-def test_torch_without_cuda_is_refused(torch_repository: Repository) -> None:
-    machine = FakeMachine(packages={EngineKind.TORCH: "2.13.0+cpu"}, torch_cuda=None)
-    assert f"torch 2.13.0+cpu was {Refusal.NO_CUDA}" in refusal(torch_repository, machine)
+def test_torch_without_cuda_is_refused_where_triton_would_put_it_on_a_gpu(torch_repository: Repository) -> None:
+    sentence = refusal(torch_repository, FakeMachine(**CPU_TORCH))
+    assert f"torch 2.13.0+cpu was {Refusal.NO_CUDA}, and Triton puts the engine on GPU 0" in sentence
+
+
+def test_torch_insists_on_the_gpus_that_were_named(torch_repository: Repository) -> None:
+    torch_repository.manifest = torch_repository.manifest.model_copy(update={"gpus": (0,)})
+    assert Refusal.NO_GPU in refusal(torch_repository, FakeMachine(gpus=(), **CPU_TORCH))
 
 
 def test_another_checkpoint_is_refused(torch_repository: Repository) -> None:
