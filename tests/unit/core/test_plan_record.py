@@ -125,10 +125,14 @@ def test_other_runtimes_have_nothing_to_build(
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"vtrt" + PLAN[4:], "was built by tensorrt_rtx 11.4.0.106, but the repository needs tensorrt 11 or later"),
+        (
+            b"vtrt" + bytes(12) + (len(PLAN) + len("encoder")).to_bytes(8, "little") + PLAN[24:],
+            "was built by tensorrt_rtx 11.4.0.106, but the repository needs tensorrt 11 or later",
+        ),
         (PLAN[:24] + bytes([10, 13, 3, 9]) + bytes(40), "was built by tensorrt 10.13.3.9, but"),
         (b"", "are no whole TensorRT plan"),
     ],
+    ids=["rtx", "old", "empty"],
 )
 def test_what_is_not_the_repositorys_plan_is_not_recorded(
     repository: Path, capsys: pytest.CaptureFixture[str], content: bytes, named: str
