@@ -280,16 +280,8 @@ class _EngineCheck:
             yield Problem(Refusal.NO_BF16_GPU, f"{gpu} {Refusal.NO_BF16_GPU}", "export with --precision fp16 or fp32")
         if self._facts.engine is EngineKind.TORCH:
             return
-        plans = self._facts.plans
-        if gpu.capability not in plans:
-            planned = self._manifest.compute_capabilities or tuple(plans)
-            if planned and gpu.capability not in planned:  # else it is not built yet, which is said already
-                sm = gpu.capability.replace(".", "")
-                yield Problem(
-                    Refusal.OTHER_CAPABILITY,
-                    f"{gpu} is here and {Refusal.OTHER_CAPABILITY}, only for {_listed(sorted(planned, key=_numbers))}",
-                    f"export with --compute-capability {sm}, or serve it with --gpus on GPUs that have plans",
-                )
+        if gpu.capability not in self._facts.plans:
+            yield from self._other_capability(gpu)
             return
         needed = sum(
             facts.plans[gpu.capability].bytes
@@ -300,6 +292,21 @@ class _EngineCheck:
             free = _gib(gpu.free_bytes) + ("" if gpu.memory_bytes is None else f" of {_gib(gpu.memory_bytes)}")
             cause = f"the plans alone take {_gib(needed)} {Refusal.TOO_LITTLE_MEMORY}, and {gpu} has {free} GiB free"
             yield Problem(Refusal.TOO_LITTLE_MEMORY, cause, "end what else uses the GPU, or take a larger one")
+
+    def _other_capability(self, gpu: Gpu) -> Iterator[Problem]:
+        planned = self._manifest.compute_capabilities or tuple(self._facts.plans)
+        if not planned or gpu.capability in planned:
+            return  # not built yet, which is said already
+        names = _listed(sorted(planned, key=_numbers))
+        if self._facts.engine is EngineKind.TENSORRT and not self._manifest.compute_capabilities:
+            remedy = f"{self._build()} --force"
+        else:
+            remedy = f"export with --compute-capability {gpu.capability.replace('.', '')}"
+        yield Problem(
+            Refusal.OTHER_CAPABILITY,
+            f"{gpu} is here and {Refusal.OTHER_CAPABILITY}, only for {names}",
+            f"{remedy}, or export with --gpus for those that have one",
+        )
 
     # Shared words
 

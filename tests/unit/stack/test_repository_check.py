@@ -301,7 +301,7 @@ CASES = [
     Case(
         Refusal.OTHER_CAPABILITY,
         "GPU 1 (NVIDIA L4, compute capability 12.0) is here and there is no plan for it, only for 8.9",
-        "--gpus",
+        "build-engines.sh --force, or export with --gpus for those that have one",
         FakeMachine(gpus=(gpu(), gpu(1, "12.0"))),
     ),
     Case(
