@@ -116,7 +116,7 @@ class Gpu:
         if status == errors.cudaErrorNoDevice:
             return 0
         if status == errors.cudaErrorInsufficientDriver:
-            raise EngineError(_driver_sentence(self._cuda.cudaDriverGetVersion()[1], self._cuda.CUDART_VERSION))
+            raise EngineError(driver_problem(self._cuda.cudaDriverGetVersion()[1], self._cuda.CUDART_VERSION))
         if status != errors.cudaSuccess:
             raise EngineError(f"CUDA does not start on this machine: {self._text(status)}: look at nvidia-smi")
         return int(count)
@@ -171,8 +171,13 @@ class PinnedBuffer:
         weakref.finalize(self, cuda.cudaFreeHost, int(address))
 
 
-def _driver_sentence(driver: int, needed: int) -> str:
-    """What is wrong with the driver; versions as CUDA writes them, 13050 for 13.5, and 0 for no driver at all."""
+def driver_problem(driver: int, needed: int) -> str:
+    """What is wrong with this machine's driver, and what to do.
+
+    Args:
+        driver: The newest CUDA that it knows, written as CUDA does: 13050 for 13.5, and 0 where there is no driver.
+        needed: The CUDA that is asked for.
+    """
     if driver == 0:
         return "this machine has no NVIDIA driver: serve on a machine with a GPU, or export with --runtime cpu"
     return (
