@@ -42,6 +42,13 @@ class PromptingStep:
         self._candidate_buckets = read_buckets(parameters, Parameter.CANDIDATE_BUCKETS)
         self._max_passages = min((spec.reranker.max_passages, *self._candidate_buckets[-1:]))
 
+    @property
+    def most_candidates(self) -> int:
+        """Candidates of one query that find room beside its first token."""
+        if not self._sequence_buckets:
+            return self._max_passages
+        return min(self._max_passages, self._sequence_buckets[-1] - self._tokenizer.layout.length(1, 0))
+
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
         """Lays out each request by itself (see the protocol)."""
         return run_each(self._lay_out, requests)
