@@ -190,7 +190,7 @@ class EngineStep:
             policy = BatchingPolicy.on_cpu(graph.role, max_rows=rows, max_tokens=tokens)
         limits = EngineLimits(
             int(parameters[Parameter.VOCABULARY_SIZE]),
-            min(tokens, *policy.lengths[-1:]),
+            min(tokens, policy.lengths[-1]) if policy.lengths else tokens,
             policy.candidates[-1] if policy.candidates else None,
         )
         return cls(load_engine(engine_path(instance.folder, graph.role, options), options), graph, limits, policy)
