@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from resrank.checkpoint import file_sha256, validate_folder
@@ -185,7 +185,8 @@ class _EngineCheck:
             return
         if size != plan.bytes:
             cause = f"{self._relative(file)} has {size:,} {Refusal.OTHER_SIZE} {plan.bytes:,}"
-            yield Problem(Refusal.OTHER_SIZE, cause, f"copy the repository again, or: {self._build()}")
+            again = self._export_again() if self._built_by_export else f"copy the repository again, or {self._build()}"
+            yield Problem(Refusal.OTHER_SIZE, cause, again)
         elif self._digests and file_sha256(file) != plan.sha256:
             yield self._changed(file)
 
@@ -235,7 +236,7 @@ class _EngineCheck:
                     f"and {Refusal.OTHER_VERSION}"
                 )
                 yield Problem(
-                    Refusal.OTHER_VERSION, cause, f"serve it with {title} {plan.tensorrt_version}, or: {self._build()}"
+                    Refusal.OTHER_VERSION, cause, f"serve it with {title} {plan.tensorrt_version}, or {self._build()}"
                 )
 
     def _torch_cuda(self) -> Iterator[Problem]:
@@ -257,7 +258,7 @@ class _EngineCheck:
         if not here and self._facts.engine is EngineKind.TORCH and not self._manifest.gpus:
             return  # torch runs on the CPU then
         if not here:
-            needed = _listed(self._manifest.compute_capabilities)
+            needed = _listed(self._manifest.compute_capabilities, "or")
             kind = f" of compute capability {needed}" if needed else ""
             yield Problem(
                 Refusal.NO_GPU,
@@ -298,7 +299,7 @@ class _EngineCheck:
         if not planned or gpu.capability in planned:
             return  # not built yet, which is said already
         names = _listed(sorted(planned, key=_numbers))
-        if self._facts.engine is EngineKind.TENSORRT and not self._manifest.compute_capabilities:
+        if not self._built_by_export and not self._manifest.compute_capabilities:
             remedy = f"{self._build()} --force"
         else:
             remedy = f"export with --compute-capability {gpu.capability.replace('.', '')}"
@@ -332,13 +333,17 @@ class _EngineCheck:
     def _export_again(self) -> str:
         return f"copy the repository again, or make it anew: resrank export CHECKPOINT --out {self._repository} --force"
 
+    @property
+    def _built_by_export(self) -> bool:
+        """Whether plans come from export alone: only TensorRT's own flavour is built by the repository's script."""
+        return self._facts.engine is not EngineKind.TENSORRT
+
     def _build(self) -> str:
-        script = self._repository / BUILD_SCRIPT
-        if self._manifest.engine_host is EngineHost.TRITON:
-            return f"build it in the Triton container that will serve it: {script}"
-        if self._facts.engine is EngineKind.TENSORRT:
-            return f"build it by the TensorRT that will serve it: {script}"
-        return self._export_again()
+        if self._built_by_export:
+            return self._export_again()
+        container = self._manifest.engine_host is EngineHost.TRITON
+        where = "in the Triton container that will serve it" if container else "by the TensorRT that will serve it"
+        return f"build it {where}: {self._repository / BUILD_SCRIPT}"
 
 
 def _same_release(built: str, found: str) -> bool:
@@ -351,8 +356,8 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.partition("+")[0].split(".") if part.isdecimal())
 
 
-def _listed(words: tuple[str, ...] | list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+def _listed(words: Sequence[str], conjunction: str = "and") -> str:
+    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _gib(size: int) -> str:

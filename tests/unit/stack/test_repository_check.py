@@ -254,7 +254,7 @@ CASES = [
     Case(
         Refusal.OTHER_SIZE,
         "encoder/1/model.sm89.plan has 100 bytes, the manifest says 6,000",
-        "copy the repository again",
+        "copy the repository again, or build it in the Triton container",
         CONTAINER,
         damage=cut("model.sm89.plan"),
     ),
@@ -307,7 +307,7 @@ CASES = [
     Case(
         Refusal.NO_GPU,
         "there is no GPU here (nvidia-smi is not on PATH)",
-        "on a machine with an NVIDIA GPU of compute capability 8.0 and 8.9, or export with --runtime cpu",
+        "on a machine with an NVIDIA GPU of compute capability 8.0 or 8.9, or export with --runtime cpu",
         FakeMachine(gpus=(), gpu_problem="nvidia-smi is not on PATH", packages=RTX_SERVER.packages),
         Runtime.TENSORRT_RTX,
         AHEAD_OF_TIME,
@@ -387,7 +387,7 @@ CASES = [
     Case(
         Refusal.OTHER_VERSION,
         "its plan for 8.9 was built by TensorRT 11.4.1.12, Triton's backend runs 11.3.0, and plans load in",
-        "serve it with TensorRT 11.4.1.12, or: build it in the Triton container that will serve it:",
+        "serve it with TensorRT 11.4.1.12, or build it in the Triton container that will serve it:",
         CONTAINER,
         fields={"plans": ("8.9",), "version": "11.4.1.12"},
     ),
