@@ -1,4 +1,4 @@
-"""What TensorRT calls back while it works: its log and its progress.
+"""What TensorRT calls back while it works: its log, its progress and the plan that it writes.
 
 The base classes belong to whichever flavour is installed, so these classes are made when it is known. TensorRT's
 bindings print and drop what a callback raises. Ctrl-C arrives in callbacks, since the build itself runs no Python: it
@@ -127,6 +127,32 @@ def make_progress_monitor(trt: Any, progress: Callable[[str], None], interruptio
     return Monitor()
 
 
+def make_stream_writer(trt: Any, sink: Callable[[bytes], None], interruption: Interruption) -> Any:
+    """Takes a plan in pieces (of 64 MiB), so that it is never in memory as a whole.
+
+    Args:
+        trt: The flavour's module.
+        sink: Called with each piece in order.
+        interruption: Where an exception in ``sink`` goes. TensorRT takes no notice of a failed write: whoever builds
+            must look here before trusting the file.
+
+    Returns:
+        A ``trt.IStreamWriter``.
+    """
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+
+        def write(self, data: bytes) -> int:
+            with _kept(interruption):
+                if interruption.error is None:
+                    sink(data)
+            return 0 if interruption.error else len(data)
+
+    return Writer()
+
+
 class _kept:  # noqa: N801  # a context manager, used like a function
     """Keeps what its block raises instead of letting it out."""
 
@@ -137,6 +163,6 @@ class _kept:  # noqa: N801  # a context manager, used like a function
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if error is not None:
+        if error is not None and self._interruption.error is None:
             self._interruption.error = error
         return True

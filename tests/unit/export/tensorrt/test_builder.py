@@ -91,12 +91,22 @@ def test_an_existing_plan_is_replaced_only_by_a_finished_one(
     graph = save_attention(Precision.BF16)
     # The file that the plan is written to first, on a device that is always full.
     (tmp_path / ".model.plan.partial").symlink_to("/dev/full")
-    with pytest.raises(ExportError, match=r"model\.plan: no space for the engine: it needs \d+ MB and \d+ MB are free"):
+    with pytest.raises(ExportError, match=r"model\.plan: no space: it needs at least \d+ MB and \d+ MB are free"):
         rtx.build(graph, [attention_profile], 89, out)
     assert out.read_bytes() == b"the plan before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.onnx", "model.plan"]
     rtx.build(graph, [attention_profile], 89, out)
     assert out.stat().st_size > 100_000
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
+) -> None:
+    (tmp_path / "plans").write_text("a file where the folder should be", encoding="utf-8")
+    with pytest.raises(
+        ExportError, match=r"plans/model\.plan: cannot be written \(.*\); choose another place with --out"
+    ):
+        rtx.build(save_attention(Precision.BF16), [attention_profile], 89, tmp_path / "plans" / "model.plan")
 
 
 def test_a_full_disk_is_seen_before_the_build(
@@ -112,8 +122,8 @@ def test_a_full_disk_is_seen_before_the_build(
     with pytest.raises(ExportError) as caught:
         rtx.build(graph, [attention_profile], 89, tmp_path / "model.plan")
     assert str(caught.value) == (
-        f"{tmp_path}/model.plan: no space for the engine: it needs 3 MB and 2 MB are free; make room, or choose "
-        "another place with --out"
+        f"{tmp_path}/model.plan: no space: it needs at least 3 MB and 2 MB are free; make room, or choose another "
+        "place with --out"
     )
 
 
@@ -214,7 +224,7 @@ def on_an_l4(rtx: EngineBuilder, monkeypatch: pytest.MonkeyPatch) -> EngineBuild
     Production TensorRT needs NVIDIA's own index to install and a GPU to start.
     """
     monkeypatch.setitem(sys.modules, "tensorrt", load_tensorrt(EngineKind.TENSORRT_RTX))
-    monkeypatch.setattr("resrank_export.tensorrt.builder.Gpu", lambda _: SimpleNamespace(capability=(8, 9)))
+    monkeypatch.setattr("resrank_export.tensorrt.flavours.Gpu", lambda _: SimpleNamespace(capability=(8, 9)))
     return load_builder(EngineKind.TENSORRT)
 
 
