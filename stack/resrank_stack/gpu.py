@@ -221,17 +221,22 @@ def torch_cuda() -> str | None:
     return None if cuda is None else cuda[1]
 
 
+def _cpu_features() -> set[str]:
+    """Of the first processor: the kernel measures a frequency for each that is read, which takes its time."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    except OSError:
+        return set()
+
+
 def cpu_has_bf16() -> bool:
     """Whether OpenVINO multiplies in bf16 on this CPU.
 
     The kernel's list of CPU features answers at once where it can; else OpenVINO itself is asked, since it also counts
     CPUs on which it emulates bf16.
     """
-    try:
-        features = set(re.findall(r"\w+", Path("/proc/cpuinfo").read_text()))
-    except OSError:
-        features = set()
-    if features & {"avx512_bf16", "amx_bf16"}:
+    if _cpu_features() & {"avx512_bf16", "amx_bf16"}:
         return True
     try:
         import openvino

@@ -11,7 +11,6 @@ from typing import Self
 
 from resrank.errors import StackError
 from resrank.manifest import read_manifest
-from resrank_client.retrieval_calls import encoder_mismatch
 from resrank_stack.gpu import Machine
 from resrank_stack.process import ManagedProcess
 from resrank_stack.repository_check import require_servable
@@ -133,6 +132,9 @@ class LocalStack:
             process.check_alive()
         index_encoder = self.sidecar.encoder_sha256()
         if index_encoder and index_encoder != self._encoder_sha256:
+            # Imported here: the client costs more time than all that is compared before the servers start.
+            from resrank_client.retrieval_calls import encoder_mismatch
+
             raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
         return True
 
