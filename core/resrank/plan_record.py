@@ -9,10 +9,11 @@ import argparse
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resrank.checkpoint import file_sha256
+from resrank.durability import flush
 from resrank.engines.base import EngineError, EngineKind
 from resrank.engines.plan import read_plan_header
 from resrank.errors import ResRankError
@@ -70,46 +71,60 @@ def check_buildable(repository: Path, capability: str) -> str:
     return plan_file(wanted, capability)
 
 
-def record_plans(
-    repository: Path, capability: str, seconds: dict[Model, float], reused_cache: dict[Model, bool]
+def place_plans(
+    repository: Path,
+    capability: str,
+    built: Path,
+    seconds: Mapping[Model, float],
+    reused_cache: Mapping[Model, bool],
 ) -> None:
-    """Writes the plans that stand in a repository into its manifest.
+    """Moves new plans into a repository and writes them into its manifest.
 
     Args:
-        repository: As export wrote it, with a plan of each model in its version folder.
-        capability: Of the GPU that built them.
+        repository: As export wrote it.
+        capability: Of the GPU that built the plans.
+        built: The folder with ``encoder.plan`` and ``reranker.plan``, on the repository's file system.
         seconds: How long each build took.
         reused_cache: Whether each build took timings from an earlier one's cache.
 
     Raises:
-        ManifestError: The manifest does not admit such plans.
-        EngineError: A plan is missing, is no plan, or comes from a TensorRT that cannot have built it rightly.
+        ManifestError: The manifest cannot be read.
+        EngineError: A plan is missing, is no plan, or comes from a TensorRT that cannot have built it rightly; nothing
+            was moved.
     """
     manifest = read_manifest(repository)
     name = plan_file(manifest.compute_capabilities, capability)
     models = dict(manifest.models)
     for model in _ENGINE_MODELS:
-        path = repository / model / VERSION / name
-        header = read_plan_header(path)
-        version = ".".join(map(str, header.version))
-        if header.flavour is not EngineKind.TENSORRT or header.version[0] < OLDEST_TENSORRT:
-            raise EngineError(
-                f"{path}: was built by {header.flavour.value} {version}, but the repository needs tensorrt "
-                f"{OLDEST_TENSORRT} or later: build inside the Triton container that will serve it"
-            )
-        facts = PlanFacts(
-            file=name,
-            sha256=file_sha256(path),
-            bytes=path.stat().st_size,
-            tensorrt_flavour=header.flavour,
-            tensorrt_version=version,
-            timing_cache=reused_cache[model],
-            build_seconds=seconds[model],
-        )
+        facts = _plan_facts(built / f"{model}.plan", name, seconds[model], reused_cache[model])
         # Without listed capabilities there is one plan, and so one GPU that it is for: the latest.
         others = models[model].plans if manifest.compute_capabilities else {}
         models[model] = models[model].model_copy(update={"plans": {**others, capability: facts}})
+    for model in _ENGINE_MODELS:
+        plan = built / f"{model}.plan"
+        plan.chmod(0o644)
+        flush(plan)
+        plan.replace(repository / model / VERSION / name)
     write_manifest(Manifest.model_validate({**dict(manifest), "models": models}), repository)
+
+
+def _plan_facts(plan: Path, name: str, seconds: float, reused_cache: bool) -> PlanFacts:
+    header = read_plan_header(plan)
+    version = ".".join(map(str, header.version))
+    if header.flavour is not EngineKind.TENSORRT or header.version[0] < OLDEST_TENSORRT:
+        raise EngineError(
+            f"{plan.stem}: the plan was built by {header.flavour.value} {version}, but the repository needs tensorrt "
+            f"{OLDEST_TENSORRT} or later: build inside the Triton container that will serve it"
+        )
+    return PlanFacts(
+        file=name,
+        sha256=file_sha256(plan),
+        bytes=plan.stat().st_size,
+        tensorrt_flavour=header.flavour,
+        tensorrt_version=version,
+        timing_cache=reused_cache,
+        build_seconds=seconds,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,21 +139,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m resrank.plan_record", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="before a build: prints the file name that the plans get")
-    record = commands.add_parser("record", help="after a build: writes the plans into the manifest")
-    for command in (check, record):
+    place = commands.add_parser("place", help="after a build: moves the plans into the repository and its manifest")
+    for command in (check, place):
         command.add_argument("repository", type=Path)
         command.add_argument("capability", type=_capability, help="compute capability of the GPU, as 8.9")
+    place.add_argument("built", type=Path, help="folder with encoder.plan and reranker.plan")
     for model in _ENGINE_MODELS:
-        record.add_argument(f"--{model.value}-seconds", type=float, required=True)
-        record.add_argument(f"--{model.value}-timing-cache", action="store_true")
+        place.add_argument(f"--{model.value}-seconds", type=float, required=True)
+        place.add_argument(f"--{model.value}-timing-cache", action="store_true")
     given = parser.parse_args(arguments)
     try:
         if given.command == "check":
             print(check_buildable(given.repository, given.capability))
         else:
-            record_plans(
+            place_plans(
                 given.repository,
                 given.capability,
+                given.built,
                 {model: getattr(given, f"{model.value}_seconds") for model in _ENGINE_MODELS},
                 {model: getattr(given, f"{model.value}_timing_cache") for model in _ENGINE_MODELS},
             )

@@ -50,7 +50,7 @@ done
 scratch="$(mktemp -d encoder/.build.XXXXXX)"
 trap 'rm -rf "$scratch"' EXIT
 cache="timing.sm${capability/./}.cache" # kernel timings, which make a second build quick
-record=(python3 -m resrank.plan_record record . "$capability")
+place=(python3 -m resrank.plan_record place . "$capability" "$scratch") # both at once, when both are built
 
 # compile MODEL ARGUMENTS...: runs the builder; networks are strongly typed, as all are since TensorRT 11.
 compile() {
@@ -63,7 +63,7 @@ compile() {
 # build MODEL ARGUMENTS...: one engine.
 build() {
   local model="$1" start="$SECONDS"
-  [[ ! -s "$cache" ]] || record+=("--$model-timing-cache")
+  [[ ! -s "$cache" ]] || place+=("--$model-timing-cache")
   echo "Building the $model for compute capability $capability (minutes)"
   # Attention is one fused kernel unless the builder has none for this GPU and these heads, and says so.
   compile "$@" || {
@@ -75,14 +75,9 @@ build() {
     fail "trtexec could not build the $model; its last words are above"
   }
   [[ -s "$scratch/$model.plan" ]] || fail "trtexec wrote no plan of the $model"
-  record+=("--$model-seconds" "$((SECONDS - start))")
+  place+=("--$model-seconds" "$((SECONDS - start))")
 }
 
 @@builds
-# Both at once, so that the repository never has one new engine and one old one for longer than this.
-for model in encoder reranker; do
-  chmod 644 "$scratch/$model.plan"
-  mv "$scratch/$model.plan" "$model/1/$plan"
-done
-"${record[@]}"
+"${place[@]}"
 echo "Built encoder/1/$plan and reranker/1/$plan"

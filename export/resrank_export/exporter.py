@@ -81,7 +81,7 @@ def export_checkpoint(
         checkpoint = full_checkpoint(checkpoint, Path(scratch), progress)
         spec = read_spec(checkpoint)
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
-        runtime.prepare(spec, layout)
+        runtime.prepare(checkpoint, spec, layout)
         _require_space(out.parent, runtime.bytes_needed(_parameters(checkpoint)))
         model = ResRankModel.from_checkpoint(checkpoint)
         refuse_sliding_windows(model, layout)

@@ -86,10 +86,11 @@ class RuntimeExport:
 class ExportRuntime(Protocol):
     """One value of ``--runtime``."""
 
-    def prepare(self, spec: CheckpointSpec, layout: PromptLayout) -> None:
+    def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """Checks the wishes against the checkpoint and this machine before the weights are loaded.
 
         Args:
+            checkpoint: A full checkpoint's folder.
             spec: The checkpoint's fields.
             layout: The checkpoint's prompt.
 

@@ -29,7 +29,7 @@ class CpuRuntime:
     def __init__(self, options: ExportOptions) -> None:
         self._options = options
 
-    def prepare(self, spec: CheckpointSpec, layout: PromptLayout) -> None:
+    def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """See the protocol: a CPU takes whatever the checkpoint allows."""
 
     def bytes_needed(self, parameters: int) -> int:

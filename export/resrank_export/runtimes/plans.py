@@ -6,15 +6,17 @@ typed graphs and a script that builds them there.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resrank.checkpoint import CheckpointSpec
+from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.engines import EngineKind, EngineOptions, Precision, load_engine
 from resrank.engines.base import EngineError
 from resrank.errors import ExportError
+from resrank.families import require_supported
 from resrank.manifest import AxisRange, EngineFacts, PlanFacts, Runtime, capability_name, plan_file
 from resrank.names import Model
 from resrank.prompt import PromptLayout
@@ -75,8 +77,10 @@ class PlanRuntime:
                 raise
             self._put_off = str(error)
 
-    def prepare(self, spec: CheckpointSpec, layout: PromptLayout) -> None:
+    def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """See the protocol."""
+        for model, part in ((Model.ENCODER, ENCODER_DIR), (Model.RERANKER, RERANKER_DIR)):
+            require_supported(json.loads((checkpoint / part / "config.json").read_text(encoding="utf-8")), model)
         self._gpu = gpu_serving(self._options, spec, layout)
 
     def bytes_needed(self, parameters: int) -> int:

@@ -29,7 +29,7 @@ class TorchRuntime:
         self._options = options
         self._gpu: GpuServing | None = None
 
-    def prepare(self, spec: CheckpointSpec, layout: PromptLayout) -> None:
+    def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """See the protocol."""
         self._gpu = gpu_serving(self._options, spec, layout)
 

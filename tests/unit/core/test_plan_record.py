@@ -18,7 +18,7 @@ from support.tiny_manifest import make_manifest
 
 GRAPH = b"a graph"
 PLAN = b"ftrt" + bytes(20) + bytes([11, 4, 0, 106]) + bytes(40)
-BUILT = ["--encoder-seconds", "3", "--reranker-seconds", "4.5", "--reranker-timing-cache"]
+TOOK = ["--encoder-seconds", "3", "--reranker-seconds", "4.5", "--reranker-timing-cache"]
 
 
 @pytest.fixture
@@ -37,16 +37,19 @@ def make_repository(folder: Path, *capabilities: str, runtime: Runtime = Runtime
     write_manifest(manifest.model_copy(update={"models": models}), folder)
 
 
-def place_plans(repository: Path, name: str = "model.plan", content: bytes = PLAN) -> None:
+def place(repository: Path, capability: str, content: bytes = PLAN) -> int:
+    """Calls the command with new plans."""
+    built = repository / "encoder" / ".build"
+    built.mkdir(exist_ok=True)
     for model in ("encoder", "reranker"):
-        (repository / model / "1" / name).write_bytes(content + model.encode())
+        (built / f"{model}.plan").write_bytes(content + model.encode())
+    return main(["place", str(repository), capability, str(built), *TOOK])
 
 
 def test_plans_are_recorded_as_they_are(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(repository), "8.9"]) == 0
     assert capsys.readouterr().out == "model.plan\n"
-    place_plans(repository)
-    assert main(["record", str(repository), "8.9", *BUILT]) == 0
+    assert place(repository, "8.9") == 0
     models = read_manifest(repository).models
     plan = models[Model.RERANKER].plans["8.9"]
     content = (repository / "reranker" / "1" / "model.plan").read_bytes()
@@ -63,9 +66,8 @@ def test_plans_are_recorded_as_they_are(repository: Path, capsys: pytest.Capture
 
 
 def test_one_plan_for_whatever_gpu_is_replaced_by_another_gpus(repository: Path) -> None:
-    place_plans(repository)
-    main(["record", str(repository), "8.9", *BUILT])
-    main(["record", str(repository), "9.0", *BUILT])
+    place(repository, "8.9")
+    place(repository, "9.0")
     assert set(read_manifest(repository).models[Model.ENCODER].plans) == {"9.0"}
 
 
@@ -74,8 +76,8 @@ def test_several_capabilities_are_built_one_after_the_other(tmp_path: Path, caps
     for capability, name in (("8.0", "model.sm80.plan"), ("8.9", "model.sm89.plan")):
         assert main(["check", str(tmp_path), capability]) == 0
         assert capsys.readouterr().out == f"{name}\n"
-        place_plans(tmp_path, name)
-        assert main(["record", str(tmp_path), capability, *BUILT]) == 0
+        assert place(tmp_path, capability) == 0
+        assert (tmp_path / "reranker" / "1" / name).read_bytes() == PLAN + b"reranker"
     plans = read_manifest(tmp_path).models[Model.ENCODER].plans
     assert {capability: plan.file for capability, plan in plans.items()} == {
         "8.0": "model.sm80.plan",
@@ -127,9 +129,9 @@ def test_other_runtimes_have_nothing_to_build(
     [
         (
             b"vtrt" + bytes(12) + (len(PLAN) + len("encoder")).to_bytes(8, "little") + PLAN[24:],
-            "was built by tensorrt_rtx 11.4.0.106, but the repository needs tensorrt 11 or later",
+            "the plan was built by tensorrt_rtx 11.4.0.106, but the repository needs tensorrt 11 or later",
         ),
-        (PLAN[:24] + bytes([10, 13, 3, 9]) + bytes(40), "was built by tensorrt 10.13.3.9, but"),
+        (PLAN[:24] + bytes([10, 13, 3, 9]) + bytes(40), "the plan was built by tensorrt 10.13.3.9, but"),
         (b"", "are no whole TensorRT plan"),
     ],
     ids=["rtx", "old", "empty"],
@@ -138,15 +140,17 @@ def test_what_is_not_the_repositorys_plan_is_not_recorded(
     repository: Path, capsys: pytest.CaptureFixture[str], content: bytes, named: str
 ) -> None:
     before = (repository / "manifest.json").read_bytes()
-    place_plans(repository, content=content)
-    assert named in refusal(["record", str(repository), "8.9", *BUILT], capsys)
+    assert place(repository, "8.9", content) == 1
+    said = capsys.readouterr().err
+    assert named in said
+    assert said.count("\n") == 1
     assert (repository / "manifest.json").read_bytes() == before
+    assert not (repository / "encoder" / "1" / "model.plan").exists()
 
 
 def test_a_capability_that_is_none_is_refused(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place_plans(repository)
     with pytest.raises(SystemExit) as ended:
-        main(["record", str(repository), "[N/A]", *BUILT])
+        place(repository, "[N/A]")
     assert ended.value.code == 2
     assert "'[N/A]' is no compute capability" in capsys.readouterr().err
 
