@@ -79,7 +79,7 @@ class TensorRtEngine:
         self._errors: list[str] = []
         self._runtime = trt.Runtime(_make_logger(trt, self._errors))
         self._engine = self._deserialize(trt, options.kind)
-        self._context = self._make_context(trt, options.kind)
+        self._context, self._cache = self._make_context(trt, options.kind)  # freed in this order
         self._profiles = read_profiles(self._engine, trt)
         self._active: int | None = None
         self._tensors = self._make_tensors(trt)
@@ -123,21 +123,22 @@ class TensorRtEngine:
             raise self._failure("it cannot be loaded")
         return engine
 
-    def _make_context(self, trt: Any, flavour: EngineKind) -> Any:
+    def _make_context(self, trt: Any, flavour: EngineKind) -> tuple[Any, RuntimeCache | None]:
+        cache = None
         if flavour is EngineKind.TENSORRT_RTX:
             config = self._engine.create_runtime_config()
             # Left at its default, the runtime answers a new shape at once with general kernels and compiles that
             # shape's own in the background; with this it then captures them as a graph.
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            self._cache = RuntimeCache.attach(config, self._plan, self._gpu.name)
+            cache = RuntimeCache.attach(config, self._plan, self._gpu.name)
             context = self._engine.create_execution_context(config)
-            if context is not None and self._cache is not None:
-                self._cache.save()
         else:
             context = self._engine.create_execution_context()
         if context is None:
             raise self._failure("it cannot be made ready to run")
-        return context
+        if cache is not None:
+            cache.save()
+        return context, cache
 
     def _make_tensors(self, trt: Any) -> dict[str, _Tensor]:
         """Buffers for the largest shapes; those of outputs follow from those of inputs."""

@@ -49,8 +49,9 @@ class TorchEngine:
         if options.device is None and options.threads:
             torch.set_num_threads(options.threads)
         self._model = _load_part(part)
-        # For good: the form that engines fuse is also the fastest one here. The rest of the context is undoing it.
-        contextlib.ExitStack().enter_context(self._model.exporting())
+        # Kept open for the engine's life: the form of attention that engines fuse is the fastest one here, too.
+        self._attention = contextlib.ExitStack()
+        self._attention.enter_context(self._model.exporting())
         backbone = self._model.encoder if part.name == ENCODER_DIR else self._model.reranker
         if options.precision in _LOW:
             compute_low(backbone, _LOW[options.precision], self._device.type)

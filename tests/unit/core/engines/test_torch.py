@@ -177,6 +177,24 @@ def test_what_an_engine_returns_belongs_to_the_caller(linear: Case) -> None:
     np.testing.assert_array_equal(first, kept + 1)
 
 
+def test_attention_gets_no_mask_of_all_pairs(linear: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = torch.nn.functional.scaled_dot_product_attention
+    masks: list[tuple[int, ...] | None] = []
+
+    def watched(*arguments: Any, attn_mask: torch.Tensor | None = None, **named: Any) -> torch.Tensor:
+        masks.append(None if attn_mask is None else tuple(attn_mask.shape))
+        return attend(*arguments, attn_mask=attn_mask, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    inputs = linear.gate.encoder_case.inputs
+    rows, length = inputs[Tensor.INPUT_IDS].shape
+    linear.engine(Model.ENCODER).run(inputs)
+    assert masks == [(rows, 1, 1, length)] * 2
+    masks.clear()
+    linear.engine(Model.RERANKER).run(linear.gate.reranker_case.inputs)
+    assert masks == [None] * 2
+
+
 def test_only_the_roles_own_weights_are_read(linear: Case, tmp_path: Path) -> None:
     shutil.copytree(linear.folder, tmp_path / "checkpoint")
     (tmp_path / "checkpoint/encoder/model.safetensors").write_bytes(b"damaged")
