@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from resrank.checkpoint import CheckpointSpec, read_spec
-from resrank.engines import EngineKind, EngineOptions, Precision
-from resrank.names import ENGINE_FILE, MANIFEST_FILE, Model
+from resrank.engines import EngineOptions
+from resrank.manifest import Manifest, Runtime, read_manifest
+from resrank.names import ENGINE_FILE, VERSION, Model
 from resrank_benchmarks.measurement import BenchmarkError
 
 
@@ -28,7 +27,7 @@ class Deployment:
     repository: Path
     checkpoint: Path
     spec: CheckpointSpec
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, repository: Path, checkpoint: Path) -> Self:
@@ -40,28 +39,28 @@ class Deployment:
 
         Raises:
             CheckpointError: The checkpoint is not valid.
-            BenchmarkError: The repository is none, or was exported from another checkpoint.
+            ManifestError: The repository is none, or of another version.
+            BenchmarkError: It was exported from another checkpoint, or not for a CPU.
         """
         spec = read_spec(checkpoint)
-        try:
-            manifest = json.loads((repository / MANIFEST_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BenchmarkError(
-                f"{repository} has no readable {MANIFEST_FILE} ({error}): "
-                f"make it with resrank export {checkpoint} --out {repository}"
-            ) from error
-        if (exported := manifest["checkpoint"]["sha256"]) != spec.digest():
+        manifest = read_manifest(repository)
+        if (exported := manifest.checkpoint.sha256) != spec.digest():
             raise BenchmarkError(
                 f"{repository} was exported from checkpoint {exported}, but {checkpoint} is {spec.digest()}: "
                 f"export it again with resrank export {checkpoint} --out {repository} --force"
+            )
+        if manifest.runtime is not Runtime.CPU:
+            raise BenchmarkError(
+                f"{repository} was exported for runtime {manifest.runtime.value}, but this measures CPU engines: make "
+                f"another with resrank export {checkpoint} --out {repository} --force"
             )
         return cls(repository, checkpoint, spec, manifest)
 
     def graph(self, model: Model) -> Path:
         """The ONNX graph of ``encoder`` or ``reranker``."""
-        return self.repository / model / "1" / ENGINE_FILE
+        return self.repository / model / VERSION / ENGINE_FILE
 
     def engine_options(self, model: Model) -> EngineOptions:
         """How the repository runs ``encoder`` or ``reranker``."""
-        chosen = self.manifest["models"][model.value]
-        return EngineOptions(EngineKind(chosen["engine"]), Precision(chosen["precision"]), int(chosen["threads"]))
+        chosen = self.manifest.models[model]
+        return EngineOptions(chosen.engine, chosen.precision, chosen.threads)

@@ -27,6 +27,7 @@ from resrank.checkpoint import (
     Projector,
     validate_folder,
 )
+from resrank.encoder_attention import biased_attention, is_biased, token_mask
 from resrank.errors import CheckpointError
 
 EXPORT_ATTENTION = "resrank"
@@ -139,24 +140,8 @@ class ResRankModel(nn.Module):
             CheckpointError: The folder is not a valid checkpoint.
         """
         spec = validate_folder(folder, verify_hashes=verify_hashes)
-        projectors: dict[str, Tensor] = {}
-        if spec.fusion.projector is Projector.LINEAR:
-            try:
-                projectors = load_file(folder / PROJECTORS_FILE)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{folder / PROJECTORS_FILE}: cannot be read: {error}") from error
-            if set(projectors) != {"p_in.weight", "p_out.weight"}:
-                raise CheckpointError(
-                    f"{folder / PROJECTORS_FILE}: holds {sorted(projectors)}, not p_in.weight and p_out.weight"
-                )
-        model = cls(
-            spec,
-            _load_backbone(folder / ENCODER_DIR),
-            _load_backbone(folder / RERANKER_DIR),
-            projectors.get("p_in.weight"),
-            projectors.get("p_out.weight"),
-        )
-        return model.eval()
+        encoder, reranker = load_backbone(folder / ENCODER_DIR), load_backbone(folder / RERANKER_DIR)
+        return cls(spec, encoder, reranker, *load_projectors(folder, spec)).eval()
 
     @property
     def encoder_is_causal(self) -> bool:
@@ -173,9 +158,9 @@ class ResRankModel(nn.Module):
         Returns:
             FP32 [B, d], pooled and, with ``embedding_norm: l2``, of length 1.
         """
-        mask: Tensor | None = attention_mask
+        mask: Tensor | dict[str, Tensor] | None = attention_mask
         if self.encoder.config._attn_implementation == EXPORT_ATTENTION:
-            mask = None if self.encoder_is_causal else attention_mask[:, None, None, :].bool()
+            mask = None if self.encoder_is_causal else token_mask(self.encoder.config, attention_mask)
         hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
         pooled = self._pool(hidden.float(), attention_mask)
         return functional.normalize(pooled, dim=-1) if self.spec.encoder.embedding_norm is Norm.L2 else pooled
@@ -250,22 +235,68 @@ class ResRankModel(nn.Module):
 
     @contextlib.contextmanager
     def exporting(self) -> Iterator[Self]:
-        """Within the context both backbones use :func:`maskless_attention`, the form that engines fuse."""
-        backbones = (self.encoder, self.reranker)
-        before = [backbone.config._attn_implementation for backbone in backbones]
-        try:
-            for backbone in backbones:
-                backbone.set_attn_implementation(EXPORT_ATTENTION)
+        """Within the context both backbones attend in the form that engines fuse (:func:`maskless_attention`)."""
+        with contextlib.ExitStack() as stack:
+            for backbone in (self.encoder, self.reranker):
+                stack.enter_context(_fusible_attention(backbone))
             yield self
-        finally:
-            for backbone, name in zip(backbones, before, strict=True):
-                backbone.set_attn_implementation(name)
+
+
+@contextlib.contextmanager
+def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
+    before = backbone.config._attn_implementation
+    if is_biased(backbone.config):
+        with biased_attention(backbone):
+            backbone.config._attn_implementation = EXPORT_ATTENTION  # so that transformers passes the mask as it is
+            try:
+                yield
+            finally:
+                backbone.config._attn_implementation = before
+        return
+    backbone.set_attn_implementation(EXPORT_ATTENTION)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation(before)
 
 
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
 
 
-def _load_backbone(folder: Path) -> PreTrainedModel:
+def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None]:
+    """Reads a checkpoint's projectors.
+
+    Args:
+        folder: The checkpoint's.
+        spec: Its fields, which say whether there are any.
+
+    Returns:
+        P_in FP32 [h, d] and P_out FP32 [d, h], or None twice.
+
+    Raises:
+        CheckpointError: The file is damaged or holds something else.
+    """
+    if spec.fusion.projector is not Projector.LINEAR:
+        return None, None
+    file = folder / PROJECTORS_FILE
+    try:
+        projectors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    if set(projectors) != {"p_in.weight", "p_out.weight"}:
+        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not p_in.weight and p_out.weight")
+    return projectors["p_in.weight"], projectors["p_out.weight"]
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Loads one backbone in fp32.
+
+    Args:
+        folder: In Hugging Face layout.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or weights are missing.
+    """
     try:
         model, report = AutoModel.from_pretrained(
             folder,

@@ -50,9 +50,17 @@ class Parameter(StrEnum):
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
     VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
     MAX_TOKENS = "max_tokens"  # config of the same models: longest row
+    # Lengths that rows are padded to, ascending, as text "16,32,64"; without them nothing is padded ahead. In the
+    # configs of the steps that pad, and of engines hosted by the Python backend on a GPU, which prepare for them.
+    TOKEN_BUCKETS = "token_buckets"  # config of `passage_tokenizer`, `query_tokenizer`; `encoder`
+    SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
+    CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
 
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"
-ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`, cpu flavour
+VERSION = "1"  # the one version folder of every model: a repository is never changed, another one is written
+ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`: what CPU engines read
+PLAN_FILE = "model.plan"  # likewise: what TensorRT reads, where there is one plan
+CHECKPOINT_DIR = "checkpoint"  # likewise: what torch reads

@@ -58,20 +58,24 @@ class PromptLayout:
         fixed = len(self.before_query) + len(self.before_passages) + len(self.after_passages) + 1
         return fixed + query_tokens + candidates
 
-    def batch(self, queries: Sequence[Sequence[int]], counts: Sequence[int]) -> PromptBatch:
+    def batch(
+        self, queries: Sequence[Sequence[int]], counts: Sequence[int], *, min_length: int = 1, min_candidates: int = 1
+    ) -> PromptBatch:
         """Lays out one row per query.
 
         Args:
             queries: Token ids of each query, unequal lengths allowed.
             counts: Number of candidates of each query, at least 1.
+            min_length: Least S, a bucket's length for instance.
+            min_candidates: Least N', likewise.
 
         Returns:
-            The arrays of :class:`PromptBatch`, S and N' being the longest row's.
+            The arrays of :class:`PromptBatch`, S and N' being the longest row's or the least that are asked for.
         """
         rows = len(queries)
-        width = max(self.length(len(query), count) for query, count in zip(queries, counts, strict=True))
-        ids = np.full((rows, width), self.placeholder_id, dtype=np.int64)
-        positions = np.empty((rows, max(counts)), dtype=np.int64)
+        longest = max(self.length(len(query), count) for query, count in zip(queries, counts, strict=True))
+        ids = np.full((rows, max(longest, min_length)), self.placeholder_id, dtype=np.int64)
+        positions = np.empty((rows, max(*counts, min_candidates)), dtype=np.int64)
         last = np.empty((rows, 1), dtype=np.int64)
         for row, (query, count) in enumerate(zip(queries, counts, strict=True)):
             head = [*self.before_query, *query, *self.before_passages]

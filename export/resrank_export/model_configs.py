@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
+from resrank.buckets import parse_buckets
 from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
 from resrank.limits import MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
 
 CONFIG_FILE = "config.pbtxt"
-VERSION = "1"
-"""The one version folder of every model: a repository is never changed, another one is written."""
-
 _VECTORS = frozenset(
     {Tensor.EMBEDDING, Tensor.QUERY_EMBEDDING, Tensor.CANDIDATES, Tensor.PASSAGE_STATES, Tensor.QUERY_STATE}
 )
@@ -34,12 +32,17 @@ def templates_folder() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "model_repository"
 
 
-def complete_configs(spec: CheckpointSpec, engine_parameters: Mapping[Model, Mapping[Parameter, object]]) -> Configs:
+def complete_configs(
+    spec: CheckpointSpec,
+    engine_parameters: Mapping[Model, Mapping[Parameter, object]],
+    adapt: Callable[[Configs], None] = lambda _: None,
+) -> Configs:
     """Makes a checkpoint's configs.
 
     Args:
         spec: The checkpoint's fields.
         engine_parameters: What the hosts of ``encoder`` and ``reranker`` are told.
+        adapt: Changes the configs of a CPU repository into those of another runtime, in place.
 
     Returns:
         Every model's config, checked as a whole.
@@ -55,11 +58,14 @@ def complete_configs(spec: CheckpointSpec, engine_parameters: Mapping[Model, Map
         for tensor in (*config.input, *config.output):
             if tensor.name in _VECTORS:
                 tensor.dims[-1] = spec.encoder.embedding_dim
+    adapt(configs)
+    _bound_callers(configs)
+    max_passages = _max_passages(spec, configs)
     identity: dict[Parameter, object] = {
         Parameter.ENCODER_SHA256: encoder_identity(spec),
         Parameter.CHECKPOINT_SHA256: spec.digest(),
         Parameter.EMBEDDING_DIM: spec.encoder.embedding_dim,
-        Parameter.MAX_PASSAGES: spec.reranker.max_passages,
+        Parameter.MAX_PASSAGES: max_passages,
     }
     for model in _PUBLIC:
         set_parameters(configs[model], identity)
@@ -67,7 +73,7 @@ def complete_configs(spec: CheckpointSpec, engine_parameters: Mapping[Model, Map
         configs[Model.RERANK_TEXT],
         {
             Parameter.EMBED_BATCH_SIZE: configs[Model.EMBED_PASSAGE].max_batch_size,
-            Parameter.MAX_PASSAGES: min(spec.reranker.max_passages, MAX_TEXT_PASSAGES),
+            Parameter.MAX_PASSAGES: min(max_passages, MAX_TEXT_PASSAGES),
         },
     )
     for model, parameters in engine_parameters.items():
@@ -93,6 +99,9 @@ def validate_configs(configs: Mapping[Model, ModelConfig]) -> None:
             raise ExportError(f"{model}/{CONFIG_FILE}: name is {config.name!r}")
         if config.HasField("ensemble_scheduling"):
             _validate_ensemble(config, configs)
+    rows, called = configs[Model.RERANK_TEXT].max_batch_size, configs[Model.RERANK].max_batch_size
+    if rows > called:
+        raise ExportError(f"{Model.RERANK_TEXT}/{CONFIG_FILE}: max_batch_size {rows} is above {called} of rerank")
 
 
 def _read_template(model: Model) -> ModelConfig:
@@ -101,6 +110,24 @@ def _read_template(model: Model) -> ModelConfig:
         return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
     except (OSError, text_format.ParseError) as error:
         raise ExportError(f"{path}: not a readable model config: {error}") from error
+
+
+def _bound_callers(configs: Configs) -> None:
+    """Lets nobody take more rows in one request than the models that it calls."""
+    for config in configs.values():
+        if config.HasField("ensemble_scheduling"):
+            composing = (configs[Model(step.model_name)] for step in config.ensemble_scheduling.step)
+            config.max_batch_size = min(called.max_batch_size for called in composing)
+    configs[Model.RERANK_TEXT].max_batch_size = configs[Model.RERANK].max_batch_size
+
+
+def _max_passages(spec: CheckpointSpec, configs: Configs) -> int:
+    """Candidates in one pass: the checkpoint's limit, or the longest bucket where that is shorter."""
+    parameters = configs[Model.RERANK_PROMPT].parameters
+    if Parameter.CANDIDATE_BUCKETS not in parameters:
+        return spec.reranker.max_passages
+    text = parameters[Parameter.CANDIDATE_BUCKETS].string_value
+    return min(spec.reranker.max_passages, parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1])
 
 
 def _drop_query_embedding(config: ModelConfig) -> None:

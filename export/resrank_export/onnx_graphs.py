@@ -15,6 +15,7 @@ from torch import Tensor as TorchTensor
 from torch import nn
 from torch.export import Dim
 
+from resrank.encoder_attention import has_local_layers
 from resrank.errors import ExportError
 from resrank.modeling import ResRankModel
 from resrank.names import ENGINE_FILE, Tensor
@@ -110,7 +111,8 @@ def refuse_sliding_windows(model: ResRankModel, layout: PromptLayout) -> None:
     """Refuses backbones whose attention would slide within the checkpoint's limits.
 
     The graphs are exported without masks, so every position sees all before it (see
-    :func:`resrank.modeling.maskless_attention`). The parity gate draws typical lengths and need not reach the window.
+    :func:`resrank.modeling.maskless_attention`); only the local layers of :mod:`resrank.encoder_attention` get a mask.
+    The parity gate draws typical lengths and need not reach the window.
 
     Args:
         model: The torch model.
@@ -125,7 +127,7 @@ def refuse_sliding_windows(model: ResRankModel, layout: PromptLayout) -> None:
         ("reranker", model.reranker, layout.length(reranker.max_query_tokens, reranker.max_passages)),
     ):
         window = getattr(backbone.config, "sliding_window", None)
-        if window is not None and window < longest:
+        if window is not None and window < longest and not has_local_layers(backbone.config):
             raise ExportError(
                 f"{name}: its attention slides over {window} positions, but the checkpoint's limits allow rows of "
                 f"{longest}; lower them"
@@ -154,10 +156,28 @@ def export_reranker(model: ResRankModel, folder: Path) -> Path:
 
 
 def _export(model: ResRankModel, graph: nn.Module, sample: GraphSample, folder: Path) -> Path:
-    dims = {name: Dim(name) for axes in sample.axes.values() for name in axes.values()}
-    dynamic_shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
+    program = trace(model, graph, sample, OPSET)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ENGINE_FILE
+    program.save(path, external_data=True)
+    check_dynamic_axes(path, sample)
+    return path
+
+
+def trace(model: ResRankModel, graph: nn.Module, sample: GraphSample, opset: int) -> torch.onnx.ONNXProgram:
+    """Turns one of the two modules into ONNX, in memory; its initializers share the torch model's weights.
+
+    Args:
+        model: In fp32 and evaluation mode.
+        graph: :class:`EncoderGraph` or :class:`RerankerGraph` around it.
+        sample: What to trace with.
+        opset: ONNX operator set.
+
+    Raises:
+        ExportError: torch cannot express the backbone in ONNX.
+    """
+    dims = {name: Dim(name) for axes in sample.axes.values() for name in axes.values()}
+    dynamic_shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
     try:
         with model.exporting(), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
             # The exporter warns that equal axes share one name, which is what is wanted.
@@ -166,19 +186,17 @@ def _export(model: ResRankModel, graph: nn.Module, sample: GraphSample, folder: 
                 graph.eval(),
                 tuple(sample.inputs.values()),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 input_names=[tensor.value for tensor in sample.inputs],
                 output_names=[tensor.value for tensor in sample.outputs],
                 dynamic_shapes=dynamic_shapes,
                 verbose=False,
             )
-            if program is None:
-                raise ExportError(f"{type(graph).__name__}: torch.onnx.export returned no program")
-            program.save(path, external_data=True)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ExportError(f"{type(graph).__name__}: torch cannot export this backbone: {error}") from error
-    check_dynamic_axes(path, sample)
-    return path
+    if program is None:
+        raise ExportError(f"{type(graph).__name__}: torch.onnx.export returned no program")
+    return program
 
 
 def check_dynamic_axes(path: Path, sample: GraphSample) -> None:

@@ -41,6 +41,7 @@ class Tolerance:
 TOLERANCES = {
     Precision.FP32: Tolerance(state_cosine=0.9999, score=1e-4),
     Precision.BF16: Tolerance(state_cosine=0.999, score=1e-2),
+    Precision.FP16: Tolerance(state_cosine=0.999, score=1e-2),
 }
 
 

@@ -14,11 +14,15 @@ from pathlib import Path
 from google.protobuf import text_format
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
-from resrank.engines import EngineOptions
 from resrank.errors import CheckpointError, ExportError
-from resrank.names import CHECKPOINT_FILE, ENGINE_FILE, MANIFEST_FILE, Model, Parameter
+from resrank.manifest import EngineFacts, Manifest, write_manifest
+from resrank.names import CHECKPOINT_FILE, MANIFEST_FILE, VERSION, Model, Parameter
+from resrank.prompt import PromptLayout
 from resrank.tokenization import PromptTokenizer
-from resrank_export.model_configs import CONFIG_FILE, VERSION, complete_configs, templates_folder
+from resrank_export.build_script import BUILD_SCRIPT
+from resrank_export.gpu_configs import configure_gpu
+from resrank_export.gpu_serving import GpuServing
+from resrank_export.model_configs import CONFIG_FILE, Configs, complete_configs, templates_folder
 from resrank_export.warmup import add_warmup
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -27,7 +31,21 @@ _TOKENIZER_OF = {
     Model.QUERY_TOKENIZER: ENCODER_DIR,
     Model.RERANK_PROMPT: RERANKER_DIR,
 }
+_BACKBONE_OF = {Model.ENCODER: ENCODER_DIR, Model.RERANKER: RERANKER_DIR}
 _NEEDS_SPEC = (*_TOKENIZER_OF, Model.RESIDUAL_SCORING)
+
+
+@dataclass(frozen=True)
+class EngineModel:
+    """``encoder`` or ``reranker``, ready to be placed.
+
+    Attributes:
+        facts: For the manifest.
+        files: Path inside the version folder to the file that is linked there.
+    """
+
+    facts: EngineFacts
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True)
@@ -37,26 +55,24 @@ class RepositoryPlan:
     Attributes:
         spec: The checkpoint's fields.
         checkpoint: The checkpoint's folder, for its tokenizers.
-        encoder_onnx: The encoder's graph; external data stands beside it as ``<name>.data``.
-        reranker_onnx: The reranker's graph, likewise.
-        encoder_engine: What hosts the encoder.
-        reranker_engine: What hosts the reranker.
+        engines: ``encoder`` and ``reranker``.
         manifest: The content of ``manifest.json``.
+        gpu: How GPUs serve it; None for CPUs.
+        build_script: What builds the plans later; None where nothing is left to build.
     """
 
     spec: CheckpointSpec
     checkpoint: Path
-    encoder_onnx: Path
-    reranker_onnx: Path
-    encoder_engine: EngineOptions
-    reranker_engine: EngineOptions
-    manifest: Mapping[str, object]
+    engines: Mapping[Model, EngineModel]
+    manifest: Manifest
+    gpu: GpuServing | None = None
+    build_script: str | None = None
 
 
 def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) -> None:
     """Writes a repository beside its place and renames it there, so that nobody ever sees half of one.
 
-    Graphs are hard-linked where the file system allows it, else copied: make them for the repository alone.
+    Engines' files are hard-linked where the file system allows it, else copied: nobody may change them afterwards.
 
     Args:
         plan: What it is made of.
@@ -108,53 +124,55 @@ def _made_by_export(folder: Path) -> bool:
 
 
 def _fill(repository: Path, plan: RepositoryPlan) -> None:
-    configs = complete_configs(plan.spec, _engine_parameters(plan))
+    layout = PromptTokenizer(plan.checkpoint / RERANKER_DIR, plan.spec.reranker).layout
+
+    def adapt(configs: Configs) -> None:
+        if plan.gpu is not None:
+            configure_gpu(configs, plan.gpu, plan.spec, layout)
+
+    configs = complete_configs(plan.spec, _engine_parameters(plan, layout), adapt)
     templates = templates_folder()
     for model in Model:
         version = repository / model / VERSION
         version.mkdir(parents=True)  # ensembles have an empty one
         program = templates / model / VERSION / "model.py"
-        if program.is_file():
+        if program.is_file() and configs[model].backend == "python":
             shutil.copyfile(program, version / program.name)
         if model in _NEEDS_SPEC:
             shutil.copyfile(plan.checkpoint / CHECKPOINT_FILE, version / CHECKPOINT_FILE)
         if model in _TOKENIZER_OF:
             _copy_tokenizer(plan.checkpoint / _TOKENIZER_OF[model], version)
-    _place_graph(plan.encoder_onnx, repository / Model.ENCODER / VERSION)
-    _place_graph(plan.reranker_onnx, repository / Model.RERANKER / VERSION)
+    for model, engine in plan.engines.items():
+        for name, source in engine.files.items():
+            _link(source, repository / model / VERSION / name)
     add_warmup(configs, plan.spec, repository)
     for model, config in configs.items():
         (repository / model / CONFIG_FILE).write_text(text_format.MessageToString(config), encoding="utf-8")
-    manifest = json.dumps(plan.manifest, indent=2, ensure_ascii=False) + "\n"
-    (repository / MANIFEST_FILE).write_text(manifest, encoding="utf-8")
+    if plan.build_script is not None:
+        script = repository / BUILD_SCRIPT
+        script.write_text(plan.build_script, encoding="utf-8")
+        script.chmod(0o755)
+    write_manifest(plan.manifest, repository)
 
 
-def _engine_parameters(plan: RepositoryPlan) -> dict[Model, dict[Parameter, object]]:
+def _engine_parameters(plan: RepositoryPlan, layout: PromptLayout) -> dict[Model, dict[Parameter, object]]:
     spec = plan.spec
-    prompt = PromptTokenizer(plan.checkpoint / RERANKER_DIR, spec.reranker).layout
-    hosts = (
-        (
-            Model.ENCODER,
-            ENCODER_DIR,
-            plan.encoder_engine,
-            max(spec.encoder.max_passage_tokens, spec.encoder.max_query_tokens),
-        ),
-        (
-            Model.RERANKER,
-            RERANKER_DIR,
-            plan.reranker_engine,
-            prompt.length(spec.reranker.max_query_tokens, spec.reranker.max_passages),
-        ),
-    )
+    longest = {
+        Model.ENCODER: max(spec.encoder.max_passage_tokens, spec.encoder.max_query_tokens),
+        Model.RERANKER: layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages),
+    }
+    if plan.gpu is not None:
+        longest[Model.ENCODER] = min(longest[Model.ENCODER], plan.gpu.token_buckets[-1])
+        longest[Model.RERANKER] = min(longest[Model.RERANKER], plan.gpu.buckets.sequence[-1])
     return {
         model: {
-            Parameter.ENGINE: options.kind.value,
-            Parameter.PRECISION: options.precision.value,
-            Parameter.THREADS: options.threads,
-            Parameter.VOCABULARY_SIZE: _vocabulary_size(plan.checkpoint / backbone / "config.json"),
-            Parameter.MAX_TOKENS: max_tokens,
+            Parameter.ENGINE: engine.facts.engine.value,
+            Parameter.PRECISION: engine.facts.precision.value,
+            Parameter.THREADS: engine.facts.threads,
+            Parameter.VOCABULARY_SIZE: _vocabulary_size(plan.checkpoint / _BACKBONE_OF[model] / "config.json"),
+            Parameter.MAX_TOKENS: longest[model],
         }
-        for model, backbone, options, max_tokens in hosts
+        for model, engine in plan.engines.items()
     }
 
 
@@ -173,15 +191,8 @@ def _copy_tokenizer(backbone: Path, version: Path) -> None:
             shutil.copyfile(backbone / name, version / name)
 
 
-def _place_graph(onnx: Path, version: Path) -> None:
-    _link(onnx, version / ENGINE_FILE)
-    # The graph refers to its data by name, so the name stays.
-    data = onnx.with_name(f"{onnx.name}.data")
-    if data.is_file():
-        _link(data, version / data.name)
-
-
 def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except OSError as error:

@@ -6,7 +6,7 @@ All data comes from files: what Triton would make up itself is empty text, and i
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from resrank.checkpoint import CheckpointSpec
 from resrank.errors import InvalidInputError
 from resrank.limits import MAX_PASSAGE_BYTES
-from resrank.names import Model, Tensor
-from resrank.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank_export.model_configs import VERSION
+from resrank.names import VERSION, Model, Tensor
+from resrank.serving.prompting import PromptingStep
+from resrank.serving.step import Step, StepRequest
+from resrank.serving.tokenization import TokenizationStep
 
 WARMUP_FOLDER = "warmup"
 """Inside a model's folder: where Triton looks for ``input_data_file``."""
@@ -29,6 +30,7 @@ _PASSAGE = b"Paris is the capital of France and lies on the Seine. "
 _CANDIDATES = 100  # the usual first pass
 
 Sample = Mapping[Tensor, NDArray[Any]]
+Samples = dict[str, Sample]
 
 
 def add_warmup(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, repository: Path) -> None:
@@ -39,60 +41,54 @@ def add_warmup(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, repos
         spec: The checkpoint's fields.
         repository: Has the tokenizers in its version folders already.
     """
-    for model, samples in _samples(spec, repository).items():
+    for model, samples in _samples(configs, spec, repository).items():
         for name, sample in samples.items():
             _add(configs[model], name, sample, repository / model / WARMUP_FOLDER)
 
 
-def _samples(spec: CheckpointSpec, repository: Path) -> dict[Model, dict[str, Sample]]:
-    """Inputs of one row each, without the batch dimension."""
+def _samples(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, repository: Path) -> dict[Model, Samples]:
+    """Inputs of one row each, without the batch dimension: what the steps themselves make of a text.
 
-    def version(model: Model) -> Path:
+    Engines behind steps that pad are thus warmed with the shapes that they meet in service.
+    """
+
+    def folder(model: Model) -> Path:
         return repository / model / VERSION
 
-    passages = EncoderTokenizer(version(Model.PASSAGE_TOKENIZER), spec.encoder, for_queries=False)
-    queries = EncoderTokenizer(version(Model.QUERY_TOKENIZER), spec.encoder, for_queries=True)
-    prompts = PromptTokenizer(version(Model.RERANK_PROMPT), spec.reranker)
+    def told(model: Model) -> dict[str, str]:
+        return {name: value.string_value for name, value in configs[model].parameters.items()}
+
+    passages = TokenizationStep(folder(Model.PASSAGE_TOKENIZER), told(Model.PASSAGE_TOKENIZER), for_queries=False)
+    queries = TokenizationStep(folder(Model.QUERY_TOKENIZER), told(Model.QUERY_TOKENIZER), for_queries=True)
+    prompts = PromptingStep(folder(Model.RERANK_PROMPT), told(Model.RERANK_PROMPT))
     repeats = min(spec.encoder.max_passage_tokens, MAX_PASSAGE_BYTES // len(_PASSAGE))
-    count = min(_CANDIDATES, spec.reranker.max_passages)
-    candidates = _unit_vectors(count, spec.encoder.embedding_dim)
-    prompt = prompts.layout.batch(prompts.encode([_QUERY], truncate=True), [count])
-    beside_query: dict[Tensor, NDArray[Any]] = {Tensor.CANDIDATES: candidates}
+    candidates = _unit_vectors(min(_CANDIDATES, prompts.most_candidates), spec.encoder.embedding_dim)
+    beside_query: Sample = {Tensor.CANDIDATES: candidates}
     if spec.fusion.query_residual:
-        beside_query[Tensor.QUERY_EMBEDDING] = candidates[0].astype(np.float32)
+        beside_query = {**beside_query, Tensor.QUERY_EMBEDDING: candidates[0].astype(np.float32)}
+    prompt = _first_row(prompts, {Tensor.QUERY: _element(_QUERY), **beside_query}, truncate=True)
     return {
-        Model.PASSAGE_TOKENIZER: text_samples("passage", Tensor.TEXT, _PASSAGE, passages.encode),
-        Model.QUERY_TOKENIZER: text_samples("query", Tensor.TEXT, _QUERY, queries.encode),
+        Model.PASSAGE_TOKENIZER: text_samples("passage", Tensor.TEXT, _PASSAGE, passages),
+        Model.QUERY_TOKENIZER: text_samples("query", Tensor.TEXT, _QUERY, queries),
         Model.ENCODER: {
-            "longest_passage": _tokens(passages, _PASSAGE * repeats),
-            "query": _tokens(queries, _QUERY),
+            "longest_passage": _first_row(passages, {Tensor.TEXT: _element(_PASSAGE * repeats)}, truncate=True),
+            "query": _first_row(queries, {Tensor.TEXT: _element(_QUERY)}, truncate=True),
         },
-        Model.RERANK_PROMPT: text_samples("query", Tensor.QUERY, _QUERY, prompts.encode, beside_query),
+        Model.RERANK_PROMPT: text_samples("query", Tensor.QUERY, _QUERY, prompts, beside_query),
         Model.RERANKER: {
-            "query": {
-                Tensor.INPUT_IDS: prompt.input_ids[0],
-                Tensor.PASSAGE_POSITIONS: prompt.passage_positions[0],
-                Tensor.LAST_POSITION: prompt.last_position[0],
-                Tensor.CANDIDATES: candidates,
-            }
+            "query": {Tensor(value.name): prompt[Tensor(value.name)] for value in configs[Model.RERANKER].input}
         },
     }
 
 
-def text_samples(
-    name: str,
-    tensor: Tensor,
-    text: bytes,
-    encode: Callable[[Sequence[bytes]], object],
-    beside: Sample | None = None,
-) -> dict[str, Sample]:
+def text_samples(name: str, tensor: Tensor, text: bytes, step: Step, beside: Sample | None = None) -> Samples:
     """One sample with as many of a text's first words as a step takes, since Triton does not start with a refused one.
 
     Args:
         name: The sample's name.
         tensor: The step's input of text.
         text: What to take words from.
-        encode: The step's tokenizer, which raises InvalidInputError for what is too long.
+        step: The model's logic.
         beside: The step's other inputs.
 
     Returns:
@@ -100,18 +96,25 @@ def text_samples(
     """
     words = text.split()
     for count in range(len(words), 0, -1):
-        shorter = b" ".join(words[:count])
+        sample = {tensor: _element(b" ".join(words[:count])), **(beside or {})}
         try:
-            encode([shorter])
+            _first_row(step, sample, truncate=False)
         except InvalidInputError:
             continue
-        return {name: {tensor: np.array([shorter], dtype=np.object_), **(beside or {})}}
+        return {name: sample}
     return {}
 
 
-def _tokens(tokenizer: EncoderTokenizer, text: bytes) -> Sample:
-    batch = tokenizer.encode([text], truncate=True)
-    return {Tensor.INPUT_IDS: batch.input_ids[0], Tensor.ATTENTION_MASK: batch.attention_mask[0]}
+def _element(text: bytes) -> NDArray[np.object_]:
+    return np.array([text], dtype=np.object_)
+
+
+def _first_row(step: Step, sample: Sample, *, truncate: bool) -> Sample:
+    """What a step makes of a sample."""
+    (outcome,) = step.run([StepRequest({name: array[None] for name, array in sample.items()}, truncate)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return {name: array[0] for name, array in outcome.items()}
 
 
 def _unit_vectors(count: int, dim: int) -> NDArray[np.float16]:

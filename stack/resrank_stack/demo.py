@@ -221,7 +221,7 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
             f"{parity.state_cosine:.6f}",
             f"{parity.score_difference:.1e}",
             f"{parity.kendall_tau:.3f}",
-            f"{choice.latency_ms:.1f}",
+            "" if choice.latency_ms is None else f"{choice.latency_ms:.1f}",
             "[green]taken[/]" if taken else "pass" if parity.passed else "[red]fail[/]",
         )
     screen.print(table)

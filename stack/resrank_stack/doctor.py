@@ -5,18 +5,20 @@ from __future__ import annotations
 import platform
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
+from resrank.engines.base import EngineKind
 from resrank.errors import StackError
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank_stack.check import Check, Status
+from resrank_stack.gpu import Machine
 from resrank_stack.ports import is_free
+from resrank_stack.repository_check import check_repository, runs_on_cpu
 from resrank_stack.triton_install import (
     LIBPYTHON_REMEDY,
     find_libpython,
@@ -33,54 +35,32 @@ _MIN_SHARED_MEMORY = MAX_GRPC_MESSAGE_BYTES
 """The Python backend moves tensors through /dev/shm, so the largest message must fit. Docker gives 64 MB."""
 
 
-class Status(StrEnum):
-    """How a check ended. ``ABSENT`` is for what is useful but not needed."""
-
-    OK = "ok"
-    FAILED = "failed"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's report.
-
-    Attributes:
-        name: What was looked at.
-        status: How it was found.
-        detail: What was found.
-        remedy: What to do; empty when there is nothing to do.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str = ""
-
-
-def examine(host: str, ports: Iterable[int]) -> list[Check]:
+def examine(host: str, ports: Iterable[int], repository: Path | None = None) -> list[Check]:
     """Runs all checks, the needed ones and the informational ones.
 
     Args:
         host: Address that the stack would listen on.
         ports: The ports it would use.
+        repository: A model repository to compare with the machine, its files' digests included.
 
     Returns:
-        The checks in the order of the report.
+        The checks in the order of the report, the repository's last.
     """
+    machine = Machine()
     return [
         check_python(),
         check_libpython(),
         check_glibc(),
         check_numpy(),
         check_triton(),
-        check_engines(),
+        check_engines(needed=repository is None or runs_on_cpu(repository)),
         check_faiss(),
         check_fts5(),
         *(check_port(host, port) for port in ports),
         check_shared_memory(),
-        check_gpu(),
-        check_tensorrt(),
+        check_gpu(machine),
+        check_gpu_engines(machine),
+        *([] if repository is None else check_repository(repository, machine)),
     ]
 
 
@@ -143,8 +123,12 @@ def check_triton() -> Check:
     return Check("Triton", Status.OK, f"{triton.version() or 'unknown version'}, {origin}, {triton.executable}")
 
 
-def check_engines() -> Check:
-    """At least one runtime for the CPU flavour of the engines."""
+def check_engines(*, needed: bool) -> Check:
+    """At least one runtime for the CPU flavour of the engines.
+
+    Args:
+        needed: Whether it is a failure when there is none.
+    """
     found, broken = [], []
     for title, module in (("OpenVINO", "openvino"), ("ONNX Runtime", "onnxruntime")):
         try:
@@ -157,6 +141,8 @@ def check_engines() -> Check:
             found.append(f"{title} {version(module)}")
     detail = ", ".join([*found, *broken]) or "none installed"
     if not found:
+        if not needed:
+            return Check("CPU engines", Status.ABSENT, f"{detail}: this repository needs none")
         return Check("CPU engines", Status.FAILED, detail, "pip install 'resrank[cpu]'")
     return Check("CPU engines", Status.OK, detail)
 
@@ -215,22 +201,27 @@ def check_shared_memory() -> Check:
     return Check("/dev/shm", Status.OK, detail)
 
 
-def check_gpu() -> Check:
-    """Informational: a GPU that NVIDIA's driver sees."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return Check("GPU", Status.ABSENT, "none (no nvidia-smi): the CPU engines will be used")
-    query = [program, "--query-gpu=name,memory.total,driver_version,compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        return Check("GPU", Status.ABSENT, f"nvidia-smi failed: {error}")
-    return Check("GPU", Status.OK, "; ".join(answer.stdout.strip().splitlines()))
+def check_gpu(machine: Machine) -> Check:
+    """Informational: the GPUs that NVIDIA's driver shows."""
+    if not machine.gpus:
+        return Check("GPU", Status.ABSENT, f"none ({machine.gpu_problem}): engines run on the CPU")
+    return Check("GPU", Status.OK, "; ".join(f"{gpu}, driver {gpu.driver}" for gpu in machine.gpus))
 
 
-def check_tensorrt() -> Check:
-    """Informational: TensorRT, which builds the engines for GPUs."""
-    try:
-        return Check("TensorRT", Status.OK, version("tensorrt"))
-    except PackageNotFoundError:
-        return Check("TensorRT", Status.ABSENT, "not installed: only needed to export for GPUs")
+def check_gpu_engines(machine: Machine) -> Check:
+    """Informational: what builds and runs engines for GPUs, as packages and inside Triton."""
+    found = []
+    for title, kind in (("TensorRT", EngineKind.TENSORRT), ("TensorRT for RTX", EngineKind.TENSORRT_RTX)):
+        package = machine.package(kind)
+        if package is not None:
+            found.append(f"{title} {package}")
+    if machine.torch_cuda is not None:
+        found.append(f"torch {machine.package(EngineKind.TORCH)} with CUDA {machine.torch_cuda}")
+    backend = machine.tensorrt_backend
+    if backend is not None:
+        found.append(f"Triton's tensorrt backend with TensorRT {backend.tensorrt or 'of an unknown version'}")
+    if not found:
+        return Check(
+            "GPU engines", Status.ABSENT, "none installed: only needed to export for GPUs and to serve on them"
+        )
+    return Check("GPU engines", Status.OK, ", ".join(found))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,9 +10,10 @@ from types import TracebackType
 from typing import Self
 
 from resrank.errors import StackError
-from resrank.names import MANIFEST_FILE
-from resrank_client.retrieval_calls import encoder_mismatch
+from resrank.manifest import read_manifest
+from resrank_stack.gpu import Machine
 from resrank_stack.process import ManagedProcess
+from resrank_stack.repository_check import require_servable
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
 
@@ -47,7 +47,8 @@ class LocalStack:
         sidecar: The sidecar process.
 
     Raises:
-        StackError: The repository has no readable manifest, a port is taken, or no Triton can be found.
+        ManifestError: The repository has no readable manifest.
+        StackError: This machine cannot serve the repository, a port is taken, or no Triton can be found.
 
     Example:
         >>> with LocalStack(Path("var/repository"), Path("var/index")) as stack:
@@ -66,7 +67,9 @@ class LocalStack:
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
     ) -> None:
-        self._encoder_sha256 = _encoder_of(repository)
+        manifest = read_manifest(repository)
+        require_servable(repository, manifest, Machine())
+        self._encoder_sha256 = manifest.checkpoint.encoder_sha256
         self.sidecar = SidecarProcess(
             index,
             host=host,
@@ -129,6 +132,9 @@ class LocalStack:
             process.check_alive()
         index_encoder = self.sidecar.encoder_sha256()
         if index_encoder and index_encoder != self._encoder_sha256:
+            # Imported here: the client costs more time than all that is compared before the servers start.
+            from resrank_client.retrieval_calls import encoder_mismatch
+
             raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
         return True
 
@@ -169,17 +175,3 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
-
-
-def _encoder_of(repository: Path) -> str:
-    """The digest of a repository's encoder, as its manifest tells it."""
-    manifest = repository / MANIFEST_FILE
-    again = f"make one with resrank export CHECKPOINT --out {repository}"
-    try:
-        return str(json.loads(manifest.read_text(encoding="utf-8"))["checkpoint"]["encoder_sha256"])
-    except FileNotFoundError:
-        raise StackError(
-            f"{repository} has no {MANIFEST_FILE}, so it is no finished model repository: {again}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StackError(f"{manifest} is not a manifest as export writes it ({error!r}): {again}") from None

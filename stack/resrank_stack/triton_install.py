@@ -20,6 +20,9 @@ from resrank.errors import StackError
 SYSTEM_TRITON = Path("/opt/tritonserver/bin/tritonserver")
 """Where NVIDIA's container image keeps the server."""
 
+SYSTEM_BACKENDS = Path("/opt/tritonserver/backends")
+"""Where a server looks for backends when it is not told (``--backend-directory`` in its ``--help``)."""
+
 LIBPYTHON_REMEDY = (
     "use a Python built with --enable-shared (Debian and Ubuntu: apt install libpython3.x; "
     "pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared; or uv's own Python)"
@@ -44,6 +47,11 @@ class TritonInstall:
     embedded: bool
     backend_directory: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def backends(self) -> Path:
+        """The folder in which the server looks for its backends."""
+        return SYSTEM_BACKENDS if self.backend_directory is None else self.backend_directory
 
     def version(self) -> str | None:
         """The server's version, or None when it cannot be told without starting a server."""

@@ -17,6 +17,15 @@ _SHARED_MEMORY = Path("/dev/shm")
 _STUB_TIMEOUT_S = 300
 """How long Triton waits for a Python model to initialise. Its own 30 s are too few for compiling an engine."""
 
+SERVING_FLAGS = (
+    "--model-control-mode=none",
+    "--disable-auto-complete-config",
+    "--strict-readiness=true",
+    "--allow-http=false",
+    f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
+)
+"""How a repository that export wrote is served anywhere: the container image in ``deploy/docker`` has them too."""
+
 
 class TritonProcess(ManagedProcess):
     """Starts Triton on a model repository, waits until every model is ready, and stops it without leftovers.
@@ -68,7 +77,8 @@ class TritonProcess(ManagedProcess):
         super().__init__(
             "tritonserver",
             [self.install.executable, *self._flags(exit_timeout_s)],
-            environment={**os.environ, **self.install.environment},
+            # CUDA's own order puts the fastest GPU first; the numbers in a repository are nvidia-smi's.
+            environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **self.install.environment},
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,
@@ -97,17 +107,13 @@ class TritonProcess(ManagedProcess):
     def _flags(self, exit_timeout_s: int) -> list[str]:
         flags = [
             f"--model-repository={self.repository.absolute()}",
-            "--model-control-mode=none",
-            "--disable-auto-complete-config",
-            "--strict-readiness=true",
+            *SERVING_FLAGS,
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-address={self.host}",
             f"--grpc-port={self.grpc_port}",
-            "--allow-http=false",
             f"--metrics-address={self.host}",
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
-            f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
         ]
         if self.install.backend_directory is not None:
             flags.append(f"--backend-directory={self.install.backend_directory}")

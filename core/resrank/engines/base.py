@@ -13,10 +13,13 @@ from resrank.errors import ResRankError
 
 
 class EngineKind(StrEnum):
-    """Engines that run on a CPU."""
+    """What can host an exported model."""
 
-    OPENVINO = "openvino"
-    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"  # model.onnx on a CPU
+    ONNXRUNTIME = "onnxruntime"  # likewise
+    TENSORRT = "tensorrt"  # a plan on a GPU
+    TENSORRT_RTX = "tensorrt_rtx"  # likewise; neither flavour reads the other's plans
+    TORCH = "torch"  # a checkpoint on a GPU or a CPU
 
 
 class Precision(StrEnum):
@@ -24,6 +27,7 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
 
 
 class EngineError(ResRankError):
@@ -37,12 +41,14 @@ class EngineOptions:
     Attributes:
         kind: Which engine.
         precision: See :class:`Precision`.
-        threads: Threads inside one inference; 0 lets the engine take all cores.
+        threads: Threads inside one inference on a CPU; 0 lets the engine take all cores.
+        device: CUDA ordinal of the GPU to run on; None runs on the CPU.
     """
 
     kind: EngineKind
     precision: Precision
     threads: int = 0
+    device: int | None = None
 
 
 class Engine(Protocol):

@@ -1,7 +1,8 @@
-"""``encoder`` and ``reranker`` on a CPU: the rows of a whole batch of requests through an engine.
+"""``encoder`` and ``reranker`` in the Python backend: the rows of a whole batch of requests through an engine.
 
 Requests come as Triton's batcher joined them, with different lengths. Rows are taken out of their requests, stripped
-of padding, grouped by length, computed and put back, so a request's answer does not depend on its company.
+of padding, grouped by length, padded to what suits the engine, computed and put back, so a request's answer does not
+depend on its company.
 """
 
 from __future__ import annotations
@@ -9,30 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resrank.engines import Engine, EngineKind, EngineOptions, Precision, load_engine
+from resrank.engines.cuda import Gpu
+from resrank.engines.plan import find_plan
 from resrank.errors import InvalidInputError
-from resrank.names import ENGINE_FILE, Parameter, Tensor
+from resrank.names import CHECKPOINT_DIR, ENGINE_FILE, Model, Parameter, Tensor
 from resrank.prompt import pad_candidates
-from resrank.serving.row_groups import group_rows
+from resrank.serving.batching import BatchingPolicy
+from resrank.serving.python_backend import ModelInstance
 from resrank.serving.step import Arrays, Outcome, StepRequest
 
-CALL_COST = 48
-"""Positions that take as long as a call's fixed part (see ``group_rows``). Measured with OpenVINO bf16 on 2 cores as
-intercept over slope of time against positions: 45 for a 22M encoder, 20 for a 135M reranker, and 20 to 30 more when
-the engine first sees a shape."""
-
-SEQUENCE_MULTIPLE = 16
-"""The reranker's rows are padded to a multiple of this. OpenVINO's bf16 products fall into slow blockings at some row
-counts: measured on 2 cores with a 135M decoder, 136 ms at 158 positions and 172 at 168, but 114 at 160 and 125 at 176.
-It also meets fewer shapes, each of which costs extra the first time."""
-
-MAX_POSITIONS = 8192
-"""Positions in one call. Measured as above: time per position falls until about 64 rows of 128 tokens, then rises."""
+_TENSORRT = (EngineKind.TENSORRT, EngineKind.TENSORRT_RTX)
 
 
 @dataclass(frozen=True)
@@ -42,20 +35,24 @@ class EngineLimits:
     Attributes:
         vocabulary_size: Token ids lie below.
         max_tokens: Longest row.
+        max_candidates: Most candidates of a row; None for as many as it has positions.
     """
 
     vocabulary_size: int
     max_tokens: int
+    max_candidates: int | None = None
 
 
 class _Graph(Protocol):
     """What encoder and reranker do differently."""
 
+    role: ClassVar[Model]
+
     def lengths(self, inputs: Arrays, limits: EngineLimits) -> NDArray[np.int64]:
         """Checks one request and tells each row's positions without padding, INT64 [B]."""
         ...
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
         """Pads single rows (arrays without batch dimension) to one batch for the engine."""
         ...
 
@@ -66,6 +63,8 @@ class _Graph(Protocol):
 
 class EncoderGraph:
     """INPUT_IDS, ATTENTION_MASK INT64 [B, L] to EMBEDDING FP32 [B, d]."""
+
+    role: ClassVar[Model] = Model.ENCODER
 
     def lengths(self, inputs: Arrays, limits: EngineLimits) -> NDArray[np.int64]:
         """See the protocol.
@@ -83,9 +82,9 @@ class EncoderGraph:
             raise InvalidInputError(Tensor.ATTENTION_MASK, "not ones on a row's tokens and zeros behind them")
         return lengths
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
         """See the protocol."""
-        width = max(lengths)
+        width = policy.padded_length(max(lengths))
         mask = np.arange(width) < np.asarray(lengths)[:, None]
         return {
             Tensor.INPUT_IDS: _pad_ids(rows, lengths, width),
@@ -100,12 +99,14 @@ class EncoderGraph:
 class RerankerGraph:
     """The laid-out sequence and its candidates to PASSAGE_STATES FP32 [B, N', d] and QUERY_STATE FP32 [B, d]."""
 
+    role: ClassVar[Model] = Model.RERANKER
+
     def lengths(self, inputs: Arrays, limits: EngineLimits) -> NDArray[np.int64]:
         """See the protocol.
 
         Raises:
             InvalidInputError: Ids outside the vocabulary, positions outside the sequence, more of them than it has,
-                positions and candidates of different number, or a row that is empty or too long.
+                positions and candidates of different number or too many, or a row that is empty or too long.
         """
         ids, positions = inputs[Tensor.INPUT_IDS], inputs[Tensor.PASSAGE_POSITIONS]
         last, candidates = inputs[Tensor.LAST_POSITION], inputs[Tensor.CANDIDATES]
@@ -118,19 +119,23 @@ class RerankerGraph:
             raise InvalidInputError(
                 Tensor.PASSAGE_POSITIONS, "more than the sequence has", limit=ids.shape[1], value=positions.shape[1]
             )
+        if limits.max_candidates is not None and positions.shape[1] > limits.max_candidates:
+            raise InvalidInputError(
+                Tensor.CANDIDATES, "too many", limit=limits.max_candidates, value=positions.shape[1]
+            )
         for name, array in ((Tensor.PASSAGE_POSITIONS, positions), (Tensor.LAST_POSITION, last)):
             if array.min() < 0 or array.max() >= ids.shape[1]:
                 raise InvalidInputError(name, "outside the sequence", limit=ids.shape[1] - 1, value=int(array.max()))
         lengths: NDArray[np.int64] = np.maximum(positions.max(axis=1), last[:, 0]) + 1
         return lengths
 
-    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], limits: EngineLimits) -> dict[str, NDArray[Any]]:
+    def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
         """See the protocol. Padding candidates repeat the row's last one at its own place (``resrank.prompt``)."""
-        slots = max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows)
+        slots = policy.padded_candidates(max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows))
         positions = [np.pad(p, (0, slots - len(p)), mode="edge") for p in _column(rows, Tensor.PASSAGE_POSITIONS)]
         candidates = [pad_candidates(c[None], slots) for c in _column(rows, Tensor.CANDIDATES)]
         return {
-            Tensor.INPUT_IDS: _pad_ids(rows, lengths, min(padded_length(max(lengths)), limits.max_tokens)),
+            Tensor.INPUT_IDS: _pad_ids(rows, lengths, policy.padded_length(max(lengths))),
             Tensor.PASSAGE_POSITIONS: np.stack(positions),
             Tensor.LAST_POSITION: np.stack(_column(rows, Tensor.LAST_POSITION)),
             Tensor.CANDIDATES: np.concatenate(candidates),
@@ -145,37 +150,50 @@ class RerankerGraph:
 class EngineStep:
     """Runs batches of requests through one engine."""
 
-    def __init__(self, engine: Engine, graph: _Graph, limits: EngineLimits) -> None:
+    def __init__(self, engine: Engine, graph: _Graph, limits: EngineLimits, policy: BatchingPolicy) -> None:
         """Joins an engine with the graph that it runs.
 
         Args:
             engine: The compiled graph.
             graph: :class:`EncoderGraph` or :class:`RerankerGraph`.
             limits: What the graph can take.
+            policy: What suits the engine.
         """
         self._engine = engine
         self._graph = graph
         self._limits = limits
+        self._policy = policy
 
     @classmethod
-    def load(cls, folder: Path, graph: _Graph, parameters: Mapping[str, str]) -> Self:
-        """Compiles the engine that a model's config asks for.
+    def load(cls, instance: ModelInstance, graph: _Graph) -> Self:
+        """Makes the engine ready that a model's config asks for.
 
         Args:
-            folder: Holds the ONNX graph.
-            graph: What the graph is.
-            parameters: Of the model's config.
+            instance: Where it is to run; its folder holds what the engine reads.
+            graph: What the engine computes.
 
         Raises:
-            EngineError: The engine is not installed or refuses the graph.
+            EngineError: The engine is not installed, or refuses its files or the machine.
+            CheckpointError: Torch's files are damaged.
         """
+        parameters = instance.parameters
+        kind = EngineKind(parameters[Parameter.ENGINE])
+        on_gpu = kind in _TENSORRT or (kind is EngineKind.TORCH and instance.gpu is not None)
+        device = (instance.gpu or 0) if on_gpu else None
         options = EngineOptions(
-            EngineKind(parameters[Parameter.ENGINE]),
-            Precision(parameters[Parameter.PRECISION]),
-            int(parameters[Parameter.THREADS]),
+            kind, Precision(parameters[Parameter.PRECISION]), int(parameters[Parameter.THREADS]), device
         )
-        limits = EngineLimits(int(parameters[Parameter.VOCABULARY_SIZE]), int(parameters[Parameter.MAX_TOKENS]))
-        return cls(load_engine(folder / ENGINE_FILE, options), graph, limits)
+        rows, tokens = instance.max_rows, int(parameters[Parameter.MAX_TOKENS])
+        if on_gpu:
+            policy = BatchingPolicy.on_gpu(graph.role, parameters, max_rows=rows, max_tokens=tokens)
+        else:
+            policy = BatchingPolicy.on_cpu(graph.role, max_rows=rows, max_tokens=tokens)
+        limits = EngineLimits(
+            int(parameters[Parameter.VOCABULARY_SIZE]),
+            min(tokens, policy.lengths[-1]) if policy.lengths else tokens,
+            policy.candidates[-1] if policy.candidates else None,
+        )
+        return cls(load_engine(engine_path(instance.folder, graph.role, options), options), graph, limits, policy)
 
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
         """Computes a batch in as few calls as its spread of lengths deserves (see the protocol)."""
@@ -200,10 +218,11 @@ class EngineStep:
 
     def _compute(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> list[Outcome]:
         results: list[Outcome] = [{}] * len(rows)
-        for group in group_rows(lengths, call_cost=CALL_COST, max_positions=MAX_POSITIONS):
+        for group in self._policy.group(lengths):
             members = [rows[index] for index in group]
             try:
-                outputs = self._engine.run(self._graph.join(members, [lengths[index] for index in group], self._limits))
+                batch = self._graph.join(members, [lengths[index] for index in group], self._policy)
+                outputs = self._engine.run(_repeat_last_row(batch, self._policy.padded_rows(len(group))))
             except Exception as error:
                 for index in group:
                     results[index] = error
@@ -214,9 +233,32 @@ class EngineStep:
         return results
 
 
-def padded_length(positions: int) -> int:
-    """The next multiple of ``SEQUENCE_MULTIPLE``."""
-    return -(-positions // SEQUENCE_MULTIPLE) * SEQUENCE_MULTIPLE
+def engine_path(folder: Path, role: Model, options: EngineOptions) -> Path:
+    """What an engine reads in a model's version folder.
+
+    Args:
+        folder: The version folder.
+        role: ``encoder`` or ``reranker``.
+        options: Which engine, and the GPU, which decides between plans for several compute capabilities.
+
+    Raises:
+        EngineError: No plan is there for this machine's GPU.
+    """
+    match options.kind:
+        case EngineKind.OPENVINO | EngineKind.ONNXRUNTIME:
+            return folder / ENGINE_FILE
+        case EngineKind.TENSORRT | EngineKind.TENSORRT_RTX:
+            return find_plan(folder, lambda: Gpu(options.device or 0).capability)
+        case EngineKind.TORCH:
+            return folder / CHECKPOINT_DIR / role
+
+
+def _repeat_last_row(batch: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:
+    """Pads the batch axis with valid rows, whose outputs nobody reads."""
+    return {
+        name: np.concatenate([array, np.repeat(array[-1:], rows - len(array), axis=0)]) if rows > len(array) else array
+        for name, array in batch.items()
+    }
 
 
 def _gather(rows: Sequence[Outcome]) -> Outcome:

@@ -9,8 +9,9 @@ import json
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,33 @@ def config_parameters(args: Mapping[str, str]) -> dict[str, str]:
     """
     parameters = json.loads(args["model_config"]).get("parameters", {})
     return {name: value["string_value"] for name, value in parameters.items()}
+
+
+@dataclass(frozen=True)
+class ModelInstance:
+    """One of the processes that Triton runs a model in.
+
+    Attributes:
+        folder: Where the model's own files are.
+        parameters: Of its config.
+        max_rows: Rows that Triton joins at most.
+        gpu: CUDA ordinal of the GPU that it is placed on; None on the CPU.
+    """
+
+    folder: Path
+    parameters: Mapping[str, str]
+    max_rows: int
+    gpu: int | None
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, str]) -> Self:
+        """Reads what Triton gives to ``initialize``."""
+        return cls(
+            version_folder(args),
+            config_parameters(args),
+            json.loads(args["model_config"])["max_batch_size"],
+            int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None,
+        )
 
 
 class PythonBackend:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from resrank.buckets import bucket_length
 from resrank.checkpoint import read_spec
-from resrank.names import Tensor
+from resrank.names import Parameter, Tensor
+from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
 from resrank.tokenization import EncoderTokenizer
 
@@ -14,17 +18,25 @@ from resrank.tokenization import EncoderTokenizer
 class TokenizationStep:
     """TEXT BYTES [B, 1] to INPUT_IDS and ATTENTION_MASK INT64 [B, L]."""
 
-    def __init__(self, folder: Path, *, for_queries: bool) -> None:
+    def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None, *, for_queries: bool) -> None:
         """Reads the tokenizer.
 
         Args:
             folder: Holds ``resrank.json`` and the encoder's ``tokenizer.json``.
+            parameters: Of the model's config: with ``token_buckets``, L is one of them, and the longest bounds a text's
+                tokens where the checkpoint's own limit does not.
             for_queries: Whether texts are queries, else passages.
 
         Raises:
             CheckpointError: One of the files is missing or wrong.
+            InvalidInputError: The buckets are no ascending lengths.
         """
-        self._tokenizer = EncoderTokenizer(folder, read_spec(folder).encoder, for_queries=for_queries)
+        spec = read_spec(folder).encoder
+        self._buckets = read_buckets(parameters, Parameter.TOKEN_BUCKETS)
+        if self._buckets:
+            limit = "max_query_tokens" if for_queries else "max_passage_tokens"
+            spec = spec.model_copy(update={limit: min(getattr(spec, limit), self._buckets[-1])})
+        self._tokenizer = EncoderTokenizer(folder, spec, for_queries=for_queries)
 
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
         """Tokenizes each request by itself (see the protocol)."""
@@ -32,4 +44,9 @@ class TokenizationStep:
 
     def _tokenize(self, request: StepRequest) -> Arrays:
         batch = self._tokenizer.encode(request.inputs[Tensor.TEXT][:, 0].tolist(), truncate=request.truncate)
-        return {Tensor.INPUT_IDS: batch.input_ids, Tensor.ATTENTION_MASK: batch.attention_mask}
+        ids, mask = batch.input_ids, batch.attention_mask
+        if self._buckets:
+            width = ids.shape[1]
+            padding = ((0, 0), (0, bucket_length(width, self._buckets) - width))
+            ids, mask = np.pad(ids, padding), np.pad(mask, padding)
+        return {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: mask}

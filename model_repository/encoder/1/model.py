@@ -1,4 +1,4 @@
-"""``encoder`` on a CPU: hosts OpenVINO or ONNX Runtime."""
+"""``encoder`` in the Python backend: hosts the engine that its config names."""
 
 import triton_python_backend_utils as pb_utils
 
@@ -10,12 +10,12 @@ class TritonPythonModel:
         """Loads the step."""
         try:
             from resrank.serving.engine_host import EncoderGraph, EngineStep
-            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
+            from resrank.serving.python_backend import ModelInstance, PythonBackend
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         self._backend = PythonBackend(pb_utils, args)
-        self._step = EngineStep.load(version_folder(args), EncoderGraph(), config_parameters(args))
+        self._step = EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
 
     def execute(self, requests: list) -> list:
         """Answers one batch."""

@@ -10,12 +10,12 @@ class TritonPythonModel:
         """Loads the step."""
         try:
             from resrank.serving.prompting import PromptingStep
-            from resrank.serving.python_backend import PythonBackend, version_folder
+            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         self._backend = PythonBackend(pb_utils, args)
-        self._step = PromptingStep(version_folder(args))
+        self._step = PromptingStep(version_folder(args), config_parameters(args))
 
     def execute(self, requests: list) -> list:
         """Answers one batch."""

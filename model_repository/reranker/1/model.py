@@ -1,4 +1,4 @@
-"""``reranker`` on a CPU: hosts OpenVINO or ONNX Runtime."""
+"""``reranker`` in the Python backend: hosts the engine that its config names."""
 
 import triton_python_backend_utils as pb_utils
 
@@ -10,12 +10,12 @@ class TritonPythonModel:
         """Loads the step."""
         try:
             from resrank.serving.engine_host import EngineStep, RerankerGraph
-            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
+            from resrank.serving.python_backend import ModelInstance, PythonBackend
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         self._backend = PythonBackend(pb_utils, args)
-        self._step = EngineStep.load(version_folder(args), RerankerGraph(), config_parameters(args))
+        self._step = EngineStep.load(ModelInstance.from_args(args), RerankerGraph())
 
     def execute(self, requests: list) -> list:
         """Answers one batch."""

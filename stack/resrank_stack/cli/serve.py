@@ -34,6 +34,9 @@ def serve(
 ) -> None:
     """Run Triton and the retrieval sidecar on this machine until Ctrl-C or SIGTERM.
 
+    A repository that this machine cannot serve is refused before anything starts; `resrank doctor REPOSITORY` says
+    everything that is in the way.
+
     Both logs are followed here. Nothing is restarted: when one of the two dies, the other is stopped, and the
     command fails with the last lines of the dead one's log.
     """

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.engines import EngineKind, Precision
 from resrank.modeling import ResRankModel
+from resrank_export.export_options import ExportOptions
 from resrank_export.exporter import export_checkpoint
 from resrank_stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
@@ -103,9 +104,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         fields, engine = CHECKPOINTS[name]
         folder = tmp_path_factory.mktemp("serving")
         make_tiny_checkpoint(folder / "checkpoint", **fields)
-        export_checkpoint(
-            folder / "checkpoint", folder / "repository", cpu_engine=engine, precision=Precision.FP32, threads=1
-        )
+        options = ExportOptions(cpu_engine=engine, precision=Precision.FP32, threads=1)
+        export_checkpoint(folder / "checkpoint", folder / "repository", options)
         return Exported(folder / "checkpoint", folder / "repository", Reference(folder / "checkpoint"))
 
     return export

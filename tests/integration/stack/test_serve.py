@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -23,18 +22,21 @@ import tritonclient.grpc as triton_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from resrank.errors import StackError
+from resrank.manifest import ManifestError, Runtime
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
 from resrank_stack import local_stack
 from resrank_stack.local_stack import LocalStack
 from resrank_stack.ports import choose_ports
-
-ENCODER = "a" * 64
+from support.tiny_manifest import ENCODER_SHA256, make_manifest, write_tiny_manifest
 
 
 @pytest.fixture
 def exported(repository: Path) -> Path:
-    (repository / "manifest.json").write_text(json.dumps({"checkpoint": {"encoder_sha256": ENCODER}}))
+    """The manifest tells of engines without files of their own, since the repository has none."""
+    models = make_manifest().models
+    fileless = {model: facts.model_copy(update={"onnx_sha256": {}}) for model, facts in models.items()}
+    write_tiny_manifest(repository, models=fileless)
     return repository
 
 
@@ -171,15 +173,32 @@ def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) 
         record = pb.Record(id="p", title="t", embedding=np.ones(4, "<f2").tobytes())
         batch = pb.UpsertRequest(encoder_sha256=other, dimension=4, records=[record])
         retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(iter([batch]))
-    with pytest.raises(StackError, match=f"belongs to encoder {other}, Triton serves encoder {ENCODER}"):
+    with pytest.raises(StackError, match=f"belongs to encoder {other}, Triton serves encoder {ENCODER_SHA256}"):
         LocalStack(exported, tmp_path / "index").__enter__()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": 1}'])
 def test_a_manifest_that_is_none_is_refused(exported: Path, tmp_path: Path, content: str) -> None:
     (exported / "manifest.json").write_text(content)
-    with pytest.raises(StackError, match="is not a manifest as export writes it"):
+    with pytest.raises(ManifestError, match="is not a manifest as export writes it"):
         LocalStack(exported, tmp_path / "index")
+
+
+def test_a_repository_that_this_machine_cannot_serve_is_refused_before_anything_starts(
+    exported: Path, tmp_path: Path
+) -> None:
+    write_tiny_manifest(exported, gpus=(63,), runtime=Runtime.TENSORRT)
+    ended = subprocess.run(
+        command(exported, tmp_path / "index", choose_ports("127.0.0.1", None, None, None)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert f"{exported} cannot be served here: encoder: " in ended.stderr
+    assert f"more: resrank doctor {exported})" in ended.stderr
+    assert not (tmp_path / "index").exists()
 
 
 def test_a_server_that_hangs_ends_the_stack(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,14 @@ import pytest
 
 from resrank.checkpoint import CheckpointSpec, read_spec
 from resrank.engines import EngineKind, EngineOptions, Precision
+from resrank.manifest import CheckpointFacts, ManifestError, Runtime
 from resrank.names import Model
 from resrank.tokenization import load_tokenizer
 from resrank_benchmarks.deployment import Deployment
 from resrank_benchmarks.measurement import BenchmarkError
 from resrank_benchmarks.workload import rerank_workload
 from support.tiny_checkpoint import make_tiny_checkpoint
+from support.tiny_manifest import write_tiny_manifest
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_manifest(repository: Path, spec: CheckpointSpec) -> None:
-    repository.mkdir()
-    model = {"engine": "onnxruntime", "precision": "fp32", "threads": 3}
-    manifest = {"checkpoint": {"sha256": spec.digest()}, "models": {"encoder": model, "reranker": model}}
-    (repository / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+def write_manifest(repository: Path, spec: CheckpointSpec, runtime: Runtime = Runtime.CPU) -> None:
+    facts = CheckpointFacts(name=spec.name, sha256=spec.digest(), encoder_sha256="e" * 64)
+    write_tiny_manifest(repository, runtime=runtime, checkpoint=facts)
 
 
 def test_the_request_has_24_query_tokens_and_100_candidates(checkpoint: Path, tmp_path: Path) -> None:
@@ -54,11 +53,11 @@ def test_a_checkpoint_that_takes_fewer_candidates_is_refused(tmp_path: Path) -> 
 def test_engine_options_are_the_manifest_s(checkpoint: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "repository", read_spec(checkpoint))
     options = Deployment.open(tmp_path / "repository", checkpoint).engine_options(Model.RERANKER)
-    assert options == EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=3)
+    assert options == EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=0)
 
 
 def test_a_folder_without_manifest_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"no readable manifest\.json .* resrank export"):
+    with pytest.raises(ManifestError, match=r"has no manifest\.json.* resrank export"):
         Deployment.open(tmp_path, checkpoint)
 
 
@@ -66,4 +65,10 @@ def test_a_repository_of_another_checkpoint_is_refused(checkpoint: Path, tmp_pat
     spec = read_spec(checkpoint)
     write_manifest(tmp_path / "repository", spec.model_copy(update={"name": "another"}))
     with pytest.raises(BenchmarkError, match=f"but .* is {spec.digest()}"):
+        Deployment.open(tmp_path / "repository", checkpoint)
+
+
+def test_a_repository_for_gpus_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "repository", read_spec(checkpoint), Runtime.TENSORRT)
+    with pytest.raises(BenchmarkError, match="was exported for runtime tensorrt, but this measures CPU engines"):
         Deployment.open(tmp_path / "repository", checkpoint)

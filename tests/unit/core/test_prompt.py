@@ -49,3 +49,15 @@ def test_pad_candidates_repeats_the_last_vector() -> None:
     padded = pad_candidates(candidates, 5)
     assert padded[0].tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
     assert pad_candidates(candidates, 3) is candidates
+
+
+def test_a_batch_can_be_padded_to_more_than_its_longest_row() -> None:
+    layout = PromptLayout(before_query=(1,), before_passages=(2,), after_passages=(3,), eos_id=4, placeholder_id=9)
+    batch = layout.batch([[7, 8]], [2], min_length=11, min_candidates=4)
+    assert batch.input_ids.tolist() == [[1, 7, 8, 2, 9, 9, 3, 4, 9, 9, 9]]
+    assert batch.passage_positions.tolist() == [[4, 5, 5, 5]]
+    assert batch.last_position.tolist() == [[7]]
+    assert batch.candidate_count.tolist() == [[2]]
+    exact = layout.batch([[7, 8]], [2], min_length=3, min_candidates=1)
+    assert exact.input_ids.shape == (1, 8)
+    assert exact.passage_positions.shape == (1, 2)

@@ -17,7 +17,8 @@ from resrank.errors import ExportError, ParityError
 from resrank.modeling import ResRankModel
 from resrank.names import Model, Tensor
 from resrank.tokenization import PromptTokenizer
-from resrank_export import exporter
+from resrank_export.export_options import ExportOptions
+from resrank_export.exporter import export_checkpoint
 from resrank_export.onnx_graphs import (
     check_dynamic_axes,
     export_encoder,
@@ -26,6 +27,7 @@ from resrank_export.onnx_graphs import (
     reranker_sample,
 )
 from resrank_export.parity import ParityGate, ParityResult, kendall_tau, parity_table
+from resrank_export.runtimes import cpu
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 ORT = EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=1)
@@ -95,9 +97,9 @@ def test_export_fails_with_the_table_when_no_engine_passes(tmp_path: Path, monke
         path = export_reranker(model, folder)
         return perturb_one_weight(path, path)
 
-    monkeypatch.setattr(exporter, "export_reranker", export_and_perturb)
+    monkeypatch.setattr(cpu, "export_reranker", export_and_perturb)
     with pytest.raises(ParityError, match=r"(?s)no engine computes the reranker.*FAIL"):
-        exporter.export_checkpoint(tmp_path / "tiny", tmp_path / "repository", cpu_engine=EngineKind.ONNXRUNTIME)
+        export_checkpoint(tmp_path / "tiny", tmp_path / "repository", ExportOptions(cpu_engine=EngineKind.ONNXRUNTIME))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
 
 
@@ -146,7 +148,3 @@ def test_engines_refuse_what_they_cannot_run(tmp_path: Path) -> None:
             load_engine(tmp_path / "model.onnx", options)
     with pytest.raises(EngineError, match="use openvino"):
         load_engine(tmp_path / "model.onnx", EngineOptions(EngineKind.ONNXRUNTIME, Precision.BF16))
-    with pytest.raises(ExportError, match="use openvino, or fp32"):
-        exporter.export_checkpoint(
-            tmp_path, tmp_path / "out", cpu_engine=EngineKind.ONNXRUNTIME, precision=Precision.BF16
-        )

@@ -14,38 +14,38 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.checkpoint import encoder_identity
-from resrank.engines import EngineKind, EngineOptions, Precision
+from resrank.engines import EngineKind, Precision
 from resrank.errors import ExportError, InvalidInputError
+from resrank.manifest import BuiltOn, read_manifest
 from resrank.names import Model, Tensor
 from resrank.serving.prompting import PromptingStep
-from resrank.serving.step import StepRequest
+from resrank.serving.step import Outcome, StepRequest
 from resrank.serving.tokenization import TokenizationStep
+from resrank_export.graph_files import graph_files
 from resrank_export.model_configs import Configs, complete_configs, validate_configs
-from resrank_export.repository import RepositoryPlan, check_target, write_repository
+from resrank_export.repository import EngineModel, RepositoryPlan, check_target, write_repository
 from resrank_export.warmup import text_samples
 from support.tiny_checkpoint import make_tiny_checkpoint
+from support.tiny_manifest import make_manifest
 
 CHAIN = ["query_tokenizer", "encoder", "rerank_prompt", "reranker", "residual_scoring"]
 
 
 def make_plan(folder: Path, *, query_residual: bool = True, **fields: int) -> RepositoryPlan:
     spec = make_tiny_checkpoint(folder / "checkpoint", query_residual=query_residual, **fields)
-    graphs = []
-    for name in ("encoder", "reranker"):
-        graph = folder / name / "model.onnx"
+    manifest = make_manifest(built_on=BuiltOn(machine="Ö", python="3.12"))
+    options = {
+        Model.ENCODER: {"engine": EngineKind.OPENVINO, "precision": Precision.BF16, "threads": 3},
+        Model.RERANKER: {"engine": EngineKind.ONNXRUNTIME, "precision": Precision.FP32, "threads": 0},
+    }
+    engines = {}
+    for model, chosen in options.items():
+        graph = folder / model / "model.onnx"
         graph.parent.mkdir()
-        graph.write_bytes(name.encode())
-        (folder / name / "model.onnx.data").write_bytes(b"weights")
-        graphs.append(graph)
-    return RepositoryPlan(
-        spec=spec,
-        checkpoint=folder / "checkpoint",
-        encoder_onnx=graphs[0],
-        reranker_onnx=graphs[1],
-        encoder_engine=EngineOptions(EngineKind.OPENVINO, Precision.BF16, threads=3),
-        reranker_engine=EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32),
-        manifest={"schema_version": 1, "who": "Ö"},
-    )
+        graph.write_bytes(model.encode())
+        (folder / model / "model.onnx.data").write_bytes(b"weights")
+        engines[model] = EngineModel(manifest.models[model].model_copy(update=chosen), graph_files(graph))
+    return RepositoryPlan(spec, folder / "checkpoint", engines, manifest)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPla
     assert {path.name for path in out.parent.iterdir()} == {"repository"}
     assert {path.name for path in out.iterdir()} == {*Model, "manifest.json"}
     assert all((out / model / "1").is_dir() for model in Model)
-    assert json.loads((out / "manifest.json").read_text()) == plan.manifest
+    assert read_manifest(out) == plan.manifest
     for model, backbone in (
         ("query_tokenizer", "encoder"),
         ("passage_tokenizer", "encoder"),
@@ -76,8 +76,8 @@ def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPla
         for name in ("tokenizer.json", "tokenizer_config.json"):
             original = plan.checkpoint / backbone / name
             assert (out / model / "1" / name).read_bytes() == original.read_bytes()
-    for model, graph in (("encoder", plan.encoder_onnx), ("reranker", plan.reranker_onnx)):
-        assert os.path.samefile(out / model / "1" / "model.onnx", graph)
+    for model, engine in plan.engines.items():
+        assert os.path.samefile(out / model / "1" / "model.onnx", engine.files["model.onnx"])
         assert (out / model / "1" / "model.onnx.data").read_bytes() == b"weights"
 
 
@@ -151,11 +151,13 @@ def test_warm_up_texts_fit_the_checkpoints_limits(tmp_path: Path, limit: int) ->
         assert not isinstance(outcome, Exception), outcome
 
 
-def test_a_step_that_takes_no_word_is_not_warmed() -> None:
-    def refuse(_: Sequence[bytes]) -> None:
-        raise InvalidInputError("TEXT", "too many tokens", limit=3, value=9)
+class TakesNothing:
+    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+        return [InvalidInputError("TEXT", "too many tokens", limit=3, value=9) for _ in requests]
 
-    assert text_samples("passage", Tensor.TEXT, b"too long", refuse) == {}
+
+def test_a_step_that_takes_no_word_is_not_warmed() -> None:
+    assert text_samples("passage", Tensor.TEXT, b"too long", TakesNothing()) == {}
 
 
 def warmup_array(path: Path, dims: list[int]) -> np.ndarray:
@@ -197,8 +199,9 @@ def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, t
     write_repository(plan, out)
     with pytest.raises(ExportError, match="--force"):
         write_repository(plan, out)
-    write_repository(replace(plan, manifest={"schema_version": 2}), out, force=True)
-    assert json.loads((out / "manifest.json").read_text()) == {"schema_version": 2}
+    another = make_manifest(versions={"resrank": "0.2"})
+    write_repository(replace(plan, manifest=another), out, force=True)
+    assert read_manifest(out) == another
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -207,8 +210,8 @@ def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Pa
     write_repository(plan, out)
     (plan.checkpoint / "reranker" / "tokenizer.json").unlink()
     with pytest.raises(ExportError, match=r"tokenizer\.json"):
-        write_repository(replace(plan, manifest={}), out, force=True)
-    assert json.loads((out / "manifest.json").read_text()) == plan.manifest
+        write_repository(replace(plan, manifest=make_manifest(versions={})), out, force=True)
+    assert read_manifest(out) == plan.manifest
     assert list(out.parent.iterdir()) == [out]
 
 
@@ -250,6 +253,10 @@ def test_names_and_batch_sizes_must_agree(configs: Configs) -> None:
     with pytest.raises(ExportError, match="max_batch_size 8 is below 64"):
         validate_configs(configs)
     configs[Model.RERANKER].max_batch_size = 64
+    configs[Model.RERANK].max_batch_size = 32
+    with pytest.raises(ExportError, match=r"rerank_text/config\.pbtxt: max_batch_size 64 is above 32 of rerank"):
+        validate_configs(configs)
+    configs[Model.RERANK].max_batch_size = 64
     configs[Model.ENCODER].name = "encoder_2"
     with pytest.raises(ExportError, match="name is 'encoder_2'"):
         validate_configs(configs)

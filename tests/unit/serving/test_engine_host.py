@@ -5,7 +5,7 @@ The engine here is arithmetic that gives itself away when padding leaks in or ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from resrank.errors import InvalidInputError
 from resrank.names import Tensor
 from resrank.prompt import PromptLayout, pad_candidates
+from resrank.serving.batching import BatchingPolicy
 from resrank.serving.engine_host import EncoderGraph, EngineLimits, EngineStep, RerankerGraph
 from resrank.serving.step import StepRequest
 
@@ -29,9 +30,12 @@ class CountingEngine:
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
+        self.candidates: list[tuple[int, ...]] = []
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.shapes.append(inputs[Tensor.INPUT_IDS].shape)
+        if Tensor.CANDIDATES in inputs:
+            self.candidates.append(inputs[Tensor.CANDIDATES].shape)
         return self.compute(inputs)
 
     def compute(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -82,15 +86,33 @@ def reranker_request(query: list[int], count: int, rows: int = 1, padding: int =
     )
 
 
-def run(graph: Any, requests: list[StepRequest]) -> tuple[list[Any], CountingEngine]:
+def on_cpu(graph: Any) -> BatchingPolicy:
+    return BatchingPolicy.on_cpu(graph.role, max_rows=64, max_tokens=LIMITS.max_tokens)
+
+
+def on_gpu(graph: Any) -> BatchingPolicy:
+    buckets = {"token_buckets": "8,24,64", "sequence_buckets": "16,40,64", "candidate_buckets": "4,10,23"}
+    return BatchingPolicy.on_gpu(graph.role, buckets, max_rows=8, max_tokens=LIMITS.max_tokens)
+
+
+def run(
+    graph: Any,
+    requests: list[StepRequest],
+    policy: Callable[[Any], BatchingPolicy] = on_cpu,
+    limits: EngineLimits = LIMITS,
+) -> tuple[list[Any], CountingEngine]:
     engine: CountingEngine = EncoderArithmetic() if isinstance(graph, EncoderGraph) else RerankerArithmetic()
-    return EngineStep(engine, graph, LIMITS).run(requests), engine
+    return EngineStep(engine, graph, limits, policy(graph)).run(requests), engine
 
 
-@given(st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=4), min_size=1, max_size=6))
-def test_encoder_rows_find_their_way_back(batch: list[list[int]]) -> None:
+devices = pytest.mark.parametrize("policy", [on_cpu, on_gpu])
+
+
+@devices
+@given(batch=st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=4), min_size=1, max_size=6))
+def test_encoder_rows_find_their_way_back(policy: Callable[[Any], BatchingPolicy], batch: list[list[int]]) -> None:
     requests = [encoder_request(lengths, seed) for seed, lengths in enumerate(batch)]
-    outcomes, _ = run(EncoderGraph(), requests)
+    outcomes, _ = run(EncoderGraph(), requests, policy)
     for request, outcome in zip(requests, outcomes, strict=True):
         alone = EncoderArithmetic().run({name: request.inputs[name] for name in request.inputs})
         np.testing.assert_array_equal(outcome[Tensor.EMBEDDING], alone[Tensor.EMBEDDING])
@@ -101,10 +123,13 @@ shapes = st.tuples(
 )
 
 
-@given(st.lists(shapes, min_size=1, max_size=6))
-def test_reranker_rows_find_their_way_back(batch: list[tuple[list[int], int, int, int]]) -> None:
+@devices
+@given(batch=st.lists(shapes, min_size=1, max_size=6))
+def test_reranker_rows_find_their_way_back(
+    policy: Callable[[Any], BatchingPolicy], batch: list[tuple[list[int], int, int, int]]
+) -> None:
     requests = [reranker_request(*shape, seed=seed) for seed, shape in enumerate(batch)]
-    outcomes, _ = run(RerankerGraph(), requests)
+    outcomes, _ = run(RerankerGraph(), requests, policy)
     for request, outcome in zip(requests, outcomes, strict=True):
         alone = RerankerArithmetic().run({name: request.inputs[name] for name in request.inputs})
         np.testing.assert_array_equal(outcome[Tensor.PASSAGE_STATES], alone[Tensor.PASSAGE_STATES])
@@ -121,6 +146,30 @@ def test_similar_rows_of_several_requests_share_a_call() -> None:
     _, engine = run(RerankerGraph(), [reranker_request([7], 5), reranker_request([7, 8, 9], 6, rows=2)])
     assert LAYOUT.length(3, 6) == 14
     assert engine.shapes == [(3, 16)]  # padded to a multiple of 16
+
+
+@given(rows=st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=8), min_size=1, max_size=8))
+def test_a_gpu_meets_few_shapes_and_no_larger_batch_than_it_takes(rows: list[list[int]]) -> None:
+    _, engine = run(EncoderGraph(), [encoder_request(lengths) for lengths in rows], on_gpu)
+    assert {batch for batch, _ in engine.shapes} <= {1, 2, 3, 4, 6, 8}
+    assert {width for _, width in engine.shapes} <= {8, 24, 64}
+
+
+def test_on_a_gpu_rows_sequence_and_candidates_are_padded_to_buckets() -> None:
+    requests = [reranker_request([7, 8, 9], count) for count in (5, 6, 7, 5, 6)]
+    outcomes, engine = run(RerankerGraph(), requests, on_gpu)
+    assert engine.shapes == [(6, 16)]
+    assert engine.candidates == [(6, 10, DIM)]
+    assert [outcome[Tensor.PASSAGE_STATES].shape for outcome in outcomes] == [(1, n, DIM) for n in (5, 6, 7, 5, 6)]
+
+
+def test_more_candidates_than_the_engine_takes_are_refused_alone() -> None:
+    limits = EngineLimits(vocabulary_size=100, max_tokens=64, max_candidates=20)
+    many = reranker_request([7] * 5, 21)
+    (answered, refused), _ = run(RerankerGraph(), [GOOD, many], on_gpu, limits)
+    assert Tensor.PASSAGE_STATES in answered
+    with pytest.raises(InvalidInputError, match=r"CANDIDATES: too many \(limit 20, got 21\)"):
+        raise refused
 
 
 def bad(request: StepRequest, tensor: Tensor, value: np.ndarray) -> StepRequest:
@@ -172,7 +221,7 @@ def test_an_engine_that_fails_fails_the_requests_of_that_call_only() -> None:
                 raise RuntimeError("out of memory")
             return super().compute(inputs)
 
-    step = EngineStep(Failing(), EncoderGraph(), LIMITS)
+    step = EngineStep(Failing(), EncoderGraph(), LIMITS, on_cpu(EncoderGraph()))
     short, both, long = step.run([encoder_request([3]), encoder_request([3, 60]), encoder_request([60])])
     assert Tensor.EMBEDDING in short
     assert isinstance(both, RuntimeError)

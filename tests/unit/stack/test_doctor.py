@@ -5,15 +5,23 @@ import shutil
 import socket
 import sqlite3
 import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from resrank.engines.base import EngineKind
 from resrank.errors import StackError
+from resrank.manifest import Runtime
 from resrank_stack import doctor
+from resrank_stack.check import Check, Status
 from resrank_stack.cli.app import run
-from resrank_stack.doctor import Check, Status
+from resrank_stack.gpu import Gpu, Machine, TensorRtBackend
 from resrank_stack.ports import choose_ports
+from resrank_stack.repository_check import check_repository
+from support.tiny_manifest import write_tiny_manifest
 
 
 def options() -> list[str]:
@@ -22,11 +30,16 @@ def options() -> list[str]:
     return [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
 
 
+def fine(check: str, *_: object, **__: object) -> Check | list[Check]:
+    found = Check(check, Status.OK, "fine")
+    return [found] if check == "check_repository" else found
+
+
 @pytest.fixture
 def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which only the ports are looked at."""
     for name in [name for name in vars(doctor) if name.startswith("check_") and name != "check_port"]:
-        monkeypatch.setattr(doctor, name, lambda name=name: Check(name, Status.OK, "fine"))
+        monkeypatch.setattr(doctor, name, partial(fine, name))
 
 
 @pytest.mark.usefixtures("healthy")
@@ -102,14 +115,65 @@ def test_a_broken_engine_is_not_taken_for_a_working_one(monkeypatch: pytest.Monk
         raise ImportError("libgomp.so.1: cannot open shared object file")
 
     monkeypatch.setattr(doctor, "import_module", broken)
-    check = doctor.check_engines()
+    check = doctor.check_engines(needed=True)
     assert check.status is Status.FAILED
     assert "libgomp.so.1" in check.detail
+    assert doctor.check_engines(needed=False).status is Status.ABSENT
+
+
+@dataclass
+class GpuServer(Machine):
+    gpus: tuple[Gpu, ...] = (Gpu(0, "GPU-1", "NVIDIA L4", "580.95.05", "8.9", 22 << 30, 20 << 30),)
+    gpu_problem: str = ""
+    torch_cuda: str | None = "13.0"
+    tensorrt_backend: TensorRtBackend | None = None
+
+    def package(self, kind: EngineKind) -> str | None:
+        return {EngineKind.TENSORRT_RTX: "1.7.1.116", EngineKind.TORCH: "2.13.0"}.get(kind)
+
+
+def test_gpus_and_what_runs_on_them_are_told() -> None:
+    machine = GpuServer()
+    assert doctor.check_gpu(machine).detail == "GPU 0 (NVIDIA L4, compute capability 8.9), driver 580.95.05"
+    assert doctor.check_gpu_engines(machine).detail == "TensorRT for RTX 1.7.1.116, torch 2.13.0 with CUDA 13.0"
+    machine.tensorrt_backend = TensorRtBackend(Path("/opt/tritonserver/backends/tensorrt"), "11.3.0")
+    assert doctor.check_gpu_engines(machine).detail.endswith(", Triton's tensorrt backend with TensorRT 11.3.0")
 
 
 def test_a_missing_gpu_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda program: None)
-    assert doctor.check_gpu().status is Status.ABSENT
+    check = doctor.check_gpu(Machine())
+    assert check.status is Status.ABSENT
+    assert "nvidia-smi is not on PATH" in check.detail
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_repository_that_cannot_be_served_here_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "check_repository", check_repository)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    write_tiny_manifest(tmp_path, runtime=Runtime.TENSORRT)
+    assert run(["doctor", str(tmp_path), *options()]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("✗")]
+    assert [line.split(":")[0] for line in failed] == ["✗ encoder", "✗ reranker"]
+    assert all("there is no GPU here (nvidia-smi is not on PATH" in line for line in failed)
+    assert run(["doctor", str(tmp_path), *options(), "--output", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in report["checks"] if check["status"] == "failed"] == ["encoder", "reranker"]
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize(("runtime", "needed"), [(Runtime.CPU, True), (Runtime.TENSORRT, False)])
+def test_only_repositories_for_cpus_need_cpu_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: Runtime, needed: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(doctor, "check_engines", lambda needed: asked.append(needed) or fine("CPU engines"))
+    write_tiny_manifest(tmp_path, runtime=runtime)
+    run(["doctor", str(tmp_path), *options()])
+    run(["doctor", *options()])
+    assert asked == [needed, True]
 
 
 def test_sqlite_without_full_text_search_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def test_path_comes_first_then_opt(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not found.embedded
     assert found.environment == {}
     assert found.backend_directory is None
+    assert found.backends == Path("/opt/tritonserver/backends")
 
 
 def test_the_version_of_an_installed_server_is_read(tmp_path: Path) -> None:
@@ -57,6 +58,7 @@ def test_the_wheel_is_prepared_for_this_python(wheel: Path) -> None:
     assert found.embedded
     assert found.version() == "2.51.0"
     assert found.backend_directory is not None
+    assert found.backends == found.backend_directory
     backend = found.backend_directory / "python"
     stub = wheel / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
     assert (backend / "triton_python_backend_stub").read_bytes() == stub.read_bytes()

@@ -1,0 +1,120 @@
+"""Which engine an instance of ``encoder`` or ``reranker`` hosts, from what Triton says to ``initialize``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resrank.engines import EngineError, EngineKind, EngineOptions, Precision
+from resrank.names import Model, Tensor
+from resrank.serving.batching import GPU_ROWS, BatchingPolicy
+from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph, engine_path
+from resrank.serving.python_backend import ModelInstance
+from resrank.serving.step import StepRequest
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+
+def triton_args(folder: Path, model: Model, *, gpu: int | None = None, **parameters: str) -> dict[str, str]:
+    """As Triton's Python backend gives them: everything is text."""
+    config = {
+        "max_batch_size": 16,
+        "parameters": {name: {"string_value": value} for name, value in parameters.items()},
+    }
+    return {
+        "model_name": model,
+        "model_version": "1",
+        "model_repository": str(folder / model),
+        "model_config": json.dumps(config),
+        "model_instance_name": f"{model}_0",
+        "model_instance_kind": "CPU" if gpu is None else "GPU",
+        "model_instance_device_id": str(gpu or 0),
+    }
+
+
+def test_an_instance_knows_its_folder_its_config_and_its_gpu(tmp_path: Path) -> None:
+    on_cpu = ModelInstance.from_args(triton_args(tmp_path, Model.ENCODER, engine="torch"))
+    assert on_cpu == ModelInstance(tmp_path / "encoder" / "1", {"engine": "torch"}, 16, None)
+    assert ModelInstance.from_args(triton_args(tmp_path, Model.ENCODER, gpu=0)).gpu == 0
+    assert ModelInstance.from_args(triton_args(tmp_path, Model.ENCODER, gpu=3)).gpu == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (EngineKind.OPENVINO, "model.onnx"),
+        (EngineKind.ONNXRUNTIME, "model.onnx"),
+        (EngineKind.TENSORRT, "model.plan"),
+        (EngineKind.TENSORRT_RTX, "model.plan"),
+        (EngineKind.TORCH, "checkpoint/reranker"),
+    ],
+)
+def test_each_engine_reads_its_own_file(tmp_path: Path, kind: EngineKind, expected: str) -> None:
+    (tmp_path / "model.plan").touch()
+    options = EngineOptions(kind, Precision.BF16, device=0)
+    assert engine_path(tmp_path, Model.RERANKER, options) == tmp_path / expected
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As far as the engine host reads it: a checkpoint in the version folder of both engine models."""
+    folder = tmp_path_factory.mktemp("repository")
+    make_tiny_checkpoint(folder / "encoder/1/checkpoint", embedding_dim=32, hidden_size=48)
+    (folder / "reranker").symlink_to(folder / "encoder")
+    return folder
+
+
+PARAMETERS = {
+    "engine": "torch",
+    "precision": "fp32",
+    "threads": "1",
+    "vocabulary_size": "64",
+    "max_tokens": "64",
+    "token_buckets": "16,32,48",
+    "sequence_buckets": "16,64",
+    "candidate_buckets": "4,8",
+}
+
+
+@pytest.mark.parametrize("graph", [EncoderGraph(), RerankerGraph()], ids=lambda graph: graph.role.value)
+def test_torch_on_the_cpu_is_hosted_from_tritons_arguments(repository: Path, graph: Any) -> None:
+    step = EngineStep.load(ModelInstance.from_args(triton_args(repository, graph.role, **PARAMETERS)), graph)
+    ids = np.array([[5, 6, 7]])
+    inputs: dict[Tensor, np.ndarray] = {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: np.ones_like(ids)}
+    if graph.role is Model.RERANKER:
+        inputs = {
+            Tensor.INPUT_IDS: ids,
+            Tensor.PASSAGE_POSITIONS: np.array([[1]]),
+            Tensor.LAST_POSITION: np.array([[2]]),
+            Tensor.CANDIDATES: np.ones((1, 1, 32), np.float16),
+        }
+    (outcome,) = step.run([StepRequest(inputs)])
+    assert isinstance(outcome, dict), outcome
+    shapes = {name: array.shape for name, array in outcome.items()}
+    wanted = {Tensor.PASSAGE_STATES: (1, 1, 32), Tensor.QUERY_STATE: (1, 32)}
+    assert shapes == (wanted if graph.role is Model.RERANKER else {Tensor.EMBEDDING: (1, 32)})
+
+
+def test_a_gpu_that_triton_names_reaches_the_engine(repository: Path) -> None:
+    args = triton_args(repository, Model.ENCODER, gpu=77, **PARAMETERS)
+    with pytest.raises(EngineError, match="GPU 77 is asked for"):
+        EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
+
+
+def test_a_gpus_policy_is_the_configs_buckets_and_batch() -> None:
+    policy = BatchingPolicy.on_gpu(Model.RERANKER, PARAMETERS, max_rows=20, max_tokens=64)
+    assert (policy.lengths, policy.candidates) == ((16, 64), (4, 8))
+    assert policy.row_counts == (*(rows for rows in GPU_ROWS if rows < 20), 20)
+    assert [policy.padded_rows(rows) for rows in (1, 5, 16, 17, 20)] == [1, 6, 16, 20, 20]
+    encoder = BatchingPolicy.on_gpu(Model.ENCODER, PARAMETERS, max_rows=20, max_tokens=64)
+    assert (encoder.lengths, encoder.candidates) == ((16, 32, 48), ())
+
+
+def test_a_call_takes_no_more_rows_than_the_config_allows() -> None:
+    policy = BatchingPolicy.on_gpu(Model.ENCODER, PARAMETERS, max_rows=4, max_tokens=64)
+    groups = policy.group([10] * 11)
+    assert sorted(row for group in groups for row in group.tolist()) == list(range(11))
+    assert max(len(group) for group in groups) == 4
