@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR
 from resrank.errors import InvalidInputError
-from resrank.names import Tensor
+from resrank.names import Model, Tensor
 from resrank.scoring import normalize
-from resrank.serving.engine_host import padded_length
+from resrank.serving.batching import BatchingPolicy
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank_benchmarks.deployment import Deployment
 from resrank_benchmarks.measurement import BenchmarkError
@@ -72,7 +72,9 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
         Tensor.CANDIDATES: candidates[None],
     }
     positions = prompt.input_ids.shape[1]
-    padded = np.pad(prompt.input_ids, ((0, 0), (0, padded_length(positions) - positions)))
+    longest = prompts.layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages)
+    policy = BatchingPolicy.on_cpu(Model.RERANKER, max_rows=1, max_tokens=longest)
+    padded = np.pad(prompt.input_ids, ((0, 0), (0, policy.padded_length(positions) - positions)))
     return RerankWorkload(
         query,
         candidates,

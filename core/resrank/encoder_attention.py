@@ -60,7 +60,8 @@ def biased_attention(encoder: PreTrainedModel) -> Iterator[None]:
 
     layers = [module for module in encoder.modules() if isinstance(module, MPNetSelfAttention)]
     for layer in layers:
-        layer.forward = MethodType(_attend_with_bias, layer)
+        # An instance's attribute goes before its class's method; hooks and modules stay as they are.
+        setattr(layer, "forward", MethodType(_attend_with_bias, layer))  # noqa: B010
     try:
         yield
     finally:

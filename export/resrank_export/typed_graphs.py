@@ -28,7 +28,7 @@ from resrank_export.typed_precision import lower
 from resrank_export.typed_structure import tidy
 
 TYPED_OPSET = 23
-"""The first with Attention, RMSNormalization and RotaryEmbedding as single operators, which TensorRT takes as layers."""
+"""The first with Attention, RMSNormalization and RotaryEmbedding as operators, which TensorRT takes as layers."""
 
 
 def export_typed_encoder(model: ResRankModel, precision: Precision, folder: Path) -> Path:

@@ -1,10 +1,10 @@
 """Parity of strongly typed graphs without a GPU: the graph itself, run by ONNX Runtime in the precision that it says.
 
-ONNX Runtime's CPU has no bf16 products, attention or norms, and of fp16 some only on some processors. What a tensor core
-does with low operands is: multiply exactly, sum in fp32, round the result. So each product and each attention of the
-graph is run in fp32 between casts, its operands being low already and its result rounded back; whatever else the graph
-says runs as it stands. What this does not show: how a fused attention kernel rounds its softmax before the second
-product, and other orders of summation. Both are below what rounding the operands does.
+ONNX Runtime's CPU has no bf16 products, attention or norms, and of fp16 some only on some processors. What a tensor
+core does with low operands is: multiply exactly, sum in fp32, round the result. So each product and each attention of
+the graph is run in fp32 between casts, its operands being low already and its result rounded back; whatever else the
+graph says runs as it stands. What this does not show: how a fused attention kernel rounds its softmax before the
+second product, and other orders of summation. Both are below what rounding the operands does.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def compute_in_fp32(model: ir.Model, low: ir.DataType) -> None:
 
 
 def expand_masks(graph: ir.Graph) -> None:
-    """Gives masks of [B, 1, 1, S] the queries' dimension, in place: ONNX Runtime does not broadcast it (TensorRT does)."""
+    """Gives masks of [B, 1, 1, S] the queries' dimension, in place: TensorRT broadcasts it, ONNX Runtime does not."""
     for node in list(graph):
         if node.op_type != "Attention" or len(node.inputs) < 4 or node.inputs[3] is None:
             continue

@@ -4,8 +4,8 @@ One pass in the order of computation. Three kinds of operators run low: products
 gathers from embedding tables; what only moves data (reshape, transpose, …) keeps the type it is given. All others read
 and write fp32, and a cast stands exactly where a value changes hands, one per value, so that no two casts can cancel.
 
-Attention's own softmax is not a tensor of the graph: TensorRT refuses the attribute ``softmax_precision``, since its fused
-kernels sum and exponentiate in fp32 registers whatever Q, K and V are in.
+Attention's own softmax is not a tensor of the graph: TensorRT refuses the attribute ``softmax_precision``, since its
+fused kernels sum and exponentiate in fp32 registers whatever Q, K and V are in.
 
 FP16 has five bits of exponent. What keeps its products finite:
 
@@ -124,7 +124,7 @@ class _Lowering:
             self.replace(reader, index, restored)
 
     def lower_attention(self, node: ir.Node) -> None:
-        """Casts Q, K, V and an additive mask; the scale goes to Q in fp32, else TensorRT applies its rounded root to both."""
+        """Casts Q, K, V and an additive mask; Q is scaled in fp32: TensorRT would apply the rounded root to Q and K."""
         query = node.inputs[0]
         scale = node.attributes.get_float("scale")
         assert query is not None
@@ -171,7 +171,7 @@ class _Lowering:
             lazy = ir.LazyTensor(
                 lambda: ir.tensor(_converted(tensor, self.low), dtype=self.low, name=name),
                 dtype=self.low,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=name,
             )
             value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(self.low), const_value=lazy)
@@ -223,7 +223,7 @@ def _is_table(value: ir.Value | None) -> bool:
 
 
 def _is_bounded(value: ir.Value) -> bool:
-    """Whether a product's operand comes from a normalisation or from attention, so that fp16 holds operand and product."""
+    """Whether a product's operand comes from a normalisation or from attention, so that fp16 holds both."""
     producer = value.producer()
     while producer is not None and producer.op_type in MOVES | {"Cast"}:
         source = producer.inputs[0]

@@ -23,8 +23,9 @@ def tidy(model: ir.Model) -> None:
     """Rewrites a graph in place into one that computes the same and that TensorRT's parser and builder take well.
 
     Cosines and sines of positions are computed once instead of once a layer and side; shapes of reshapes that are known
-    are constants; rotary tables get the batch dimension that the operator's definition asks for (torch's exporter leaves
-    it at 1, which ONNX Runtime broadcasts and TensorRT refuses); what the exporter noted about its source is dropped.
+    are constants; rotary tables get the batch dimension that the operator's definition asks for (torch's exporter
+    leaves it at 1, which ONNX Runtime broadcasts and TensorRT refuses); what the exporter noted about its source is
+    dropped.
 
     Args:
         model: As torch exported it.
@@ -75,7 +76,7 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.d
     """An initializer of a graph with a value of a few elements; the same name gives the same initializer."""
     if name not in graph.initializers:
         tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         graph.register_initializer(value)
     return graph.initializers[name]
 
