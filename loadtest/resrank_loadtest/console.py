@@ -79,7 +79,7 @@ def print_progress(calls: Calls, elapsed: float, seconds: float, console: Consol
     """Prints one line about the last seconds.
 
     Args:
-        calls: All calls so far.
+        calls: The latest, by start.
         elapsed: Seconds since the start.
         seconds: How far back to look.
         console: Where.

@@ -15,6 +15,9 @@ from resrank_loadtest.slo import PERCENTILES
 _OK = OUTCOMES.index(Outcome.OK)
 _SHED = OUTCOMES.index(Outcome.SHED)
 
+_SETTLED_S = 3
+"""So many normal seconds in a row are a recovery: at some calls a second, a single one may be either by chance."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -83,14 +86,14 @@ def figures(calls: Calls, start: float, end: float) -> Figures:
     """The figures of the calls of a window.
 
     Args:
-        calls: All calls of the run.
+        calls: All calls of the run, by start.
         start: Seconds from the run's start.
         end: Likewise, after ``start``.
     """
     ended = calls["start"] + calls["latency"]
     good = calls["outcome"] == _OK
     completed = int(np.count_nonzero(good & (ended >= start) & (ended < end)))
-    inside = calls[(calls["start"] >= start) & (calls["start"] < end)]
+    inside = starting(calls, start, end)
     by_kind = {kind: inside[inside["kind"] == place] for place, kind in enumerate(KINDS)}
     latencies = {kind: Latency.of(of_kind["latency"][of_kind["outcome"] == _OK]) for kind, of_kind in by_kind.items()}
     return Figures(
@@ -106,30 +109,42 @@ def figures(calls: Calls, start: float, end: float) -> Figures:
     )
 
 
+def starting(calls: Calls, start: float, end: float) -> Calls:
+    """The calls that should have started in a window, found without looking at all of them.
+
+    Args:
+        calls: By start.
+        start: Seconds from the run's start.
+        end: Likewise.
+    """
+    first, last = np.searchsorted(calls["start"], (start, end))
+    return calls[first:last]
+
+
 def recovery_s(calls: Calls, normal: tuple[float, float], start: float, end: float) -> float | None:
     """How long after a burst it is felt.
 
     Args:
-        calls: All calls of the run.
+        calls: All calls of the run, by start.
         normal: The window, start and end in seconds, whose latency is normal.
         start: When the burst ended, which is when the window to look at starts.
         end: When the window ends.
 
     Returns:
-        Seconds from ``start`` to the end of the last second in which the median latency of one kind of call lies above
-        that kind's 95th percentile in the normal window, or in which more calls than in the normal window, by share,
-        did not end well. 0 when there is no such second. None when the last second is one, so latency never got back,
-        or nothing was called.
+        Seconds from ``start`` to the first of three seconds in a row that are normal; None when there are none, or
+        nothing was called. A second is normal unless the median latency of one kind of call lies above that kind's 95th
+        percentile in the normal window, or more calls than in the normal window, by share, did not end well.
     """
-    usual = figures(calls, *normal)
-    seconds = [(at, min(at + 1, end)) for at in np.arange(start, end, 1.0) if min(at + 1, end) - at > 0.5]
-    found = [figures(calls, *second) for second in seconds]
-    if not any(figure.calls for figure in found):
+    if not len(starting(calls, start, end)):
         return None
-    felt = [figure.end for figure in found if _is_worse(figure, usual)]
-    if not felt:
-        return 0.0
-    return None if felt[-1] == found[-1].end else felt[-1] - start
+    usual = figures(calls, *normal)
+    in_a_row = 0
+    for second in range(int(end - start)):
+        window = (start + second, start + second + 1)
+        in_a_row = 0 if _is_worse(figures(starting(calls, *window), *window), usual) else in_a_row + 1
+        if in_a_row == _SETTLED_S:
+            return float(second + 1 - _SETTLED_S)
+    return None
 
 
 def _is_worse(now: Figures, usual: Figures) -> bool:

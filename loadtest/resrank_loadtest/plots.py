@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from resrank.names import Model
+from resrank_loadtest.figures import starting
 from resrank_loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
 from resrank_loadtest.scenario import OpenLoad
 from resrank_loadtest.server_metrics import Interval, engines_first
@@ -30,6 +31,7 @@ _OUTCOME_COLOURS = {
 _PERCENTILE_COLOURS = {"p50": "#1f77b4", "p95": "#ff7f0e", "p99": "#d62728"}
 _ENSEMBLES = frozenset({Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK})
 """Not drawn: their times are those of their steps, added up."""
+_DISTRIBUTION_POINTS = 400
 _TICKS = (50, 90, 99, 99.9, 99.99)
 
 
@@ -61,19 +63,18 @@ def draw_distribution(summary: Summary) -> bytes:
     """Latency at each percentile, of the calls that ended well after the warm-up; a PNG."""
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    calls = summary.calls[
-        (summary.calls["start"] >= summary.total.start) & (summary.calls["start"] < summary.total.end)
-    ]
+    axis, furthest = figure.subplots(), 1.0
+    calls = starting(summary.calls, summary.total.start, summary.total.end)
     for place, kind in enumerate(KINDS):
         good = calls["latency"][(calls["kind"] == place) & (calls["outcome"] == OUTCOMES.index(Outcome.OK))]
         if len(good):
-            ordered = np.sort(good) * 1e3
-            # Nines: 0 at the minimum, 1 at p90, 2 at p99. The slowest of n calls stands at 1 - 1/(n+1).
-            share = np.arange(1, len(ordered) + 1) / (len(ordered) + 1)
-            axis.plot(-np.log10(1 - share), ordered, color=f"C{place}", label=f"{kind} ({len(ordered)} calls)")
+            # Nines: 0 at the minimum, 1 at p90, 2 at p99, as far as there are calls for them.
+            nines = np.linspace(0, np.log10(len(good)), _DISTRIBUTION_POINTS)
+            latency = np.percentile(good, 100 * (1 - 10**-nines), method="inverted_cdf") * 1e3
+            axis.plot(nines, latency, color=f"C{place}", label=f"{kind} ({len(good)} calls)")
+            furthest = max(furthest, nines[-1])
     axis.set_xticks([-np.log10(1 - tick / 100) for tick in _TICKS], [f"p{tick:g}" for tick in _TICKS])
-    axis.set_xlim(left=0)
+    axis.set_xlim(0, furthest)
     axis.set_ylim(bottom=0)
     axis.set_ylabel("latency, ms")
     axis.grid(alpha=0.3)

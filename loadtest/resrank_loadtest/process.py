@@ -32,6 +32,8 @@ _WORKERS_COME_S = 300.0
 """How long a master waits: a worker embeds its passages before it comes."""
 
 _PROGRESS_S = 5.0
+_PROGRESS_CALLS = 10_000
+"""Calls that a line of progress looks at: few enough that the load does not feel it."""
 
 _screen = Console(highlight=False)
 _notes = Console(stderr=True, highlight=False)
@@ -64,7 +66,6 @@ def _run(order: RunOrder) -> int:
             with _interruptible(run.stop):
                 run.serve_master(order.master_port)
         return _OK
-    _make_folder(order.out)
     if order.role is Role.MASTER:
         run = ScenarioRun(scenario, None, order.target.metrics_url, _web_reports(order))
         run.prepare_master(order.master_port)
@@ -77,6 +78,7 @@ def _run(order: RunOrder) -> int:
 
 def _lead(run: ScenarioRun, order: RunOrder) -> int:
     """Runs a scenario once, or as often as the web interface says."""
+    _make_folder(order.out)
     if not order.headless:
         stop = Event()
         with _interruptible(stop.set):
@@ -108,10 +110,10 @@ def _saturate(order: SaturateOrder) -> int:
     if slo.empty:
         raise InvalidInputError("slo", f"{order.scenario} demands nothing of latency or outcomes: nothing to saturate")
     scenario = scenario.model_copy(update={"slo": slo})
-    _make_folder(order.out)
     longest = search.longest_s(scenario.deadline_s)
     _say(f"{scenario.name}: at most {search.most_probes} probes, {longest / 60:.0f} minutes")
     with _callers(scenario, order.target) as callers:
+        _make_folder(order.out)
 
         def probe(rate: float) -> Summary:
             at_rate = scenario.at_rate(rate, warmup_s=search.warmup_s, probe_s=search.probe_seconds(rate))
@@ -179,7 +181,7 @@ def _web_reports(order: RunOrder) -> Callable[[RunResult], None]:
 def _report_progress(run: ScenarioRun) -> None:
     while True:
         gevent.sleep(_PROGRESS_S)
-        print_progress(run.load.recording.calls(), run.load.elapsed(), _PROGRESS_S, _notes)
+        print_progress(run.load.recording.latest(_PROGRESS_CALLS), run.load.elapsed(), _PROGRESS_S, _notes)
 
 
 def _make_folder(out: Path) -> None:

@@ -25,8 +25,8 @@ class PhaseSummary:
     Attributes:
         phase: As the scenario has it.
         figures: Of its calls.
-        recovery_s: Seconds for which the phase before was felt in it; None in the first, and where it was felt to the
-            end.
+        recovery_s: Seconds for which the phase before was felt in it; None in the first, and where that was to
+            the end.
     """
 
     phase: RatePhase | UsersPhase

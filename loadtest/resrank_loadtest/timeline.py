@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank_loadtest.figures import Figures, figures
+from resrank_loadtest.figures import Figures, figures, starting
 from resrank_loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
 from resrank_loadtest.recording import Calls
 
@@ -22,7 +22,7 @@ class Timeline:
 
     Attributes:
         step_s: Length of a step in seconds.
-        steps: The figures of each.
+        steps: The figures of each, of the calls that start in it alone: goodput is in ``ended``.
         ended: Calls that ended in each step, a second, by outcome.
         in_flight: Calls under way at each step's end.
     """
@@ -61,9 +61,9 @@ def timeline(calls: Calls, seconds: float) -> Timeline:
         calls: All its calls, by start.
         seconds: Its length.
     """
-    step = max(1.0, np.ceil(seconds / _MOST_STEPS))
+    step = max(1.0, float(np.ceil(seconds / _MOST_STEPS)))
     edges = np.arange(0, max(seconds, step) + step / 2, step)
-    steps = tuple(figures(_near(calls, start, start + step), start, start + step) for start in edges[:-1])
+    steps = tuple(figures(starting(calls, start, start + step), start, start + step) for start in edges[:-1].tolist())
     ends = calls["start"] + calls["latency"]
     ended = {
         outcome: np.histogram(ends[calls["outcome"] == place], edges)[0] / step
@@ -71,9 +71,3 @@ def timeline(calls: Calls, seconds: float) -> Timeline:
     }
     in_flight = np.searchsorted(calls["start"], edges[1:], "right") - np.searchsorted(np.sort(ends), edges[1:], "right")
     return Timeline(float(step), steps, ended, in_flight)
-
-
-def _near(calls: Calls, start: float, end: float) -> Calls:
-    """The calls that start in a step: those are all that latency and outcomes of it need, and they lie together."""
-    first, last = np.searchsorted(calls["start"], (start, end))
-    return calls[first:last]

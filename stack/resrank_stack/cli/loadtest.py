@@ -55,7 +55,9 @@ def run(
     worker: Annotated[
         bool, typer.Option("--worker", help="Make the calls that a master on this machine orders.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="With --master --headless: how many to wait for.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="With --master --headless: how many to wait for [default: 1].")
+    ] = None,
     out: OutOption = None,
     host: LoadHostOption = "127.0.0.1",
     owned: OwnedOption = False,
@@ -72,6 +74,8 @@ def run(
     """
     if master and worker:
         raise typer.BadParameter("--master commands and --worker obeys: give one of them")
+    if workers is not None and not (master and headless):
+        raise typer.BadParameter("--workers says how many a --master that is --headless waits for")
     target = _target(host, owned, triton_port, metrics_port, retrieval_port)
     from resrank_loadtest.orders import Role, RunOrder
 
@@ -83,7 +87,7 @@ def run(
             out=out or _folder(scenario),
             role=Role.MASTER if master else Role.WORKER if worker else Role.LOCAL,
             headless=headless,
-            workers=workers,
+            workers=workers or 1,
             master_port=master_port,
             web_port=web_port,
         )

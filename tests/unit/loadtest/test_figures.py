@@ -71,7 +71,7 @@ def test_a_window_has_the_calls_that_should_start_in_it_and_the_goodput_that_end
     assert found.time_to_shed.percentiles["p95"] == pytest.approx(40)
 
 
-def test_recovery_ends_with_the_last_second_that_is_worse_than_normal() -> None:
+def test_recovery_is_where_three_normal_seconds_begin() -> None:
     steady = [(at / 10, 0.1) for at in range(100)]
     slow = [(10 + at / 10, 2.0) for at in range(32)]
     fine = [(13.2 + at / 10, 0.1) for at in range(68)]
@@ -82,10 +82,11 @@ def test_recovery_ends_with_the_last_second_that_is_worse_than_normal() -> None:
     assert recovery_s(record(*steady).calls(), (0, 10), 10, 20) is None
 
 
-def test_calls_that_fail_after_a_burst_are_no_recovery() -> None:
+def test_seconds_in_which_calls_fail_are_not_normal_and_a_later_one_is_no_relapse() -> None:
     recording = record(*[(at / 10, 0.1) for at in range(200)])
-    add(recording, [(14.5, 0.01)], outcome=Outcome.SHED)
-    assert recovery_s(recording.calls(), (0, 10), 10, 20) == 5.0
+    add(recording, [(10.5, 0.01), (12.5, 0.01), (18.5, 0.01)], outcome=Outcome.SHED)
+    assert recovery_s(recording.calls(), (0, 10), 10, 20) == 3.0
+    assert recovery_s(recording.calls(), (0, 10), 10, 15.5) is None  # three whole seconds are not left
 
 
 def test_a_recording_survives_the_way_from_a_worker() -> None:
