@@ -53,6 +53,11 @@ class Load:
         scenario: What runs.
         callers: Makes the calls; None in a master, which makes none.
         environment: Is told of every call.
+
+    Attributes:
+        recording: What was called since the run began.
+        part: What this process does of the run.
+        ordered: Whether it has a part in it at all: a worker that comes while a run lasts has none.
     """
 
     def __init__(self, scenario: Scenario, callers: Callers | None, environment: Environment) -> None:
@@ -61,10 +66,12 @@ class Load:
         self.environment = environment
         self.recording = Recording()
         self.part = Part(0, 1, now())
+        self.ordered = False
 
     def begin(self, part: Part) -> None:
         """Starts over, with nothing recorded."""
         self.part = part
+        self.ordered = True
         self.recording = Recording()
 
     def elapsed(self) -> float:

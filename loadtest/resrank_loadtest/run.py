@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import MasterRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC, PERCENTILES_TO_REPORT, StatsCSVFileWriter, stats_history
 
 from resrank_loadtest.callers import Callers
@@ -43,6 +43,7 @@ class _Workers:
 
     count: int = 1
     finished: set[str] = field(default_factory=set)
+    late: bool = False
 
 
 class ScenarioRun:
@@ -98,6 +99,7 @@ class ScenarioRun:
         runner.register_message(_HELLO, self._on_hello)
         events: Any = self.environment.events
         events.worker_report.add_listener(self._on_worker_report)
+        events.worker_connect.add_listener(self._on_worker_connect)
 
     def wait_for_workers(self, count: int, wait_s: float) -> None:
         """Returns when that many workers have come.
@@ -143,6 +145,7 @@ class ScenarioRun:
         def on_stop(**_: object) -> None:
             self.ended.set()
             runner._send_stats()  # what happened since the last report, and that this was all
+            self.load.ordered = False
             if not last:
                 self.ended.clear()
 
@@ -243,6 +246,8 @@ class ScenarioRun:
                 f"{self._workers.count - len(self._workers.finished)} of {self._workers.count} workers were lost: "
                 "their part of the load is missing"
             )
+        if self._workers.late:
+            problems.append("a worker came while the run lasted: the load was not the scenario's")
         if recording.dropped:
             problems.append(f"{recording.dropped} calls were made after the last one that a run keeps")
         self.result = RunResult(
@@ -256,6 +261,11 @@ class ScenarioRun:
         )
         self._on_end(self.result)
         self.ended.set()
+
+    def _on_worker_connect(self, **_: object) -> None:
+        # Locust now moves users to the new worker, which takes load from the others.
+        if self._runner.state in {STATE_SPAWNING, STATE_RUNNING}:
+            self._workers.late = True
 
     def _on_hello(self, msg: Any, **_: object) -> None:
         if msg.data["digest"] != self._digest():

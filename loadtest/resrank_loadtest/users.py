@@ -35,6 +35,8 @@ def _stream_class(load: Load, settings: OpenLoad) -> type[User]:
 
         @task
         def run_stream(self) -> None:
+            if not load.ordered:
+                raise StopUser
             assert load.callers is not None
             part, stopping = load.part, Event()
             self.environment.events.test_stopping.add_listener(listener := _setter(stopping))
@@ -76,6 +78,8 @@ def _user_class(load: Load, settings: ClosedLoad) -> type[User]:
             return float(self.rng.exponential(settings.think_time_s)) if settings.think_time_s else 0.0
 
         def on_start(self) -> None:
+            if not load.ordered:
+                raise StopUser
             gevent.sleep(max(0.0, -load.elapsed()))
 
         @task
