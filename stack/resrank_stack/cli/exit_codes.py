@@ -49,8 +49,11 @@ _EXTRAS = {
     "faiss": "retrieval",
     "grpc_health": "retrieval",
     "grpc_reflection": "retrieval",
+    "gevent": "loadtest",
     "gguf": "export",
     "ir_measures": "evaluation",
+    "jinja2": "loadtest",
+    "locust": "loadtest",
     "ml_dtypes": "export",
     "onnx": "export",
     "onnx_ir": "export",
@@ -59,6 +62,7 @@ _EXTRAS = {
     "openvino": "cpu",
     "matplotlib": "training",
     "peft": "training",
+    "prometheus_client": "loadtest",
     "psutil": "cli",
     "pydantic": "cli",
     "safetensors": "export",
@@ -68,7 +72,7 @@ _EXTRAS = {
     "tokenizers": "triton",
     "torch": "export",
     "transformers": "export",
-    "yaml": "training",
+    "yaml": "cli",
 }
 """Import name to the extra of this distribution that brings it."""
 
