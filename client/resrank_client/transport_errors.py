@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from resrank.errors import (
+    RETRIEVAL_FAILURE,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -113,6 +114,7 @@ _RULES = (
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available|has no available versions", _not_ready),
     _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
+    _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
     _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
     _Rule(None, Code.DEADLINE_EXCEEDED, r"", _deadline),
     _Rule(None, Code.UNAVAILABLE, r"", _unavailable),

@@ -87,6 +87,10 @@ class ModelNotReadyError(ResRankError):
     retryable = True
 
 
+RETRIEVAL_FAILURE = "retrieval: "
+"""How the ``search`` model begins the message of a :class:`RetrievalError`, so that clients tell it from its own."""
+
+
 class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 

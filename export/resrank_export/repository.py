@@ -120,7 +120,10 @@ def check_target(out: Path, *, force: bool = False) -> None:
 
 
 def _made_by_export(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file() and all((folder / model / CONFIG_FILE).is_file() for model in Model)
+    # By the manifest and what every version wrote: an older repository has fewer models and may be replaced, too.
+    return (folder / MANIFEST_FILE).is_file() and all(
+        (folder / model / CONFIG_FILE).is_file() for model in _BACKBONE_OF
+    )
 
 
 def _fill(repository: Path, plan: RepositoryPlan) -> None:
