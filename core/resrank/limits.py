@@ -12,8 +12,11 @@ MAX_BATCH_SIZE = 64
 MAX_TEXT_PASSAGES = 1024
 """Passages in one ``rerank_text`` request; the client splits longer lists into blocks."""
 
+DEFAULT_EMBEDDING_CACHE_MIB = 256
+"""Memory for vectors of passages that ``rerank_text`` has seen: 210,000 of 384 numbers, 47,000 of 2560."""
+
 MAX_LIST_CANDIDATES = 100_000
-"""Candidates or passages in one call to the client's ``rerank``: ten times the longest list that reranking is meant for.
+"""Candidates or passages in one call to the client's ``rerank``: ten times the longest list that it was measured with.
 They go in blocks, so this bounds the time that one call can cost a server, not its memory."""
 
 MAX_EMBEDDING_DIM = 16384

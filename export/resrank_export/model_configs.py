@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 from resrank.buckets import parse_buckets
 from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
-from resrank.limits import MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
 
 CONFIG_FILE = "config.pbtxt"
@@ -22,9 +22,6 @@ _VECTORS = frozenset(
 
 _PUBLIC = (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
 """What clients call, and so where they look for the checkpoint's identity."""
-
-EMBEDDING_CACHE_MIB = 256
-"""Memory for vectors of passages that ``rerank_text`` has seen: 210,000 of 384 numbers, 47,000 of 2560."""
 
 Configs = dict[Model, ModelConfig]
 
@@ -40,7 +37,7 @@ def complete_configs(
     engine_parameters: Mapping[Model, Mapping[Parameter, object]],
     adapt: Callable[[Configs], None] = lambda _: None,
     *,
-    embedding_cache_mib: int = EMBEDDING_CACHE_MIB,
+    embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB,
 ) -> Configs:
     """Makes a checkpoint's configs.
 

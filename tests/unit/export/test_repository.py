@@ -214,15 +214,12 @@ def test_a_repository_of_a_version_with_fewer_models_may_be_replaced(plan: Repos
     assert (out / "search" / "config.pbtxt").is_file()
 
 
-def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: RepositoryPlan) -> None:
-    for given, written in (({}, "256"), ({"embedding_cache_mib": 0}, "0")):
-        configs = complete_configs(plan.spec, {}, **given)
-        with_it = {
-            m: c.parameters["embedding_cache_mib"].string_value
-            for m, c in configs.items()
-            if "embedding_cache_mib" in c.parameters
-        }
-        assert with_it == {Model.RERANK_TEXT: written}
+def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(replace(plan, embedding_cache_mib=3), tmp_path / "out")
+    told = {model: read(tmp_path / "out", model).parameters for model in Model}
+    with_it = {model for model, parameters in told.items() if "embedding_cache_mib" in parameters}
+    assert with_it == {Model.RERANK_TEXT}
+    assert told[Model.RERANK_TEXT]["embedding_cache_mib"].string_value == "3"
 
 
 def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Path) -> None:
