@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import runpy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,17 @@ def test_a_plain_client_gets_what_it_asks_for(searching: Searching, client: ResR
     little = searching.client.infer("search", [texts("QUERY", [QUERY])], outputs=wanted, parameters=parameters)
     assert little.as_numpy("IDS").tolist() == [ids]
     assert little.as_numpy("TEXTS") is None
+
+
+def test_the_example_prints_what_was_found(
+    searching: Searching, client: ResRankClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = Path(__file__).parents[3] / "examples" / "plain_triton_search.py"
+    runpy.run_path(str(example))["main"](QUERY, searching.address)
+    *rows, embedded, retrieved, reranked = capsys.readouterr().out.splitlines()
+    expected = client.search(QUERY, 5)
+    assert [row.split()[3] for row in rows] == [passage.id for passage in expected.passages]
+    assert [line.split()[0] for line in (embedded, retrieved, reranked)] == ["embed_query", "retrieve", "rerank"]
 
 
 @pytest.mark.parametrize(
