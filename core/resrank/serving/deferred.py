@@ -83,7 +83,10 @@ class DeferredBackend:
             outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
         finally:
             self._under_way -= 1
-        self._backend.send(request, outcome)
+        try:
+            self._backend.send(request, outcome)
+        except Exception as error:  # no response can be made of these outputs
+            self._backend.send(request, error)
 
     async def _outcome(self, request: Any) -> Outcome:
         self._backend.refuse_above_queue_bound(self._under_way)

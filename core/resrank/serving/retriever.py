@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 
 from resrank.errors import (
+    SIDECAR_UNAVAILABLE,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -114,7 +115,5 @@ class SidecarRetriever:
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return QueueFullError(f"Exceeds maximum queue size of the retrieval sidecar: {details}")
             case grpc.StatusCode.UNAVAILABLE:
-                return ServerUnavailableError(
-                    f"the retrieval sidecar does not answer at unix:{self._socket}: {details}"
-                )
+                return ServerUnavailableError(f"{SIDECAR_UNAVAILABLE} at unix:{self._socket}: {details}")
         return RetrievalError(details)

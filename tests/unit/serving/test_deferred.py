@@ -16,7 +16,7 @@ from resrank.serving.deferred import DeferredBackend
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Arrays, StepRequest
 
-from .test_python_backend import ARGS, CONFIG, PbRequest, PbResponse, PbUtils
+from .test_python_backend import ARGS, CONFIG, PbRequest, PbResponse, PbTensor, PbUtils
 
 ANSWERED_S = 10.0
 
@@ -35,6 +35,8 @@ class Waiting:
             raise InvalidInputError("TEXT", "unlucky")
         if number == 8:
             raise ZeroDivisionError("oops")
+        if number == 6:
+            return {Tensor.EMBEDDING: None}  # type: ignore[dict-item]
         if number == 9:
             raise asyncio.CancelledError
         return {Tensor.EMBEDDING: np.array([number])}
@@ -66,9 +68,19 @@ def step() -> Waiting:
     return Waiting()
 
 
+class StrictPbUtils(PbUtils):
+    """Takes arrays only, as the real one."""
+
+    @staticmethod
+    def Tensor(name: str, array: np.ndarray) -> PbTensor:
+        if not isinstance(array, np.ndarray):
+            raise TypeError("not an array")
+        return PbTensor(name, array)
+
+
 @pytest.fixture
 def pb() -> PbUtils:
-    return PbUtils()
+    return StrictPbUtils()
 
 
 @pytest.fixture
@@ -89,6 +101,12 @@ def test_a_quick_request_does_not_wait_for_a_slow_one(deferred: DeferredBackend,
     assert slow.sent == []
     step.go.set()
     assert slow.answer() == 0
+
+
+def test_outputs_that_are_none_are_an_error_of_the_server(deferred: DeferredBackend) -> None:
+    broken = asked(6)
+    deferred.execute([broken])
+    assert broken.answer()[0] == "INTERNAL"
 
 
 def test_every_failure_is_an_answer(deferred: DeferredBackend, pb: PbUtils) -> None:
