@@ -4,7 +4,10 @@ from enum import StrEnum
 
 
 class Model(StrEnum):
-    """Triton models. ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` is business logic scripting (BLS)."""
+    """Triton models.
+
+    ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` and ``SEARCH`` business logic scripting (BLS).
+    """
 
     PASSAGE_TOKENIZER = "passage_tokenizer"
     QUERY_TOKENIZER = "query_tokenizer"
@@ -16,6 +19,7 @@ class Model(StrEnum):
     EMBED_QUERY = "embed_query"
     RERANK = "rerank"
     RERANK_TEXT = "rerank_text"
+    SEARCH = "search"
 
 
 class Tensor(StrEnum):
@@ -34,17 +38,25 @@ class Tensor(StrEnum):
     LAST_POSITION = "LAST_POSITION"  # INT64 [1], where EOS stands
     PASSAGE_STATES = "PASSAGE_STATES"  # FP32 [N', d], after P_out
     QUERY_STATE = "QUERY_STATE"  # FP32 [d], after P_out
-    SCORES = "SCORES"  # FP32 [N]
+    SCORES = "SCORES"  # FP32 [N], of `search` [k'], best first, as all its outputs
+    IDS = "IDS"  # BYTES [k'], UTF-8
+    TITLES = "TITLES"  # BYTES [k'], UTF-8
+    TEXTS = "TEXTS"  # BYTES [k'], UTF-8
+    CANDIDATE_RANKS = "CANDIDATE_RANKS"  # INT32 [k'], places in retrieval order, from 1
+    CANDIDATE_SCORES = "CANDIDATE_SCORES"  # FP32 [k'], the retriever's
+    STAGE_MS = "STAGE_MS"  # FP32 [3], milliseconds of embed_query, retrieve, rerank; 0 for what did not run
 
 
 class Parameter(StrEnum):
     """Keys in the ``parameters`` of a Triton model config, or of a request."""
 
-    ENCODER_SHA256 = "encoder_sha256"  # config of `rerank`, `embed_*`, `rerank_text`: which encoder made the vectors
+    # config of `rerank`, `embed_*`, `rerank_text`, `search`: which encoder made the vectors
+    ENCODER_SHA256 = "encoder_sha256"
     CHECKPOINT_SHA256 = "checkpoint_sha256"  # config of the same models
-    MAX_PASSAGES = "max_passages"  # config of `rerank`, `rerank_text`: candidates in one pass
+    MAX_PASSAGES = "max_passages"  # config of `rerank`, `rerank_text`, `search`: candidates in one pass
     EMBEDDING_DIM = "embedding_dim"  # config of `rerank`
     EMBED_BATCH_SIZE = "embed_batch_size"  # config of `rerank_text`: passages in one call to `embed_passage`
+    EMBEDDING_CACHE_MIB = "embedding_cache_mib"  # config of `rerank_text`: memory for passages' vectors; 0 for none
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
@@ -56,7 +68,15 @@ class Parameter(StrEnum):
     SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
+    K = "k"  # request to `search`: passages to return
+    CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
+    MODE = "mode"  # request to `search`: hybrid, dense or lexical
+    RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
 
+
+RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"
+"""Names the Unix domain socket that the sidecar listens on and the `search` model asks: the environment of both
+processes has it, since a repository is never changed."""
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"

@@ -90,7 +90,15 @@ def export_checkpoint(
         made = runtime.export(Subject(checkpoint, model, layout, gate, Path(scratch), progress))
         progress(f"Writing {out}")
         manifest = make_manifest(spec, options, made)
-        plan = RepositoryPlan(spec, checkpoint, made.models, manifest, gpu=made.gpu, build_script=made.build_script)
+        plan = RepositoryPlan(
+            spec,
+            checkpoint,
+            made.models,
+            manifest,
+            gpu=made.gpu,
+            build_script=made.build_script,
+            embedding_cache_mib=options.embedding_cache_mib,
+        )
         write_repository(plan, out, force=force)
     return ExportReport(out, spec, manifest, made.tried, dict(made.chosen), made.refused, made.put_off)
 

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.errors import CheckpointError, ExportError
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.manifest import EngineFacts, Manifest, write_manifest
 from resrank.names import CHECKPOINT_FILE, MANIFEST_FILE, VERSION, Model, Parameter
 from resrank.prompt import PromptLayout
@@ -59,6 +60,7 @@ class RepositoryPlan:
         manifest: The content of ``manifest.json``.
         gpu: How GPUs serve it; None for CPUs.
         build_script: What builds the plans later; None where nothing is left to build.
+        embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
     """
 
     spec: CheckpointSpec
@@ -67,6 +69,7 @@ class RepositoryPlan:
     manifest: Manifest
     gpu: GpuServing | None = None
     build_script: str | None = None
+    embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB
 
 
 def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) -> None:
@@ -120,7 +123,10 @@ def check_target(out: Path, *, force: bool = False) -> None:
 
 
 def _made_by_export(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file() and all((folder / model / CONFIG_FILE).is_file() for model in Model)
+    # By the manifest and what every version wrote: an older repository has fewer models and may be replaced, too.
+    return (folder / MANIFEST_FILE).is_file() and all(
+        (folder / model / CONFIG_FILE).is_file() for model in _BACKBONE_OF
+    )
 
 
 def _fill(repository: Path, plan: RepositoryPlan) -> None:
@@ -130,7 +136,9 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
         if plan.gpu is not None:
             configure_gpu(configs, plan.gpu, plan.spec, layout)
 
-    configs = complete_configs(plan.spec, _engine_parameters(plan, layout), adapt)
+    configs = complete_configs(
+        plan.spec, _engine_parameters(plan, layout), adapt, embedding_cache_mib=plan.embedding_cache_mib
+    )
     templates = templates_folder()
     for model in Model:
         version = repository / model / VERSION

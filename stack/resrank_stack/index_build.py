@@ -20,9 +20,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from resrank.corpus import CorpusError, Passage, check_corpus, read_passages
 from resrank.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
 from resrank.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.retrieval.searching import check_encoder
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
-from resrank_client.retrieval_calls import check_encoder
 
 WINDOW = 4096
 """Passages sorted by length together: long enough that a batch's rows are of nearly one length and pad each other

@@ -53,6 +53,7 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
         ("Triton (gRPC)", stack.triton.grpc_address),
         ("Triton metrics", f"http://{stack.triton.metrics_address}/metrics"),
         ("Retrieval sidecar (gRPC)", stack.sidecar.address),
+        ("  and for Triton", f"unix:{stack.sidecar.socket}"),
     ):
         console.print(f"  {name:<26}{address}", highlight=False)
 

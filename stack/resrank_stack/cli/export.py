@@ -12,6 +12,7 @@ import typer
 
 from resrank.engines.base import EngineKind, Precision
 from resrank.errors import ExportError, InvalidInputError
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.manifest import EngineHost, Runtime, capability_name
 from resrank_stack.cli.options import Output, OutputOption
 
@@ -54,6 +55,9 @@ def export(
         ),
     ] = _AUTO,
     force: Annotated[bool, typer.Option("--force", help="Replace a repository that an earlier export wrote.")] = False,
+    embedding_cache_mib: Annotated[
+        int, typer.Option(min=0, help="Memory of `rerank_text` for vectors of passages it has seen, in MiB; 0: none.")
+    ] = DEFAULT_EMBEDDING_CACHE_MIB,
     output: OutputOption = Output.TEXT,
     cpu_engine: Annotated[
         str,
@@ -130,6 +134,7 @@ def export(
         precision=_choice(Precision, precision, "--precision"),
         cpu_engine=_choice(EngineKind, cpu_engine, "--cpu-engine"),
         threads=threads,
+        embedding_cache_mib=embedding_cache_mib,
         engine_host=engine_host,
         compute_capabilities=tuple(
             capability_name(sm) for sm in _numbers(compute_capability.replace(".", ""), "compute_capability", 50)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from resrank_stack.cli.options import HostOption, IndexOption, MetricsPortOption, RetrievalPortOption, TritonPortOption
+from resrank_stack.cli.options import (
+    HostOption,
+    IndexOption,
+    MetricsPortOption,
+    RetrievalPortOption,
+    RetrievalSocketOption,
+    TritonPortOption,
+)
 from resrank_stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -27,6 +34,7 @@ def serve(
     triton_port: TritonPortOption = TRITON_PORT,
     metrics_port: MetricsPortOption = METRICS_PORT,
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
+    retrieval_socket: RetrievalSocketOption = None,
     log_dir: Annotated[
         Path | None,
         typer.Option(envvar="RESRANK_LOG_DIR", help="Keep triton.log and retrieval.log in this folder too."),
@@ -54,6 +62,7 @@ def serve(
         triton_port=triton_port,
         metrics_port=metrics_port,
         retrieval_port=retrieval_port,
+        retrieval_socket=retrieval_socket,
         log_dir=log_dir,
         on_line=log_printer(console),
     )

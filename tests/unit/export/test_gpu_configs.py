@@ -121,6 +121,7 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
         Model.EMBED_QUERY: 32,
         Model.RERANK: 6,
         Model.RERANK_TEXT: 6,
+        Model.SEARCH: 1,
     }
     assert list(configs[Model.RERANKER].dynamic_batching.preferred_batch_size) == [2, 4, 6]
     assert configs[Model.RERANK_TEXT].parameters["embed_batch_size"].string_value == "32"
@@ -128,7 +129,7 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
 
 def test_clients_are_told_how_many_candidates_the_plan_takes(make: Make) -> None:
     configs, _ = make(reranker_profiles=(RerankerProfile.parse("1:4:8x16:64:320x1:20:40"),))
-    for model in (Model.RERANK, Model.RERANK_TEXT):
+    for model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH):
         assert configs[model].parameters["max_passages"].string_value == "40"
     assert configs[Model.RERANK_PROMPT].parameters["candidate_buckets"].string_value == "10,20,40"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,6 +206,22 @@ def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, t
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_a_repository_of_a_version_with_fewer_models_may_be_replaced(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_repository(plan, out)
+    shutil.rmtree(out / "search")
+    write_repository(plan, out, force=True)
+    assert (out / "search" / "config.pbtxt").is_file()
+
+
+def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(replace(plan, embedding_cache_mib=3), tmp_path / "out")
+    told = {model: read(tmp_path / "out", model).parameters for model in Model}
+    with_it = {model for model, parameters in told.items() if "embedding_cache_mib" in parameters}
+    assert with_it == {Model.RERANK_TEXT}
+    assert told[Model.RERANK_TEXT]["embedding_cache_mib"].string_value == "3"
+
+
 def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Path) -> None:
     out = tmp_path / "made" / "out"
     write_repository(plan, out)
@@ -224,9 +241,10 @@ def test_every_model_tells_how_many_passages_it_takes_itself(plan: RepositoryPla
     reranker = plan.spec.reranker.model_copy(update={"max_passages": 4096})
     configs = complete_configs(plan.spec.model_copy(update={"reranker": reranker}), {})
     told = {
-        model: configs[model].parameters["max_passages"].string_value for model in (Model.RERANK, Model.RERANK_TEXT)
+        model: configs[model].parameters["max_passages"].string_value
+        for model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
     }
-    assert told == {"rerank": "4096", "rerank_text": "1024"}
+    assert told == {"rerank": "4096", "rerank_text": "1024", "search": "4096"}
 
 
 def test_a_fork_is_refused(configs: Configs) -> None:

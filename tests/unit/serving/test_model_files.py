@@ -33,6 +33,7 @@ def test_there_is_one_for_every_model_that_is_no_ensemble() -> None:
         "rerank_text",
         "reranker",
         "residual_scoring",
+        "search",
     ]
 
 
