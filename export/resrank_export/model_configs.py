@@ -20,7 +20,7 @@ _VECTORS = frozenset(
 )
 """Tensors whose last dimension is d."""
 
-_PUBLIC = (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK, Model.RERANK_TEXT)
+_PUBLIC = (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.EMBED_BULK, Model.RERANK, Model.RERANK_TEXT)
 """What clients call, and so where they look for the checkpoint's identity."""
 
 Configs = dict[Model, ModelConfig]

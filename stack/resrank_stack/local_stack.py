@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from resrank.errors import StackError
 from resrank.manifest import read_manifest
@@ -16,6 +17,9 @@ from resrank_stack.process import ManagedProcess
 from resrank_stack.repository_check import require_servable
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
+
+if TYPE_CHECKING:
+    from resrank_stack.tuning.settings import TunedSettings
 
 _WATCH_S = 0.5
 _HEALTH_EVERY_S = 10.0
@@ -41,6 +45,7 @@ class LocalStack:
         retrieval_port: The sidecar's gRPC port; a free one when None.
         log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
         on_line: Called with each line of both logs.
+        tuned: Settings of this machine to serve it with, instead of the repository's own.
 
     Attributes:
         triton: The Triton process.
@@ -66,9 +71,17 @@ class LocalStack:
         retrieval_port: int | None = None,
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
+        tuned: TunedSettings | None = None,
     ) -> None:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
+        self._derived: tempfile.TemporaryDirectory[str] | None = None
+        if tuned is not None:
+            from resrank_stack.tuning.repository import derive
+
+            self._derived = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
+            derive(repository, tuned, Path(self._derived.name))
+            repository = Path(self._derived.name)
         self._encoder_sha256 = manifest.checkpoint.encoder_sha256
         self.sidecar = SidecarProcess(
             index,
@@ -175,3 +188,5 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
+        if self._derived is not None:
+            self._derived.cleanup()
