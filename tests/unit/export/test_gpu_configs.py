@@ -131,6 +131,7 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
         Model.RESIDUAL_SCORING: 64,
         Model.EMBED_PASSAGE: 32,
         Model.EMBED_QUERY: 32,
+        Model.EMBED_BULK: 32,
         Model.RERANK: 6,
         Model.RERANK_TEXT: 6,
     }
