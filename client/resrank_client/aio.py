@@ -113,12 +113,15 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool = False,
+        bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
         """As :meth:`ResRankClient.embed_passages`."""
         return await self._run(
-            plans.embed(self._facts, Model.EMBED_PASSAGE, texts, truncate=truncate), timeout_s, traceparent
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
         )
 
     async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:

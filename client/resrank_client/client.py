@@ -170,6 +170,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool = False,
+        bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -178,6 +179,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Args:
             texts: At least one, each at most ``MAX_PASSAGE_BYTES`` of UTF-8; long lists go in several requests.
             truncate: Cut texts over the token maximum instead of refusing them.
+            bulk: Nobody waits for the answer: whatever else the server has to do goes first. An index is filled so.
             timeout_s: Budget in seconds for the whole list.
             traceparent: W3C trace context.
 
@@ -188,7 +190,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
             InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
         """
         return self._run(
-            plans.embed(self._facts, Model.EMBED_PASSAGE, texts, truncate=truncate), timeout_s, traceparent
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
         )
 
     def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:

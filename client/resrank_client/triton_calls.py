@@ -22,7 +22,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from resrank.errors import ResRankError
-from resrank.names import Model, Parameter, Tensor
+from resrank.names import Model, Parameter, Priority, Tensor
 from resrank.retrieval.searching import Mode
 from resrank_client.calls import Call, Server
 from resrank_client.inputs import Float16
@@ -120,7 +120,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
     """Embeds texts in one request.
 
     Args:
-        model: ``embed_query`` or ``embed_passage``.
+        model: ``embed_query``, ``embed_passage`` or ``embed_bulk``, which is sent at the lower priority.
         texts: UTF-8, at most the model's ``max_batch_size``.
         truncate: Cut texts over the token maximum instead of refusing them.
         first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
@@ -142,6 +142,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
         truncate,
         lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
         locate,
+        priority=Priority.BULK if model is Model.EMBED_BULK else None,
     )
 
 
@@ -264,6 +265,8 @@ def _infer(
     parse: Callable[[Any], T],
     locate: Callable[[str], str] | None = None,
     parameters: Mapping[Parameter, bool | int | str] = MappingProxyType({}),
+    *,
+    priority: Priority | None = None,
 ) -> Call[T]:
     def build(remaining_s: float) -> Any:
         request = service_pb2.ModelInferRequest(model_name=model.value)
@@ -272,6 +275,8 @@ def _infer(
             request.raw_input_contents.append(tensor.content)
         # Triton drops from its queues, without computing it, what has waited longer than this (microseconds).
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+        if priority is not None:
+            request.parameters["priority"].int64_param = priority
         if truncate:
             request.parameters[Parameter.TRUNCATE.value].bool_param = True
         for name, value in parameters.items():

@@ -1,25 +1,35 @@
 """Names of the Triton models, tensors and parameters: the contract of every model repository that export writes."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class Model(StrEnum):
     """Triton models.
 
     ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` and ``SEARCH`` business logic scripting (BLS).
+    ``BULK_ENCODER`` is in CPU repositories only: on a GPU ``ENCODER`` has a priority level for bulk work instead.
     """
 
     PASSAGE_TOKENIZER = "passage_tokenizer"
     QUERY_TOKENIZER = "query_tokenizer"
     ENCODER = "encoder"
+    BULK_ENCODER = "bulk_encoder"
     RERANK_PROMPT = "rerank_prompt"
     RERANKER = "reranker"
     RESIDUAL_SCORING = "residual_scoring"
     EMBED_PASSAGE = "embed_passage"
     EMBED_QUERY = "embed_query"
+    EMBED_BULK = "embed_bulk"
     RERANK = "rerank"
     RERANK_TEXT = "rerank_text"
     SEARCH = "search"
+
+
+class Priority(IntEnum):
+    """Priority levels of a request to the encoder; Triton takes the smaller number first."""
+
+    INTERACTIVE = 1  # somebody waits for the answer: what a request has that names no priority
+    BULK = 2  # nobody waits: the passages of an index that is built
 
 
 class Tensor(StrEnum):

@@ -20,7 +20,14 @@ _VECTORS = frozenset(
 )
 """Tensors whose last dimension is d."""
 
-_PUBLIC = (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
+_PUBLIC = (
+    Model.EMBED_PASSAGE,
+    Model.EMBED_QUERY,
+    Model.EMBED_BULK,
+    Model.RERANK,
+    Model.RERANK_TEXT,
+    Model.SEARCH,
+)
 """What clients call, and so where they look for the checkpoint's identity."""
 
 Configs = dict[Model, ModelConfig]

@@ -46,8 +46,10 @@ class PassageEncoder(Protocol):
     async def encoder_sha256(self) -> str:
         """The encoder behind the server's models."""
 
-    async def embed_passages(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
-        """Embeds texts, fp32 [len(texts), d]."""
+    async def embed_passages(
+        self, texts: Sequence[str], *, truncate: bool = False, bulk: bool = False
+    ) -> NDArray[np.float32]:
+        """Embeds texts, fp32 [len(texts), d]; in bulk behind whoever waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ async def _embed(
             reraise=True,
         )
         texts = [passage.encoder_text for passage in batch]
-        return await patient(encoder.embed_passages, texts, truncate=True)
+        return await patient(encoder.embed_passages, texts, truncate=True, bulk=True)
     except InvalidInputError as error:
         row = _ROW.search(error.field)
         passage = batch[int(row[1])] if row and int(row[1]) < len(batch) else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from resrank.errors import StackError
 from resrank.limits import MAX_SOCKET_PATH_BYTES
@@ -22,6 +22,9 @@ from resrank_stack.process import ManagedProcess
 from resrank_stack.repository_check import require_servable
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
+
+if TYPE_CHECKING:
+    from resrank_stack.tuning.settings import TunedSettings
 
 _WATCH_S = 0.5
 _HEALTH_EVERY_S = 10.0
@@ -48,6 +51,7 @@ class LocalStack:
         retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
         log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
         on_line: Called with each line of both logs.
+        tuned: Settings of this machine to serve it with, instead of the repository's own.
 
     Attributes:
         triton: The Triton process.
@@ -74,9 +78,17 @@ class LocalStack:
         retrieval_socket: Path | None = None,
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
+        tuned: TunedSettings | None = None,
     ) -> None:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
+        self._derived: tempfile.TemporaryDirectory[str] | None = None
+        if tuned is not None:
+            from resrank_stack.tuning.repository import derive
+
+            self._derived = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
+            derive(repository, tuned, Path(self._derived.name))
+            repository = Path(self._derived.name)
         self._encoder_sha256 = manifest.checkpoint.encoder_sha256
         self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
         socket = retrieval_socket or self._own_socket
@@ -186,6 +198,8 @@ class LocalStack:
             process.stop(grace_s)
         if self._own_socket is not None:  # a sidecar that was killed has left it
             shutil.rmtree(self._own_socket.parent, ignore_errors=True)
+        if self._derived is not None:
+            self._derived.cleanup()
 
 
 def _socket_of_its_own() -> Path:

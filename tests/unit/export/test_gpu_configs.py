@@ -66,6 +66,18 @@ def test_tritons_backend_gets_plans(make: Make) -> None:
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
 
 
+@pytest.mark.parametrize("runtime", [Runtime.TENSORRT, Runtime.TENSORRT_RTX, Runtime.TORCH])
+def test_bulk_work_shares_the_encoder_at_a_lower_priority(make: Make, runtime: Runtime) -> None:
+    configs, _ = make(runtime)
+    assert Model.BULK_ENCODER not in configs
+    assert [step.model_name for step in configs[Model.EMBED_BULK].ensemble_scheduling.step] == [
+        "passage_tokenizer",
+        "encoder",
+    ]
+    batching = configs[Model.ENCODER].dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
+
+
 def test_inputs_and_outputs_are_those_of_a_cpu(make: Make, spec: CheckpointSpec) -> None:
     on_cpu, (on_gpu, _) = complete_configs(spec, {}), make()
 
@@ -73,7 +85,7 @@ def test_inputs_and_outputs_are_those_of_a_cpu(make: Make, spec: CheckpointSpec)
         return [(tensor.name, tensor.data_type, *tensor.dims) for tensor in (*config.input, *config.output)]
 
     assert {model: forms(config) for model, config in on_gpu.items()} == {
-        model: forms(config) for model, config in on_cpu.items()
+        model: forms(config) for model, config in on_cpu.items() if model is not Model.BULK_ENCODER
     }
     for model in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK):
         assert on_gpu[model].ensemble_scheduling == on_cpu[model].ensemble_scheduling
@@ -119,6 +131,7 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
         Model.RESIDUAL_SCORING: 64,
         Model.EMBED_PASSAGE: 32,
         Model.EMBED_QUERY: 32,
+        Model.EMBED_BULK: 32,
         Model.RERANK: 6,
         Model.RERANK_TEXT: 6,
         Model.SEARCH: 1,

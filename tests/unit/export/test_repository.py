@@ -77,7 +77,7 @@ def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPla
         for name in ("tokenizer.json", "tokenizer_config.json"):
             original = plan.checkpoint / backbone / name
             assert (out / model / "1" / name).read_bytes() == original.read_bytes()
-    for model, engine in plan.engines.items():
+    for model, engine in (*plan.engines.items(), (Model.BULK_ENCODER, plan.engines[Model.ENCODER])):
         assert os.path.samefile(out / model / "1" / "model.onnx", engine.files["model.onnx"])
         assert (out / model / "1" / "model.onnx.data").read_bytes() == b"weights"
 
@@ -96,13 +96,18 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
     }
     host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
     vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
-    assert host == {
-        "engine": "openvino",
-        "precision": "bf16",
-        "threads": "3",
-        "vocabulary_size": str(vocabulary),
-        "max_tokens": "64",
-    }
+    bulk = {key: value.string_value for key, value in read(tmp_path / "out", "bulk_encoder").parameters.items()}
+    assert (
+        bulk
+        == host
+        == {
+            "engine": "openvino",
+            "precision": "bf16",
+            "threads": "3",
+            "vocabulary_size": str(vocabulary),
+            "max_tokens": "64",
+        }
+    )
 
 
 @pytest.mark.parametrize("query_residual", [True, False])
@@ -182,6 +187,19 @@ def test_engines_are_bounded_and_nothing_waits_to_be_batched(plan: RepositoryPla
         assert queue.allow_timeout_override
         assert queue.default_timeout_microseconds > 0, "without a default, a request's own timeout is not looked at"
         assert [(group.count, group.kind) for group in config.instance_group] == [(1, 2)]  # KIND_CPU
+
+
+def test_queues_are_as_long_as_engines_work_off_in_two_seconds(plan: RepositoryPlan, tmp_path: Path) -> None:
+    speeds = {Model.ENCODER: 1.0, Model.RERANKER: 100.0}
+    engines = {model: replace(engine, row_ms=speeds[model]) for model, engine in plan.engines.items()}
+    write_repository(replace(plan, engines=engines), tmp_path / "out")
+
+    def size(model: Model) -> int:
+        return read(tmp_path / "out", model).dynamic_batching.default_queue_policy.max_queue_size
+
+    assert size(Model.ENCODER) == 128  # the template's bound
+    assert size(Model.RERANKER) == 20
+    assert size(Model.RERANK_TEXT) == 10  # a hundred texts and a pass: 200 ms
 
 
 def test_an_occupied_place_is_refused(plan: RepositoryPlan, tmp_path: Path) -> None:

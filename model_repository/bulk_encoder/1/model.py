@@ -1,0 +1,25 @@
+"""``bulk_encoder`` in the Python backend: hosts the encoder's engine with the least claim on the processor."""
+
+import os
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Hosts one step of ``resrank.serving``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the step."""
+        try:
+            from resrank.serving.engine_host import EncoderGraph, EngineStep
+            from resrank.serving.python_backend import ModelInstance, PythonBackend
+        except ImportError as error:
+            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+
+        os.nice(19)  # before the engine makes its threads, which inherit it
+        self._backend = PythonBackend(pb_utils, args)
+        self._step = EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
+
+    def execute(self, requests: list) -> list:
+        """Answers one batch."""
+        return self._backend.execute(self._step, requests)
