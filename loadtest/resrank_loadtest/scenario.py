@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from resrank.config_file import read_fields, validate
 from resrank.limits import MAX_MESSAGE_RECORDS
-from resrank_client.retrieval_calls import Mode
+from resrank.retrieval.searching import Mode
 from resrank_loadtest.counts import Count, Fixed
 from resrank_loadtest.kinds import CallKind
 from resrank_loadtest.profile import Profile
