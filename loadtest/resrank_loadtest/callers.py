@@ -86,10 +86,12 @@ class Callers:
         if kind is CallKind.RERANK_TEXT:
             texts = self._passages(count, rng)
             return Call(kind, lambda budget: client.rerank(query, passages=texts, truncate=True, timeout_s=budget))
-        k, mode = min(scenario.search.k, count), scenario.search.mode
+        k, mode, route = min(scenario.search.k, count), scenario.search.mode, scenario.search.route
         return Call(
             kind,
-            lambda budget: client.search(query, k, candidates=count, mode=mode, truncate=True, timeout_s=budget),
+            lambda budget: client.search(
+                query, k, candidates=count, mode=mode, route=route, truncate=True, timeout_s=budget
+            ),
         )
 
     def rehearse(self) -> None:

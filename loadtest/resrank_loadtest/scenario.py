@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from resrank.config_file import read_fields, validate
 from resrank.limits import MAX_MESSAGE_RECORDS
 from resrank.retrieval.searching import Mode
+from resrank_client.plans import Route
 from resrank_loadtest.counts import Count, Fixed
 from resrank_loadtest.kinds import CallKind
 from resrank_loadtest.profile import Profile
@@ -147,6 +148,9 @@ class SearchCalls(Section):
 
     k: int = Field(default=10, ge=1, le=MAX_MESSAGE_RECORDS)
     mode: Mode = "hybrid"
+    route: Route = Field(
+        default="client", description="`client`: one call to each server; `server`: one to Triton's model `search`."
+    )
 
 
 class Scenario(Section):

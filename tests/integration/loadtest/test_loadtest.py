@@ -29,6 +29,7 @@ load:
 deadline_s: 10
 candidates: {kind: uniform, low: 5, high: 30}
 query_words: {kind: uniform, low: 2, high: 12}
+search: {route: server}
 embed: {texts: {kind: choice, values: [1, 150], weights: [9, 1]}}
 slo:
   latency_ms: {rerank: {p95: 9000}, search: {p95: 9000}}
@@ -95,6 +96,8 @@ def test_a_run_that_keeps_its_objectives_reports_and_ends_with_0(stack: Stack, f
     reranker = summary["server"]["reranker"]
     assert reranker["requests"] * reranker["end"] >= 0.8 * reranks
     assert reranker["compute_ms"] > 0
+    searches = summary["server"]["search"]
+    assert searches["requests"] * searches["end"] >= 0.8 * kinds["search"]["outcomes"]["ok"]
     with (out / "server.csv").open(newline="") as file:
         assert len({row["end"] for row in csv.DictReader(file)}) >= 3
     with (out / "locust_stats.csv").open(newline="") as file:
