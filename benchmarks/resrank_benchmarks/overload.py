@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -102,6 +104,22 @@ def recovery_s(calm: Load, after: Load, end_s: float) -> float:
     return max(late, default=0.0)
 
 
+def rates(moments: Sequence[float], bounds: Sequence[float]) -> list[float]:
+    """Answers a second between bounds, each moved to the last answer before it.
+
+    Answers come in batches: between fixed bounds there would be one batch more or less by chance.
+
+    Args:
+        moments: Of the answers, in seconds, ascending.
+        bounds: In seconds, ascending.
+
+    Returns:
+        One figure between each two bounds; fewer where no answer came between them.
+    """
+    counts = sorted({bisect_right(moments, bound) for bound in bounds} - {0})
+    return [(last - first) / (moments[last - 1] - moments[first - 1]) for first, last in pairwise(counts)]
+
+
 def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Study:
     end_s = calm_s + burst_s
     phases = {
@@ -109,14 +127,14 @@ def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Stu
         "burst": load.since(calm_s, end_s),
         "after": load.since(end_s, end_s + calm_s),
     }
-    # Answers are counted when they come: what the burst's last requests wait for is the burst's goodput no longer.
+    answered_at = sorted(
+        request.due_s + request.seconds for request in load.requests if request.outcome is Outcome.ANSWERED
+    )
     starts = np.linspace(calm_s, end_s, _PARTS + 1)
-    answered_at = [request.due_s + request.seconds for request in load.requests if request.outcome is Outcome.ANSWERED]
-    per_part, _ = np.histogram(answered_at, starts)
-    goodput = (per_part / (burst_s / _PARTS)).tolist()
+    goodput = rates(answered_at, starts[1:].tolist())
     sheds = [load.since(start, stop).latencies_ms(Outcome.SHED) for start, stop in pairwise(starts)]
-    if not all(sheds):
-        raise BenchmarkError(f"{BURST:g} times the saturation rate and nothing shed: the server's queues are too long")
+    if not all(sheds) or not goodput:
+        raise BenchmarkError(f"a burst of {burst_s:g} s has parts without anything shed or answered: make it longer")
     recovered = recovery_s(phases["before"], phases["after"], end_s)
     rows = []
     for name, part in phases.items():

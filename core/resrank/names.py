@@ -70,6 +70,7 @@ class Parameter(StrEnum):
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
+    NICENESS = "niceness"  # config of `reranker`, `bulk_encoder` on CPUs: what their processes add to theirs
     VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
     MAX_TOKENS = "max_tokens"  # config of the same models: longest row
     # Lengths that rows are padded to, ascending, as text "16,32,64"; without them nothing is padded ahead. In the

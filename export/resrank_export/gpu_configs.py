@@ -50,6 +50,7 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
     for model, shapes in graph_shapes.items():
         config = configs[model]
         config.max_batch_size = gpu.max_batch(model)
+        config.parameters.pop(Parameter.NICENESS.value, None)  # a GPU waits for the process that launches its kernels
         _place_on_gpus(config, gpu)
         _prefer_batches(config)
         if gpu.host is EngineHost.TRITON:

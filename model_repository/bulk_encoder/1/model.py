@@ -1,6 +1,4 @@
-"""``bulk_encoder`` in the Python backend: hosts the encoder's engine with the least claim on the processor."""
-
-import os
+"""``bulk_encoder`` in the Python backend: hosts the encoder's engine a second time, for bulk work."""
 
 import triton_python_backend_utils as pb_utils
 
@@ -16,7 +14,6 @@ class TritonPythonModel:
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
-        os.nice(19)  # before the engine makes its threads, which inherit it
         self._backend = PythonBackend(pb_utils, args)
         self._step = EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
 

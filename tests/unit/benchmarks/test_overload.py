@@ -46,5 +46,11 @@ def test_each_target_fails_by_itself(changed: Load, failed: str) -> None:
 
 def test_a_burst_that_sheds_nothing_proves_nothing() -> None:
     calm = Load(tuple(Ended(Outcome.ANSWERED, due / 10, 0.2) for due in range(300)), 30.0, 1.0)
-    with pytest.raises(BenchmarkError, match="nothing shed"):
+    with pytest.raises(BenchmarkError, match="without anything shed"):
         overload._study([10.0], calm, 10.0, 10.0)
+
+
+def test_batches_are_counted_whole() -> None:
+    batches = [time for batch in range(1, 11) for time in [4.0 * batch] * 8]  # 8 answers every 4 s
+    assert overload.rates(batches, [5.0, 10.0, 15.0, 23.0, 39.0]) == [2.0] * 4
+    assert overload.rates(batches, [4.0, 5.0]) == []

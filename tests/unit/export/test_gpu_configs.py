@@ -70,6 +70,7 @@ def test_tritons_backend_gets_plans(make: Make) -> None:
 def test_bulk_work_shares_the_encoder_at_a_lower_priority(make: Make, runtime: Runtime) -> None:
     configs, _ = make(runtime)
     assert Model.BULK_ENCODER not in configs
+    assert all("niceness" not in config.parameters for config in configs.values())
     assert [step.model_name for step in configs[Model.EMBED_BULK].ensemble_scheduling.step] == [
         "passage_tokenizer",
         "encoder",

@@ -97,6 +97,7 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
     host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
     vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
     bulk = {key: value.string_value for key, value in read(tmp_path / "out", "bulk_encoder").parameters.items()}
+    assert bulk.pop("niceness") == "19"
     assert (
         bulk
         == host
