@@ -41,7 +41,7 @@ $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
 serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton and the retrieval sidecar until Ctrl-C
 	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) $(ARGS)
 
-bench: $(READY) $(REPOSITORY)/manifest.json  ## Speed against the parts called directly
+bench: $(READY) $(REPOSITORY)/manifest.json  ## Speed against the same work done otherwise
 	@$(BIN)/resrank bench $(ARGS)
 
 clean:  ## Remove .venv, what was made under var, and caches

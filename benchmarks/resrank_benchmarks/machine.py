@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("resrank", "openvino", "onnxruntime", "torch", "sentence-transformers", "faiss-cpu", "grpcio", "numpy")
+_PACKAGES = (
+    "resrank",
+    "nvidia-pytriton",
+    "openvino",
+    "onnxruntime",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "faiss-cpu",
+    "milvus-lite",
+    "grpcio",
+    "numpy",
+)
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two and ARM's, as Linux names them
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -30,6 +42,17 @@ class Machine:
     bf16: bool
     python: str
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def line(self) -> str:
+        """Processor and interpreter in a line."""
+        bf16 = "with bf16" if self.bf16 else "without bf16"
+        return f"{self.cpu}, {self.cores} cores, {bf16}, Python {self.python}"
+
+    @property
+    def versions_line(self) -> str:
+        """The packages in a line."""
+        return ", ".join(f"{name} {version}" for name, version in self.versions.items())
 
 
 def describe_machine() -> Machine:

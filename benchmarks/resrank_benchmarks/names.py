@@ -1,12 +1,39 @@
-"""The benchmarks' names, for those who only want to name one."""
+"""The benchmarks there are: each is one line here and a module of the same name, imported when it runs."""
+
+from __future__ import annotations
 
 from enum import StrEnum
 
 
 class Benchmark(StrEnum):
-    """The benchmarks, in the order in which they run."""
+    """The benchmarks, in the order in which they run.
 
-    RERANK = "rerank"
-    ENGINE = "engine"
-    RETRIEVAL = "retrieval"
-    INDEXING = "indexing"
+    The module ``resrank_benchmarks.NAME`` has a function ``run`` that names what it needs among its parameters
+    (:class:`~resrank_benchmarks.suite.Setting` lists what there is) and returns a ``Measurement`` or a ``Study``.
+
+    Attributes:
+        about: What is measured, for the command's help.
+        only_full: Whether it runs only when it is named or ``--full`` is given: it takes long.
+    """
+
+    about: str
+    only_full: bool
+
+    def __new__(cls, value: str, about: str = "", only_full: bool = False) -> Benchmark:
+        """One line of the list below; a value alone finds the line that it names."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.about = about
+        member.only_full = only_full
+        return member
+
+    RERANK = "rerank", "the whole ensemble through gRPC against its engines called directly"
+    ENGINE = "engine", "the reranker's engine against ONNX Runtime in fp32, and its share of the machine's peak"
+    RETRIEVAL = "retrieval", "the sidecar's dense search against FAISS in one process"
+    INDEXING = "indexing", "`index build` against sentence-transformers' `encode`"
+    CANDIDATES = "candidates", "rerank latency by number of candidates, beside rerankers that read text"
+    PASSAGES = "passages", "rerank latency by length of the passages, beside the same"
+    ENCODING = "encoding", "passages encoded a second, beside sentence-transformers and infinity-emb"
+    CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
+    BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes"
+    SOAK = "soak", "memory, file descriptors and shared memory under minutes of mixed load", True

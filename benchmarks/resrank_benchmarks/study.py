@@ -88,3 +88,7 @@ class Study:
     def passed(self) -> bool:
         """Whether every target is met."""
         return all(measurement.passed for measurement in self.measurements)
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column of the table has numbers only, or nothing."""
+        return all(not isinstance(row[column], str) for row in self.rows)

@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from resrank_benchmarks.interleaving import Progress
 from resrank_benchmarks.machine import describe_machine
-from resrank_benchmarks.measurement import Measurement
 from resrank_benchmarks.names import Benchmark
-from resrank_benchmarks.report import Report
+from resrank_benchmarks.report import Outcome, Report
+
+if TYPE_CHECKING:
+    from resrank_benchmarks.deployment import Deployment
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a benchmark's ``run`` may ask for, by the names of its parameters.
+
+    Attributes:
+        repository: Model repository as ``resrank export`` writes it.
+        checkpoint: The checkpoint it was made from.
+        corpus: Passages as JSON lines (BEIR), real texts of real lengths.
+        full: Whether to measure also what takes long.
+        minutes: How long ``soak`` loads the servers.
+        environments: Folder of the virtual environments of what cannot be installed beside this package.
+    """
+
+    repository: Path
+    checkpoint: Path
+    corpus: Path
+    full: bool = False
+    minutes: float = 10.0
+    environments: Path = Path("var")
+
+    @property
+    def deployment(self) -> Deployment:
+        """The repository and its checkpoint, read and compared when a benchmark asks for them."""
+        from resrank_benchmarks.deployment import Deployment
+
+        return Deployment.open(self.repository, self.checkpoint)
 
 
 def run_benchmarks(
     wanted: Sequence[Benchmark],
+    setting: Setting,
     *,
-    repository: Path,
-    checkpoint: Path,
-    corpus: Path,
     progress: Progress = lambda _: None,
+    finished: Callable[[Report], None] | None = None,
 ) -> Report:
     """Runs benchmarks one after the other, each with servers of its own on free ports.
 
     Args:
-        wanted: Which; all when empty.
-        repository: Model repository as ``resrank export`` writes it.
-        checkpoint: The checkpoint it was made from.
-        corpus: What ``indexing`` indexes.
+        wanted: Which; when empty all, but without ``setting.full`` not those that take long.
+        setting: What they work on.
         progress: Called with one line per step.
+        finished: Called with what one benchmark found, as soon as it has: a later one may fail.
 
     Returns:
         All figures and the machine they belong to.
@@ -35,32 +67,22 @@ def run_benchmarks(
     Raises:
         ResRankError: A benchmark could not be run.
     """
-    chosen = [benchmark for benchmark in Benchmark if not wanted or benchmark in wanted]
-    measurements = [_run(benchmark, repository, checkpoint, corpus, progress) for benchmark in chosen]
-    return Report(describe_machine(), tuple(measurements))
+    chosen = [each for each in Benchmark if (each in wanted if wanted else setting.full or not each.only_full)]
+    machine = describe_machine()
+    outcomes = []
+    for benchmark in chosen:
+        outcomes.append(_run(benchmark, setting, progress))
+        if finished is not None:
+            finished(Report(machine, (outcomes[-1],)))
+    return Report(machine, tuple(outcomes))
 
 
-def _run(benchmark: Benchmark, repository: Path, checkpoint: Path, corpus: Path, progress: Progress) -> Measurement:
+def _run(benchmark: Benchmark, setting: Setting, progress: Progress) -> Outcome:
     def named(step: str) -> None:
         progress(f"{benchmark.value}: {step}")
 
-    # Each measurement is imported by itself: none should need what only another one uses.
-    from resrank_benchmarks.deployment import Deployment
-
-    match benchmark:
-        case Benchmark.RERANK:
-            from resrank_benchmarks import rerank
-
-            return rerank.run(Deployment.open(repository, checkpoint), progress=named)
-        case Benchmark.ENGINE:
-            from resrank_benchmarks import engine
-
-            return engine.run(Deployment.open(repository, checkpoint), progress=named)
-        case Benchmark.RETRIEVAL:
-            from resrank_benchmarks import retrieval
-
-            return retrieval.run(progress=named)
-        case Benchmark.INDEXING:
-            from resrank_benchmarks import indexing
-
-            return indexing.run(Deployment.open(repository, checkpoint), corpus, progress=named)
+    # Imported by itself: none should need what only another one uses.
+    run: Callable[..., Outcome] = importlib.import_module(f"resrank_benchmarks.{benchmark.value}").run
+    asked = inspect.signature(run).parameters
+    given: dict[str, Any] = {name: getattr(setting, name) for name in asked if hasattr(setting, name)}
+    return run(**given, progress=named)

@@ -1,4 +1,4 @@
-"""``resrank bench``: speed against the same work done directly."""
+"""``resrank bench``: speed against the same work done otherwise."""
 
 from __future__ import annotations
 
@@ -13,8 +13,25 @@ from resrank_stack.cli.options import Output, OutputOption
 
 app = typer.Typer(rich_markup_mode="markdown")
 
+_HELP = """Measure speed, both sides of each ratio in one run, call by call in turn.
 
-@app.command(epilog="Examples: `resrank bench` · `resrank bench rerank engine --output json | jq .passed`")
+{benchmarks}
+
+Starts what it needs on free loopback ports and stops it. Takes minutes; other load falsifies the figures.
+Exits with 1 when a target is missed.
+""".format(
+    benchmarks="\n".join(
+        f"- `{each.value}`: {each.about}{' (only by name, or with `--full`)' if each.only_full else ''}"
+        for each in Benchmark
+    )
+)
+
+
+@app.command(
+    help=_HELP,
+    epilog="Examples: `resrank bench` · `resrank bench rerank engine --output json | jq .passed` · "
+    "`resrank bench --full --out var/bench`",
+)
 def bench(
     names: Annotated[
         list[Benchmark] | None, typer.Argument(metavar="[NAME]...", help="Which benchmarks; all when none is named.")
@@ -25,32 +42,35 @@ def bench(
     checkpoint: Annotated[
         Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The checkpoint that the repository was exported from.")
     ] = Path("var/checkpoint"),
-    corpus: Annotated[Path, typer.Option(help="What `indexing` indexes: JSON lines (BEIR).")] = Path(
+    corpus: Annotated[Path, typer.Option(help="Passages that are indexed and encoded: JSON lines (BEIR).")] = Path(
         "examples/hotpotqa-mini/corpus.jsonl.gz"
     ),
+    full: Annotated[bool, typer.Option("--full", help="Measure also what takes long, as the help says.")] = False,
+    minutes: Annotated[float, typer.Option(min=1.0, max=1440.0, help="How long `soak` loads the servers.")] = 10.0,
+    environments: Annotated[
+        Path, typer.Option(help="Where `scripts/setup-infinity` made the environment of the server compared with.")
+    ] = Path("var"),
+    out: Annotated[
+        Path | None, typer.Option(help="Write JSON, Markdown and plots (PNG) of each benchmark into this folder, too.")
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Measure speed, both sides of each ratio in one run, call by call in turn.
-
-    - `rerank`: the whole ensemble through gRPC against its engines called directly
-    - `engine`: the reranker's engine against ONNX Runtime in fp32, and its share of the machine's peak
-    - `retrieval`: the sidecar's dense search against FAISS in one process
-    - `indexing`: `index build` against sentence-transformers' `encode`
-
-    Starts what it needs on free loopback ports and stops it. Takes some minutes; other load falsifies the figures.
-    Exits with 1 when a target is missed.
-    """
+    """Runs benchmarks and prints what they found."""
     from rich.console import Console
 
-    from resrank_benchmarks.suite import run_benchmarks
+    from resrank_benchmarks.suite import Setting, run_benchmarks
 
     notes = Console(stderr=True, highlight=False)
+    documents = None
+    if out is not None:
+        from resrank_benchmarks.documents import Documents  # draws, which the terminal alone does not need
+
+        documents = Documents(out)
     report = run_benchmarks(
         names or [],
-        repository=repository,
-        checkpoint=checkpoint,
-        corpus=corpus,
+        Setting(repository, checkpoint, corpus, full, minutes, environments),
         progress=lambda step: notes.print(f"{step} …", style="dim", markup=False),
+        finished=None if documents is None else documents.write,
     )
     if output is Output.JSON:
         typer.echo(json.dumps(report.as_json(), indent=2))

@@ -54,7 +54,7 @@ def test_the_command_exits_with_1_when_a_target_is_missed(
     ratio: float, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
-    monkeypatch.setattr(suite, "run_benchmarks", lambda names, **_: asked.append(names) or report(ratio))
+    monkeypatch.setattr(suite, "run_benchmarks", lambda names, *_, **__: asked.append(names) or report(ratio))
     assert run(["bench", "engine", "rerank", "--output", "json"]) == code
     assert asked == [["engine", "rerank"]]
     found = json.loads(capsys.readouterr().out)
