@@ -17,6 +17,7 @@ from resrank.tokenization import PromptTokenizer
 from resrank.weights import backbone_tensors
 from resrank_export.adapters import full_checkpoint
 from resrank_export.export_options import ExportOptions
+from resrank_export.initialize import quiet_transformers
 from resrank_export.manifest import make_manifest
 from resrank_export.onnx_graphs import refuse_sliding_windows
 from resrank_export.parity import ParityGate
@@ -83,7 +84,8 @@ def export_checkpoint(
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
         _require_space(out.parent, runtime.bytes_needed(_parameters(checkpoint)))
-        model = ResRankModel.from_checkpoint(checkpoint)
+        with quiet_transformers():
+            model = ResRankModel.from_checkpoint(checkpoint)
         refuse_sliding_windows(model, layout)
         progress("Computing the fp32 reference")
         gate = ParityGate(model, layout)

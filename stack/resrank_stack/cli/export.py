@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -136,9 +137,7 @@ def export(
         threads=threads,
         embedding_cache_mib=embedding_cache_mib,
         engine_host=engine_host,
-        compute_capabilities=tuple(
-            capability_name(sm) for sm in _numbers(compute_capability.replace(".", ""), "compute_capability", 50)
-        ),
+        compute_capabilities=_capabilities(compute_capability),
         gpus=_numbers(gpus, "gpus", 0),
         instances=instances,
         encoder_profiles=_profiles(EncoderProfile.parse, encoder_profile, "encoder_profile"),
@@ -184,6 +183,14 @@ def _numbers(text: str, field: str, least: int) -> tuple[int, ...]:
     return numbers
 
 
+def _capabilities(text: str) -> tuple[str, ...]:
+    """``80,8.9`` as NVIDIA writes them."""
+    for entry in text.split(",") if text else ():
+        if "." in entry and not re.fullmatch(r"\s*\d+\.\d\s*", entry):
+            raise InvalidInputError("compute_capability", f"{entry!r} is none, as in 89 or 8.9")
+    return tuple(capability_name(sm) for sm in _numbers(text.replace(".", ""), "compute_capability", 50))
+
+
 def _profiles(parse: Callable[[str], _Profile], texts: list[str] | None, field: str) -> tuple[_Profile, ...]:
     try:
         return tuple(map(parse, texts or ()))
@@ -207,7 +214,11 @@ def _print(report: ExportReport, console: Console) -> None:
     for reason in report.refused:
         console.print(f"[yellow]-[/] {escape(reason)}", soft_wrap=True)
     if report.put_off is None:
-        console.print(f"[green]✓[/] {report.repository}: serve it with `resrank serve {report.repository}`")
+        kinds = " or ".join(report.manifest.compute_capabilities)
+        where = f" on a machine with a GPU of compute capability {kinds}" if kinds else ""
+        console.print(
+            f"[green]✓[/] {report.repository}: serve it{where} with `resrank serve {report.repository}`", soft_wrap=True
+        )
         return
     console.print(f"[yellow]-[/] the engines are not built here: {escape(report.put_off)}", soft_wrap=True)
     console.print(
