@@ -75,13 +75,14 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
     fewest = 1
     possible: set[tuple[int, int]] = set()
     for width in gpu.buckets.candidates:
-        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, width)
+        most = width - layout.slots(0)
+        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, most)
         shorter = 0
         for length in gpu.buckets.sequence:
             if length >= shortest and shorter < longest:
                 possible.add((length, width))
             shorter = length
-        fewest = width + 1
+        fewest = most + 1
     for length, width in sorted(possible):
         yield {
             Tensor.INPUT_IDS: (length,),

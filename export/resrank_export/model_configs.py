@@ -139,7 +139,8 @@ def _max_passages(spec: CheckpointSpec, configs: Configs) -> int:
     if Parameter.CANDIDATE_BUCKETS not in parameters:
         return spec.reranker.max_passages
     text = parameters[Parameter.CANDIDATE_BUCKETS].string_value
-    return min(spec.reranker.max_passages, parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1])
+    slots = parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1]
+    return min(spec.reranker.max_passages, slots - spec.reranker.query_slot)
 
 
 def _drop_query_embedding(config: ModelConfig) -> None:

@@ -22,9 +22,10 @@ from resrank_training.stage_config import (
     RerankerAlignmentConfig,
 )
 from resrank_training.stages.encoder_alignment import EncoderAlignment
-from resrank_training.stages.joint import Joint, as_stored
+from resrank_training.stages.joint import Joint
 from resrank_training.stages.reranker_alignment import RerankerAlignment
 from resrank_training.stages.stage import Stage
+from resrank_training.stored_vectors import as_stored
 from resrank_training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import disturb_adapters, tiny_lists, tiny_trainable
