@@ -31,3 +31,9 @@ class Benchmark(StrEnum):
     ENGINE = "engine", "the reranker's engine against ONNX Runtime in fp32, and its share of the machine's peak"
     RETRIEVAL = "retrieval", "the sidecar's dense search against FAISS in one process"
     INDEXING = "indexing", "`index build` against sentence-transformers' `encode`"
+    CANDIDATES = "candidates", "rerank latency by number of candidates, beside rerankers that read text"
+    PASSAGES = "passages", "rerank latency by length of the passages, beside the same"
+    ENCODING = "encoding", "passages encoded a second, beside sentence-transformers and infinity-emb"
+    CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
+    BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes"
+    SOAK = "soak", "memory, file descriptors and shared memory under minutes of mixed load", True

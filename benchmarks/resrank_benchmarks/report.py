@@ -67,8 +67,8 @@ class Report:
 
     def _table(self) -> Table:
         table = Table(box=None, header_style="bold")
-        table.add_column("benchmark")
-        table.add_column("side", no_wrap=True)
+        table.add_column("benchmark", min_width=10)
+        table.add_column("side")
         for title in ("median", "p95", "range", "ratio", "target", ""):
             table.add_column(title, justify="right", no_wrap=True)
         for measurement in self.measurements:

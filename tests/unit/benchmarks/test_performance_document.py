@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from resrank_benchmarks.documents import Documents
+from resrank_benchmarks.machine import Machine
+from resrank_benchmarks.names import Benchmark
+from resrank_benchmarks.report import Report
+from support.sample_study import sample_study
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = ROOT / "docs" / "performance.md"
+SCRIPT = ROOT / "scripts" / "update_performance.py"
+
+
+def test_every_benchmark_has_a_section_and_its_command() -> None:
+    text = DOCUMENT.read_text()
+    sections = dict(re.findall(r"<!-- bench: (\w+) -->\n(.*?)<!-- /bench -->", text, re.DOTALL))
+    assert set(sections) == {benchmark.value for benchmark in Benchmark}
+    for name in sections:
+        assert re.search(rf"resrank bench [\w ]*\b{name}\b", text), f"{name}'s command is not told"
+
+
+def test_the_pictures_are_there() -> None:
+    for picture in re.findall(r"\]\((performance/[\w-]+\.png)\)", DOCUMENT.read_text()):
+        assert (DOCUMENT.parent / picture).is_file()
+
+
+def test_sections_are_filled_from_a_folder_and_others_kept(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("update_performance", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    Documents(tmp_path / "out").write(Report(Machine("A CPU", 2, False, "3.11"), (sample_study(),)))
+    document = tmp_path / "speed.md"
+    document.write_text(
+        "# Head\n<!-- bench: sample -->\nold\n<!-- /bench -->\nbetween\n<!-- bench: other -->\nkept\n<!-- /bench -->\n"
+    )
+    for _ in range(2):  # filling what was filled changes nothing
+        assert script.update(document, tmp_path / "out") == ["sample"]
+        text = document.read_text()
+        assert "old" not in text
+        assert "kept" in text
+        assert text.count("![Latency](speed/sample-latency.png)") == 1
+        assert text.startswith("# Head\n")
+        assert "between" in text
+    assert (tmp_path / "speed" / "sample-latency.png").is_file()

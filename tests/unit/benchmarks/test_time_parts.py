@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from resrank.names import Model
+from resrank_benchmarks.breakdown import breakdown_study
+from resrank_benchmarks.measurement import BenchmarkError, Side
+from resrank_benchmarks.time_parts import (
+    BETWEEN,
+    CLIENT,
+    PARTS,
+    QUEUE,
+    SIDECAR,
+    TOLERANCE,
+    TRANSPORT,
+    ClientTime,
+    time_parts,
+)
+from resrank_benchmarks.triton_statistics import ModelTime, model_times
+
+
+def recorded(name: str, count: int, success: int, queue: int, *compute: int) -> dict[str, object]:
+    """One model as Triton 2.51 answers in JSON: counts and nanoseconds are text, and what is 0 is missing."""
+    parts = {"success": success, "queue": queue}
+    parts |= dict(zip(("compute_input", "compute_infer", "compute_output"), compute, strict=True))
+    stats = {part: {"count": str(count), "ns": str(spent)} for part, spent in parts.items() if spent}
+    return {"name": name, "version": "1", "inference_stats": stats}
+
+
+# Of two searches, in nanoseconds; the encoder ran twice for each, once for the embedding and once inside of rerank.
+STATISTICS = {
+    "model_stats": [
+        recorded("query_tokenizer", 4, 4_000_000, 400_000, 200_000, 3_000_000, 400_000),
+        recorded("encoder", 4, 40_000_000, 1_000_000, 1_000_000, 36_000_000, 2_000_000),
+        recorded("rerank_prompt", 2, 5_000_000, 500_000, 500_000, 3_500_000, 500_000),
+        recorded("reranker", 2, 500_000_000, 1_000_000, 2_000_000, 490_000_000, 7_000_000),
+        recorded("residual_scoring", 2, 3_000_000, 0, 300_000, 2_400_000, 300_000),
+        recorded("embed_query", 2, 23_000_000, 700_000, 600_000, 19_500_000, 1_200_000),
+        recorded("rerank", 2, 533_000_000, 2_200_000, 3_000_000, 515_400_000, 9_000_000),
+        recorded("passage_tokenizer", 0, 0, 0, 0, 0, 0),
+    ]
+}
+CLIENT_TIME = ClientTime(requests=2, total=600.0, triton=562.0, sidecar=30.0)
+ENSEMBLES = (Model.EMBED_QUERY, Model.RERANK)
+
+
+def test_statistics_are_read_in_milliseconds_and_missing_fields_are_zero() -> None:
+    times = model_times(STATISTICS)
+    assert times[Model.RERANKER] == ModelTime(2, 500.0, 1.0, 499.0)
+    assert times[Model.RESIDUAL_SCORING] == ModelTime(2, 3.0, 0.0, 3.0)
+    assert times[Model.PASSAGE_TOKENIZER] == ModelTime(0, 0.0, 0.0, 0.0)
+    assert times[Model.RERANK].compute == 0.0  # its steps', which are counted there
+
+
+def test_the_parts_of_a_search_are_those_worked_out_by_hand() -> None:
+    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    assert parts == pytest.approx(
+        {
+            CLIENT: 4.0,
+            SIDECAR: 15.0,
+            TRANSPORT: 3.0,
+            QUEUE: 1.45,
+            BETWEEN: 2.0 + 0.1 / 2,
+            "query tokenizer": 1.8,
+            "encoder engine": 19.5,
+            "prompt layout": 2.25,
+            "reranker engine": 249.5,
+            "scoring": 1.5,
+        },
+        abs=0.06,
+    )
+
+
+def test_the_parts_add_up_to_the_request() -> None:
+    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    assert sum(parts.values()) == pytest.approx(300.0)
+    assert set(parts) == set(PARTS)
+    assert min(parts.values()) >= 0
+
+
+def test_only_what_was_added_between_two_moments_counts() -> None:
+    before = model_times(STATISTICS)
+    doubled = {
+        "model_stats": [
+            {
+                **model,
+                "inference_stats": {
+                    part: {key: str(2 * int(value)) for key, value in each.items()}
+                    for part, each in model["inference_stats"].items()
+                },
+            }
+            for model in STATISTICS["model_stats"]
+        ]
+    }
+    after = model_times(doubled)
+    assert {model: after[model].since(before[model]) for model in after} == before
+
+
+def test_requests_of_others_are_noticed() -> None:
+    triton = model_times(STATISTICS)
+    with pytest.raises(BenchmarkError, match="Triton counted 2 requests to embed_query, the benchmark made 3"):
+        time_parts(replace(CLIENT_TIME, requests=3), triton, ENSEMBLES, query_residual=True)
+
+
+def test_steps_that_overlap_a_little_leave_a_sum_within_the_tolerance() -> None:
+    triton = model_times(STATISTICS)
+    triton[Model.RERANK] = replace(triton[Model.RERANK], total=525.0)  # 8 ms less than before, 4 of them missing
+    parts = time_parts(replace(CLIENT_TIME, triton=552.0, total=590.0), triton, ENSEMBLES, query_residual=True)
+    assert parts[BETWEEN] == 0.0
+    assert sum(parts.values()) == pytest.approx(295.0, rel=TOLERANCE)
+
+
+def test_figures_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(BenchmarkError, match="gRPC and transport came out negative"):
+        time_parts(replace(CLIENT_TIME, triton=500.0), model_times(STATISTICS), ENSEMBLES, query_residual=True)
+
+
+def test_table_and_bars_hold_every_part_that_occurs_and_the_sum() -> None:
+    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    study = breakdown_study({"search": parts}, {"search": Side.of("search", [290.0, 310.0])}, 1000)
+    *rows, last = study.rows
+    assert [row[0] for row in rows] == [part for part in PARTS if parts[part]]
+    assert last[:2] == ("all", pytest.approx(300.0))
+    (plot,) = study.plots
+    assert sum(series.y[0] for series in plot.series) == pytest.approx(300.0)
