@@ -75,13 +75,6 @@ class LocalStack:
     ) -> None:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
-        self._derived: tempfile.TemporaryDirectory[str] | None = None
-        if tuned is not None:
-            from resrank_stack.tuning.repository import derive
-
-            self._derived = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
-            derive(repository, tuned, Path(self._derived.name))
-            repository = Path(self._derived.name)
         self._encoder_sha256 = manifest.checkpoint.encoder_sha256
         self.sidecar = SidecarProcess(
             index,
@@ -90,14 +83,19 @@ class LocalStack:
             log_path=None if log_dir is None else log_dir / "retrieval.log",
             on_line=None if on_line is None else lambda line: on_line("retrieval", line),
         )
-        self.triton = TritonProcess(
-            repository,
-            host=host,
-            grpc_port=triton_port,
-            metrics_port=metrics_port,
-            log_path=None if log_dir is None else log_dir / "triton.log",
-            on_line=None if on_line is None else lambda line: on_line("triton", line),
-        )
+        self._derived = None if tuned is None else _derived(repository, tuned)
+        try:
+            self.triton = TritonProcess(
+                repository if self._derived is None else Path(self._derived.name),
+                host=host,
+                grpc_port=triton_port,
+                metrics_port=metrics_port,
+                log_path=None if log_dir is None else log_dir / "triton.log",
+                on_line=None if on_line is None else lambda line: on_line("triton", line),
+            )
+        except BaseException:
+            self._discard_derived()
+            raise
 
     def __enter__(self) -> Self:
         try:
@@ -188,5 +186,17 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
+        self._discard_derived()
+
+    def _discard_derived(self) -> None:
         if self._derived is not None:
             self._derived.cleanup()
+
+
+def _derived(repository: Path, tuned: TunedSettings) -> tempfile.TemporaryDirectory[str]:
+    """The repository with this machine's settings, in a folder that goes with the stack or with this process."""
+    from resrank_stack.tuning.repository import derive
+
+    folder = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
+    derive(repository, tuned, Path(folder.name))
+    return folder
