@@ -66,10 +66,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """``make demo`` is ``resrank demo``: the work folder and what it printed."""
+    """``make demo`` is ``resrank demo``, here of a fifth of its questions: the work folder and what it printed."""
     work = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [*RESRANK, "demo", "--work", str(work)],
+        [*RESRANK, "demo", "--work", str(work), "--questions", "40"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +77,20 @@ def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeyp
     np.testing.assert_allclose(scores, made.reference.rerank(QUERY, candidates), atol=1e-3)
     assert served != made.repository
     assert not served.exists()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_stack_that_cannot_be_made_leaves_no_folder(
+    made: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = ModelSettings(instances=1, threads=1, rows=2, row_ms=100.0)
+    settings, _ = write_settings(made.repository, dict.fromkeys((Model.ENCODER, Model.RERANKER), chosen))
+    folders = tmp_path / "temporary"
+    folders.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folders))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(StackError, match="in use"):
+            LocalStack(made.repository, tmp_path / "index", triton_port=taken.getsockname()[1], tuned=settings)
+    assert list(folders.iterdir()) == []
