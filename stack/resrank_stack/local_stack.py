@@ -93,17 +93,6 @@ class LocalStack:
             log_path=None if log_dir is None else log_dir / "retrieval.log",
             on_line=None if on_line is None else lambda line: on_line("retrieval", line),
         )
-<<<<<<< HEAD
-        self.triton = TritonProcess(
-            repository,
-            host=host,
-            grpc_port=triton_port,
-            metrics_port=metrics_port,
-            retrieval_socket=socket,
-            log_path=None if log_dir is None else log_dir / "triton.log",
-            on_line=None if on_line is None else lambda line: on_line("triton", line),
-        )
-=======
         self._derived = None if tuned is None else _derived(repository, tuned)
         try:
             self.triton = TritonProcess(
@@ -111,13 +100,13 @@ class LocalStack:
                 host=host,
                 grpc_port=triton_port,
                 metrics_port=metrics_port,
+                retrieval_socket=socket,
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),
             )
         except BaseException:
             self._discard_derived()
             raise
->>>>>>> refs/heads/batching
 
     def __enter__(self) -> Self:
         try:
@@ -205,19 +194,15 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
-<<<<<<< HEAD
         if self._own_socket is not None:  # a sidecar that was killed has left it
             shutil.rmtree(self._own_socket.parent, ignore_errors=True)
-=======
         self._discard_derived()
 
     def _discard_derived(self) -> None:
->>>>>>> refs/heads/batching
         if self._derived is not None:
             self._derived.cleanup()
 
 
-<<<<<<< HEAD
 def _socket_of_its_own() -> Path:
     """A path in a folder that the sidecar will make for it and remove.
 
@@ -226,7 +211,8 @@ def _socket_of_its_own() -> Path:
     name = Path(f"resrank-{secrets.token_hex(8)}", "retrieval.sock")
     usual = Path(tempfile.gettempdir()) / name
     return usual if len(os.fsencode(usual)) <= MAX_SOCKET_PATH_BYTES else Path("/tmp") / name
-=======
+
+
 def _derived(repository: Path, tuned: TunedSettings) -> tempfile.TemporaryDirectory[str]:
     """The repository with this machine's settings, in a folder that goes with the stack or with this process."""
     from resrank_stack.tuning.repository import derive
@@ -234,4 +220,3 @@ def _derived(repository: Path, tuned: TunedSettings) -> tempfile.TemporaryDirect
     folder = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
     derive(repository, tuned, Path(folder.name))
     return folder
->>>>>>> refs/heads/batching
