@@ -31,7 +31,7 @@ from transformers import (
 
 from resrank.checkpoint import CheckpointSpec
 from resrank_export.initialize import InitOptions, initialize, quiet_transformers
-from support.tiny_checkpoint import SENTENCES, byte_level_tokenizer, make_llama, wordpiece_tokenizer
+from support.tiny_checkpoint import SENTENCES, byte_level_tokenizer, make_bert, make_llama, wordpiece_tokenizer
 
 EMBEDDING_DIM = 64
 """d of every checkpoint made here, and h of a decoder's own reranker: no projectors, the paper's form."""
@@ -40,6 +40,9 @@ LAYERS = 2
 LOCAL_WINDOW = 4
 """How far a local layer of the tiny ModernBERT sees to either side; rows are longer, so a missing mask shows."""
 
+_LIMITS = InitOptions(
+    residual_gate=1.0, query_residual=False, max_passage_tokens=64, max_query_tokens=32, max_passages=8
+)
 _HEADS, _KEY_HEADS = 4, 2
 _MAX_POSITIONS = 512
 _WEIGHT_SCALE = 0.15
@@ -73,10 +76,24 @@ def make_family_checkpoint(family: str, out: Path, *, seed: int = 0) -> Checkpoi
         make_backbone(family, backbone)
         if family not in DECODERS:
             make_llama(reranker, EMBEDDING_DIM)
-        limits = InitOptions(
-            residual_gate=1.0, query_residual=False, max_passage_tokens=64, max_query_tokens=32, max_passages=8
-        )
-        return initialize(backbone, backbone if family in DECODERS else reranker, out, limits)
+        return initialize(backbone, backbone if family in DECODERS else reranker, out, _LIMITS)
+
+
+def make_projected_checkpoint(out: Path) -> CheckpointSpec:
+    """Makes a checkpoint whose reranker, a Llama, reads the vectors of a BERT half its size through projectors.
+
+    Args:
+        out: The checkpoint folder to make.
+
+    Returns:
+        The checkpoint's fields.
+    """
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]), quiet_transformers():
+        torch.manual_seed(0)
+        encoder, reranker = Path(scratch, "tiny-bert"), Path(scratch, "tiny-llama")
+        make_bert(encoder, EMBEDDING_DIM // 2)
+        make_backbone("llama", reranker)
+        return initialize(encoder, reranker, out, _LIMITS)
 
 
 def _llama(folder: Path) -> None:

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from support.backbone_sizes import Backbone
+
 DOCS = Path(__file__).parents[3] / "docs" / "gpu.md"
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Sizes of a decoder as in its config.json."""
-
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_size: int
-    width: int
-
-    @property
-    def table(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def body(self) -> int:
-        attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.key_heads)
-        return self.layers * (attention + 3 * self.hidden * self.width)
-
-    @property
-    def norms(self) -> int:
-        return self.layers * 2 * self.hidden + self.hidden
 
 
 class Bert(Backbone):

@@ -25,11 +25,14 @@ from resrank_export.profiles import default_profiles
 from resrank_export.tensorrt import EngineBuilder
 from resrank_export.typed_graphs import TypedGraph
 from resrank_export.typed_parity import TypedGraphEngine, check_typed
-from support.tiny_families import DECODERS, ENCODERS, LAYERS, make_family_checkpoint
+from support.tiny_families import DECODERS, ENCODERS, LAYERS, make_family_checkpoint, make_projected_checkpoint
+
+PROJECTORS = "llama behind projectors"
+"""As the default checkpoint is: the encoder's size is another than the reranker's."""
 
 CASES = [
     *((family, Model.ENCODER) for family in (*DECODERS, *ENCODERS)),
-    *((family, Model.RERANKER) for family in DECODERS),
+    *((family, Model.RERANKER) for family in (*DECODERS, PROJECTORS)),
 ]
 CAPABILITIES = (80, 89)
 
@@ -45,12 +48,15 @@ class Case:
     graphs: Mapping[Precision, Path]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].replace(' ', '-')}-{case[1]}")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     family, role = request.param
     folder = tmp_path_factory.mktemp("families")
     checkpoint = folder / "checkpoint"
-    make_family_checkpoint(family, checkpoint)
+    if family == PROJECTORS:
+        make_projected_checkpoint(checkpoint)
+    else:
+        make_family_checkpoint(family, checkpoint)
     model = ResRankModel.from_checkpoint(checkpoint)
     layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
     traced = TypedGraph.trace(model, role)

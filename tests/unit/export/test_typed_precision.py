@@ -1,0 +1,114 @@
+"""What typing decides, seen from outside: ranges that fp16 does not have, and products that are not known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from resrank.checkpoint import RERANKER_DIR
+from resrank.engines import Precision
+from resrank.errors import ExportError
+from resrank.modeling import ResRankModel
+from resrank.names import Model
+from resrank.tokenization import PromptTokenizer
+from resrank_export.parity import ParityGate, parity_table
+from resrank_export.typed_graphs import TypedGraph
+from resrank_export.typed_parity import check_typed
+from resrank_export.typed_precision import LOW_TYPES, lower
+from support.tiny_checkpoint import make_tiny_checkpoint
+
+FP16_MAX = float(np.finfo(np.float16).max)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    make_tiny_checkpoint(tmp_path / "tiny", embedding_dim=32, hidden_size=64)
+    return tmp_path / "tiny"
+
+
+def test_activations_beyond_fp16_do_not_overflow(checkpoint: Path, tmp_path: Path) -> None:
+    """The MLP's second product reads values as models of the Qwen family have them at attention sinks."""
+    model = ResRankModel.from_checkpoint(checkpoint)
+    largest: list[float] = []
+    for layer in model.reranker.layers:
+        with torch.no_grad():
+            layer.mlp.gate_proj.weight *= 10
+            layer.mlp.up_proj.weight *= 1e3  # within fp16 itself, as is what it is undone by
+            layer.mlp.down_proj.weight /= 1e3
+        layer.mlp.down_proj.register_forward_pre_hook(
+            lambda _module, inputs: largest.append(float(inputs[0].abs().max()))
+        )
+    layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
+    gate = ParityGate(model, layout)
+    assert max(largest) > 2 * FP16_MAX
+    graph = TypedGraph.trace(model, Model.RERANKER).write(Precision.FP16, tmp_path / "graph")
+    parity = check_typed(gate, Model.RERANKER, graph, Precision.FP16)
+    assert parity.passed, parity_table([parity])
+
+
+def test_weights_are_stored_in_the_type_that_they_are_multiplied_in(checkpoint: Path, tmp_path: Path) -> None:
+    traced = TypedGraph.trace(ResRankModel.from_checkpoint(checkpoint), Model.RERANKER)
+    for precision, low in LOW_TYPES.items():
+        graph = onnx.load(traced.write(precision, tmp_path / precision)).graph
+        weights = {tensor.name: tensor for tensor in graph.initializer}
+        matrices = [weights[node.input[1]] for node in graph.node if node.op_type == "MatMul"]
+        assert len(matrices) == 2 * 7 + 2  # of two layers, and the projectors
+        *before, after = matrices  # P_out stands behind the last hidden state
+        assert {matrix.data_type for matrix in before} == {int(low)}
+        assert after.data_type == TensorProto.FLOAT
+        (table,) = (
+            weights[node.input[0]] for node in graph.node if node.op_type == "Gather" and node.input[0] in weights
+        )
+        assert table.data_type == int(low)
+
+
+def test_a_weight_beyond_fp16_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    model = ResRankModel.from_checkpoint(checkpoint)
+    with torch.no_grad():
+        model.reranker.layers[0].self_attn.q_proj.weight[0, 0] = 70_000
+    traced = TypedGraph.trace(model, Model.RERANKER)
+    with pytest.raises(ExportError, match=r"a weight of 70000 is beyond fp16's 65504: export with bf16 or fp32"):
+        traced.write(Precision.FP16, tmp_path / "graph")
+    traced.write(Precision.BF16, tmp_path / "graph")
+
+
+def low_operands(*nodes: onnx.NodeProto) -> ir.Model:
+    """A graph that ends in a norm, as every backbone's does."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 8])
+    norm = helper.make_node("RMSNormalization", ["hidden", "gain"], ["y"], name="norm")
+    weights = [
+        numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (8, 8)), ("gain", (8,)))
+    ]
+    graph = helper.make_graph([*nodes, norm], "graph", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            [helper.make_node("Gemm", ["x", "w"], ["hidden"], name="gemm")],
+            "gemm: a product by Gemm is not supported in typed graphs",
+        ),
+        (
+            [
+                helper.make_node("Transpose", ["x"], ["xt"], name="turn", perm=[1, 0]),
+                helper.make_node("MatMul", ["x", "xt"], ["hidden"], name="scores"),
+            ],
+            "scores: a product of two activations outside an Attention operator",
+        ),
+    ],
+    ids=["gemm", "two-activations"],
+)
+def test_a_product_of_an_unknown_kind_is_refused(nodes: list[onnx.NodeProto], said: str) -> None:
+    with pytest.raises(ExportError) as refusal:
+        lower(low_operands(*nodes), Precision.BF16)
+    assert str(refusal.value).startswith(said)
