@@ -63,8 +63,8 @@ def time_parts(
 
     Returns:
         Part to milliseconds, all of ``PARTS``, those that do not occur as 0. They add up to the request's mean time,
-        but for ``TOLERANCE``: the Python backend sends an answer before it takes the time at which a step ended, so that a
-        step overlaps the next a little, and a remainder can come out below 0, which then counts as 0.
+        but for ``TOLERANCE``: the Python backend sends an answer before it takes the time at which a step ended, so
+        that a step overlaps the next a little, and a remainder can come out below 0, which then counts as 0.
 
     Raises:
         BenchmarkError: Triton counted other requests than the client made, or a part came out further below 0 than
