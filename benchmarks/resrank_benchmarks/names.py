@@ -36,4 +36,10 @@ class Benchmark(StrEnum):
     ENCODING = "encoding", "passages encoded a second, beside sentence-transformers and infinity-emb"
     CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
     BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes"
+    ROUTES = "routes", "a search by two calls of the client against one to the model `search`"
+    CACHE = "cache", "`rerank_text` of passages seen before against passages that are new"
+    BLOCKS = "blocks", "lists longer than one pass takes, up to 10,000 candidates"
+    CONCURRENCY = "concurrency", "throughput by concurrent requests against the engines alone at their best batch"
+    OVERLOAD = "overload", "three times the requests that can be answered: goodput, shedding, recovery"
+    PRIORITY = "priority", "searches beside an index build against searches alone"
     SOAK = "soak", "memory, file descriptors and shared memory under minutes of mixed load", True

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR
 from resrank.errors import InvalidInputError
 from resrank.names import Model, Tensor
+from resrank.prompt import pad_candidates
 from resrank.scoring import normalize
 from resrank.serving.batching import BatchingPolicy
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
@@ -69,7 +70,7 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
         Tensor.INPUT_IDS: prompt.input_ids,
         Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
         Tensor.LAST_POSITION: prompt.last_position,
-        Tensor.CANDIDATES: candidates[None],
+        Tensor.CANDIDATES: pad_candidates(candidates[None], prompt.passage_positions.shape[1]),
     }
     positions = prompt.input_ids.shape[1]
     longest = prompts.layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages)

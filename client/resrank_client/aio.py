@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying
 
 from resrank.errors import ResRankError, ServerUnavailableError
 from resrank.names import Model
+from resrank.retrieval.searching import Mode
 from resrank_client import plans
 from resrank_client.base import CLOSED, ClientBase
 from resrank_client.calls import Call
@@ -22,7 +23,6 @@ from resrank_client.deadline import Deadline
 from resrank_client.metadata import Metadata
 from resrank_client.results import HealthReport, RerankResult, SearchResult
 from resrank_client.retries import retry_policy
-from resrank_client.retrieval_calls import Mode
 from resrank_client.settings import TlsConfig
 from resrank_client.transport_errors import to_resrank_error
 from resrank_client.triton_calls import Float32
@@ -63,11 +63,21 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         mode: Mode = "hybrid",
         rerank: bool = True,
         truncate: bool = False,
+        route: plans.Route = "client",
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
         """As :meth:`ResRankClient.search`."""
-        plan = plans.search(self._facts, query, k=k, candidates=candidates, mode=mode, rerank=rerank, truncate=truncate)
+        plan = plans.search(
+            self._facts,
+            query,
+            k=k,
+            candidates=candidates,
+            mode=mode,
+            rerank=rerank,
+            truncate=truncate,
+            route=route,
+        )
         return await self._run(plan, timeout_s, traceparent)
 
     async def rerank(
@@ -103,12 +113,15 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool = False,
+        bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
         """As :meth:`ResRankClient.embed_passages`."""
         return await self._run(
-            plans.embed(self._facts, Model.EMBED_PASSAGE, texts, truncate=truncate), timeout_s, traceparent
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
         )
 
     async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:

@@ -14,6 +14,7 @@ from tenacity import Retrying
 
 from resrank.errors import ResRankError, ServerUnavailableError
 from resrank.names import Model
+from resrank.retrieval.searching import Mode
 from resrank_client import plans
 from resrank_client.base import CLOSED, ClientBase
 from resrank_client.calls import Call
@@ -22,7 +23,6 @@ from resrank_client.deadline import Deadline
 from resrank_client.metadata import Metadata
 from resrank_client.results import HealthReport, RerankResult, SearchResult
 from resrank_client.retries import retry_policy
-from resrank_client.retrieval_calls import Mode
 from resrank_client.settings import TlsConfig
 from resrank_client.transport_errors import to_resrank_error
 from resrank_client.triton_calls import Float32
@@ -73,6 +73,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         mode: Mode = "hybrid",
         rerank: bool = True,
         truncate: bool = False,
+        route: plans.Route = "client",
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
@@ -86,14 +87,26 @@ class ResRankClient(ClientBase[grpc.Channel]):
             rerank: Whether the reranker orders them; without it they come in retrieval order, and ``lexical`` needs no
                 Triton.
             truncate: Cut a query over the token maximum instead of refusing it.
+            route: Who does the steps: this client, one request for each, or with ``server`` Triton's ``search`` model
+                in one request, so that the candidates' vectors stay on the server's machine. The result is the same.
             timeout_s: Budget of all steps together, in seconds.
             traceparent: W3C trace context.
 
         Raises:
-            InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address.
-            RetrievalError: The sidecar failed, or its index belongs to another encoder.
+            InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address, which
+                ``route="server"`` does not need.
+            RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
         """
-        plan = plans.search(self._facts, query, k=k, candidates=candidates, mode=mode, rerank=rerank, truncate=truncate)
+        plan = plans.search(
+            self._facts,
+            query,
+            k=k,
+            candidates=candidates,
+            mode=mode,
+            rerank=rerank,
+            truncate=truncate,
+            route=route,
+        )
         return self._run(plan, timeout_s, traceparent)
 
     def rerank(
@@ -157,6 +170,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool = False,
+        bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -165,6 +179,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Args:
             texts: At least one, each at most ``MAX_PASSAGE_BYTES`` of UTF-8; long lists go in several requests.
             truncate: Cut texts over the token maximum instead of refusing them.
+            bulk: Nobody waits for the answer: whatever else the server has to do goes first. An index is filled so.
             timeout_s: Budget in seconds for the whole list.
             traceparent: W3C trace context.
 
@@ -175,7 +190,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
             InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
         """
         return self._run(
-            plans.embed(self._facts, Model.EMBED_PASSAGE, texts, truncate=truncate), timeout_s, traceparent
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
         )
 
     def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:

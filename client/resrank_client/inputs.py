@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.errors import InvalidInputError
-from resrank.limits import MAX_MESSAGE_RECORDS, MAX_QUERY_BYTES
+from resrank.limits import MAX_LIST_CANDIDATES, MAX_QUERY_BYTES
 from resrank.names import Tensor
 
 Float16 = NDArray[np.float16]
@@ -44,6 +44,8 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
         raise InvalidInputError(tensor.value, "must be a list of strings, not one string")
     if len(texts) == 0:
         raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
+    if tensor is Tensor.PASSAGES and len(texts) > MAX_LIST_CANDIDATES:
+        raise InvalidInputError(tensor.value, "too many in one call", limit=MAX_LIST_CANDIDATES, value=len(texts))
     return [_encode(f"{tensor.value}[{index}]", text, max_bytes) for index, text in enumerate(texts)]
 
 
@@ -82,6 +84,8 @@ def half_precision(candidates: NDArray[Any]) -> Float16:
         raise InvalidInputError(name, "wrong number of dimensions, must be [N, d]", limit=2, value=candidates.ndim)
     if candidates.shape[0] == 0:
         raise InvalidInputError(name, "no candidates", limit=1, value=0)
+    if candidates.shape[0] > MAX_LIST_CANDIDATES:
+        raise InvalidInputError(name, "too many in one call", limit=MAX_LIST_CANDIDATES, value=candidates.shape[0])
     with np.errstate(over="ignore"):
         halves = np.ascontiguousarray(candidates, dtype="<f2")
     # On the bits: NumPy has no vector code for half precision, for integers it does.
@@ -114,18 +118,3 @@ def check_dimension(candidates: Float16, dimension: int) -> None:
     """
     if candidates.shape[1] != dimension:
         raise InvalidInputError(Tensor.CANDIDATES.value, "wrong dimension", limit=dimension, value=candidates.shape[1])
-
-
-def check_search(k: int, candidates: int) -> None:
-    """Refuses sizes of a search that cannot be served.
-
-    Raises:
-        InvalidInputError: Fewer than 1 or more than ``MAX_MESSAGE_RECORDS``, or more results than candidates.
-    """
-    for name, value in (("k", k), ("candidates", candidates)):
-        if value < 1:
-            raise InvalidInputError(name, "too small", limit=1, value=value)
-        if value > MAX_MESSAGE_RECORDS:
-            raise InvalidInputError(name, "too large", limit=MAX_MESSAGE_RECORDS, value=value)
-    if k > candidates:
-        raise InvalidInputError("k", "more results than candidates", limit=candidates, value=k)

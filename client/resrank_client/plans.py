@@ -11,26 +11,30 @@ import operator
 import time
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.blocks import plan_blocks
 from resrank.errors import InvalidInputError, ResRankError
 from resrank.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
+from resrank.retrieval.searching import Mode, check_mode, check_sizes, encoder_mismatch
 from resrank.scoring import ranking
 from resrank_client import inputs, retrieval_calls, triton_calls
-from resrank_client.blocks import plan_blocks, rank_candidates
 from resrank_client.calls import Call
 from resrank_client.facts import FactsCache
-from resrank_client.results import HealthReport, RerankResult, RetrievalHealth, SearchResult
-from resrank_client.retrieval_calls import Mode
+from resrank_client.ranking import rank_candidates
+from resrank_client.results import HealthReport, RankedPassage, RerankResult, RetrievalHealth, SearchResult
 from resrank_client.triton_calls import Float32, ModelFacts
 
 T = TypeVar("T")
 Plan = Generator[Sequence[Call[Any]], list[Any], T]
 Rows = slice | NDArray[np.int64]
+
+Route = Literal["client", "server"]
+"""Who does the steps of a search: the client, asking Triton and the sidecar, or Triton's ``search`` model."""
 
 _CALLED_MODELS = (Model.RERANK, Model.RERANK_TEXT, Model.EMBED_QUERY, Model.EMBED_PASSAGE)
 
@@ -109,11 +113,20 @@ def search(
     mode: Mode,
     rerank: bool,
     truncate: bool,
+    route: Route,
 ) -> Plan[SearchResult]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
     encoded_query = inputs.encode_query(query)
-    inputs.check_search(k, candidates)
-    retrieval_calls.check_mode(mode)
+    check_sizes(k, candidates)
+    check_mode(mode)
+    if route not in get_args(Route):
+        raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
+    if route == "server":
+        watch = Stopwatch()
+        call = triton_calls.search(
+            encoded_query, k=k, candidates=candidates, mode=mode, rerank=rerank, truncate=truncate
+        )
+        return _result_of_server(query, mode, rerank, (yield from _one(call)), watch)
     # Words alone need no Triton, and no encoder to agree with.
     encoder = (yield from encoder_sha256(facts)) if rerank or mode != "lexical" else None
     watch = Stopwatch()
@@ -189,8 +202,29 @@ def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
         retrieval = yield from ask(retrieval_calls.describe())
         index_encoder = None if retrieval is None else retrieval.encoder_sha256
         if encoder is not None and index_encoder is not None and index_encoder != encoder:
-            problems.append(retrieval_calls.encoder_mismatch(index_encoder, encoder))
+            problems.append(encoder_mismatch(index_encoder, encoder))
     return HealthReport(live, bool(ready), models, encoder, retrieval, tuple(problems))
+
+
+def _result_of_server(
+    query: str, mode: Mode, rerank: bool, found: triton_calls.FoundPassages, watch: Stopwatch
+) -> SearchResult:
+    passages = (
+        RankedPassage(
+            rank=place + 1,
+            index=int(found.candidate_ranks[place]) - 1,
+            score=float(found.scores[place]),
+            id=found.ids[place],
+            title=found.titles[place],
+            text=found.texts[place],
+            candidate_rank=int(found.candidate_ranks[place]),
+            candidate_score=float(found.candidate_scores[place]),
+        )
+        for place in range(len(found.ids))
+    )
+    stages = zip(("embed_query", "retrieve", "rerank"), map(float, found.stage_ms), strict=True)
+    timings = {stage: took_ms for stage, took_ms in stages if took_ms > 0}
+    return SearchResult(query, mode, rerank, tuple(passages), {**timings, **watch.finish()})
 
 
 def _rerank_embeddings(

@@ -55,8 +55,8 @@ class SearchResult:
         mode: ``hybrid``, ``dense`` or ``lexical``: how the candidates were found.
         reranked: Whether the reranker ordered them.
         passages: By score descending, ties by the candidate's rank.
-        timings: Milliseconds as the client saw them: ``embed_query``, ``retrieve``, ``rerank`` (those that the search
-            took, in this order) and ``total``.
+        timings: Milliseconds: ``embed_query``, ``retrieve``, ``rerank`` (those that the search took, in this order), as
+            the side that did them saw them, and ``total`` as the client saw it.
     """
 
     query: str

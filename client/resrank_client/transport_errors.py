@@ -14,6 +14,8 @@ from typing import Any
 import grpc
 
 from resrank.errors import (
+    RETRIEVAL_FAILURE,
+    SIDECAR_UNAVAILABLE,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -78,6 +80,10 @@ def _unavailable(failure: _Failure) -> ResRankError:
     return ServerUnavailableError(failure.says("no server answers; check the address and that it is running"))
 
 
+def _sidecar_unavailable(failure: _Failure) -> ResRankError:
+    return ServerUnavailableError(failure.says("the server runs, but its sidecar does not answer; check that it runs"))
+
+
 def _access(failure: _Failure) -> ResRankError:
     return ResRankError(failure.says("access refused; check bearer_token, headers and the TLS certificate"))
 
@@ -110,9 +116,11 @@ _RULES = (
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
     _Rule(Server.TRITON, None, r"exceeds maximum queue size", _queue_full),
     _Rule(Server.TRITON, None, r"request timeout expired", _queue_timeout),
+    _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available|has no available versions", _not_ready),
     _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
+    _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
     _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
     _Rule(None, Code.DEADLINE_EXCEEDED, r"", _deadline),
     _Rule(None, Code.UNAVAILABLE, r"", _unavailable),

@@ -13,20 +13,25 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import serialize_byte_tensor
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from resrank.errors import ResRankError
-from resrank.names import Model, Parameter, Tensor
+from resrank.names import Model, Parameter, Priority, Tensor
+from resrank.retrieval.searching import Mode
 from resrank_client.calls import Call, Server
 from resrank_client.inputs import Float16
 
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
+
+_TYPES = {"FP32": "<f4", "INT32": "<i4"}
+"""Triton's names of the types that outputs have, beside BYTES, to NumPy's."""
 
 _ROW = re.compile(r"(?P<tensor>\w+)(?:\[(?P<row>\d+)\])?")
 
@@ -71,6 +76,29 @@ class ModelFacts:
         return int(value)
 
 
+@dataclass(frozen=True)
+class FoundPassages:
+    """What the ``search`` model found, best first.
+
+    Attributes:
+        ids: Of the passages.
+        titles: Likewise.
+        texts: Likewise.
+        scores: FP32 [n].
+        candidate_ranks: INT32 [n], places in retrieval order, from 1.
+        candidate_scores: FP32 [n], the retriever's.
+        stage_ms: FP32 [3], of ``embed_query``, ``retrieve`` and ``rerank``; 0 for what did not run.
+    """
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    scores: Float32
+    candidate_ranks: NDArray[np.int32]
+    candidate_scores: Float32
+    stage_ms: Float32
+
+
 def model_facts(model: Model) -> Call[ModelFacts]:
     """Asks for a model's config."""
 
@@ -92,7 +120,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
     """Embeds texts in one request.
 
     Args:
-        model: ``embed_query`` or ``embed_passage``.
+        model: ``embed_query``, ``embed_passage`` or ``embed_bulk``, which is sent at the lower priority.
         texts: UTF-8, at most the model's ``max_batch_size``.
         truncate: Cut texts over the token maximum instead of refusing them.
         first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
@@ -114,6 +142,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
         truncate,
         lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
         locate,
+        priority=Priority.BULK if model is Model.EMBED_BULK else None,
     )
 
 
@@ -154,6 +183,37 @@ def rerank_text(
         lambda response: _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0],
         partial(_locate_candidate, Tensor.PASSAGES, row_in_list),
     )
+
+
+def search(query: bytes, *, k: int, candidates: int, mode: Mode, rerank: bool, truncate: bool) -> Call[FoundPassages]:
+    """Has the server embed the query, find candidates and rerank them.
+
+    Args:
+        query: UTF-8.
+        k: Passages to return.
+        candidates: Passages to retrieve and rerank.
+        mode: How candidates are found.
+        rerank: Whether the reranker orders them.
+        truncate: Cut a query over the token maximum instead of refusing it.
+    """
+
+    def texts_of(response: Any, name: Tensor) -> list[str]:
+        column: list[bytes] = _output(response, Model.SEARCH, name, (1, None), "BYTES")[0].tolist()
+        return [element.decode() for element in column]
+
+    def parse(response: Any) -> FoundPassages:
+        return FoundPassages(
+            texts_of(response, Tensor.IDS),
+            texts_of(response, Tensor.TITLES),
+            texts_of(response, Tensor.TEXTS),
+            _output(response, Model.SEARCH, Tensor.SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.CANDIDATE_RANKS, (1, None), "INT32")[0],
+            _output(response, Model.SEARCH, Tensor.CANDIDATE_SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
+        )
+
+    asked = {Parameter.K: k, Parameter.CANDIDATES: candidates, Parameter.MODE: mode, Parameter.RERANK: rerank}
+    return _infer(Model.SEARCH, lambda: [_bytes_tensor(Tensor.QUERY, [[query]])], truncate, parse, parameters=asked)
 
 
 def _locate_candidate(tensor: Tensor, row_in_list: Callable[[int], int], field: str) -> str:
@@ -203,7 +263,10 @@ def _infer(
     inputs: Callable[[], Sequence[_Input]],
     truncate: bool,
     parse: Callable[[Any], T],
-    locate: Callable[[str], str],
+    locate: Callable[[str], str] | None = None,
+    parameters: Mapping[Parameter, bool | int | str] = MappingProxyType({}),
+    *,
+    priority: Priority | None = None,
 ) -> Call[T]:
     def build(remaining_s: float) -> Any:
         request = service_pb2.ModelInferRequest(model_name=model.value)
@@ -212,8 +275,18 @@ def _infer(
             request.raw_input_contents.append(tensor.content)
         # Triton drops from its queues, without computing it, what has waited longer than this (microseconds).
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+        if priority is not None:
+            request.parameters["priority"].int64_param = priority
         if truncate:
             request.parameters[Parameter.TRUNCATE.value].bool_param = True
+        for name, value in parameters.items():
+            match value:
+                case bool():
+                    request.parameters[name.value].bool_param = value
+                case int():
+                    request.parameters[name.value].int64_param = value
+                case str():
+                    request.parameters[name.value].string_param = value
         return request
 
     return Call(
@@ -226,18 +299,35 @@ def _infer(
     )
 
 
-def _output(response: Any, model: Model, name: Tensor, shape: tuple[int, int | None]) -> Float32:
+def _output(
+    response: Any, model: Model, name: Tensor, shape: tuple[int, int | None], datatype: str = "FP32"
+) -> NDArray[Any]:
+    """One output of a response.
+
+    Raises:
+        ResRankError: It is not there, or not of this form.
+    """
     for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
         found = tuple(output.shape)
-        fits = len(found) == len(shape) and all(want in (None, got) for want, got in zip(shape, found, strict=True))
-        fits = fits and len(content) == 4 * math.prod(found)
-        if output.name == name and output.datatype == "FP32" and fits:
-            return np.frombuffer(content, dtype="<f4").reshape(found)
+        if output.name != name or output.datatype != datatype or len(found) != len(shape):
+            continue
+        values = _elements(content, datatype)
+        if values.size == math.prod(found) and all(want in (None, got) for want, got in zip(shape, found, strict=True)):
+            return values.reshape(found)
     sizes = [*map(len, response.raw_output_contents), *(0 for _ in response.outputs)]
     answered = ", ".join(
         f"{output.name} {output.datatype} {list(output.shape)} in {size} bytes"
         for output, size in zip(response.outputs, sizes, strict=False)
     )
     raise ResRankError(
-        f"model '{model}' answered without a {name} FP32 {list(shape)}; it sent: {answered or 'nothing'}"
+        f"model '{model}' answered without a {name} {datatype} {list(shape)}; it sent: {answered or 'nothing'}"
     )
+
+
+def _elements(content: bytes, datatype: str) -> NDArray[Any]:
+    """A raw tensor's elements; none when the bytes are not a number of them."""
+    if datatype == "BYTES":
+        elements: NDArray[Any] = deserialize_bytes_tensor(content)
+        return elements
+    kind = np.dtype(_TYPES[datatype])
+    return np.frombuffer(content if len(content) % kind.itemsize == 0 else b"", kind)

@@ -30,8 +30,8 @@ from resrank.checkpoint import (
     is_adapter,
     read_fields,
     read_spec,
+    refuse_contradictions,
     refuse_missing_files,
-    refuse_unequal_sizes,
     validate_projectors,
 )
 from resrank.errors import CheckpointError
@@ -94,8 +94,8 @@ class AdapterSpec(StrictModel):
     fusion: FusionSpec
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Self:
-        refuse_unequal_sizes(self.encoder, self.reranker, self.fusion)
+    def _sections_agree(self) -> Self:
+        refuse_contradictions(self.encoder, self.reranker, self.fusion)
         return self
 
     def digest(self) -> str:

@@ -108,6 +108,9 @@ class RerankerSpec(StrictModel):
         max_passages: N, candidates in one forward pass.
         prompt: The text around query and passages.
         eos_token: The token at whose position the query's state is read.
+        query_slot: Whether the query's vector, projected and scaled like a passage's, stands at that position in place
+            of the token's embedding. The state is then the query's vector with context, as a passage's is, and need
+            not be learned from the words alone. Takes ``fusion.query_residual``, with which serving knows the vector.
     """
 
     source: str
@@ -117,6 +120,8 @@ class RerankerSpec(StrictModel):
     max_passages: int = Field(ge=1, le=4096)
     prompt: PromptSpec
     eos_token: str = Field(min_length=1)
+    # Left out where it is off: a checkpoint from before the field keeps its digest, and can be read by what wrote it.
+    query_slot: bool = Field(default=False, exclude_if=lambda value: not value)
 
 
 class FusionSpec(StrictModel):
@@ -163,8 +168,8 @@ class CheckpointSpec(StrictModel):
     fusion: FusionSpec
 
     @model_validator(mode="after")
-    def _sizes_agree(self) -> Self:
-        refuse_unequal_sizes(self.encoder, self.reranker, self.fusion)
+    def _sections_agree(self) -> Self:
+        refuse_contradictions(self.encoder, self.reranker, self.fusion)
         return self
 
     def digest(self) -> str:
@@ -172,15 +177,17 @@ class CheckpointSpec(StrictModel):
         return canonical_sha256(self.model_dump(mode="json"))
 
 
-def refuse_unequal_sizes(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> None:
-    """Holds the identity in place of projectors against the two sizes.
+def refuse_contradictions(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> None:
+    """Holds the sections against each other: identity in place of projectors, the query's vector in a slot.
 
     Raises:
-        ValueError: The sizes differ.
+        ValueError: They contradict each other.
     """
     d, h = encoder.embedding_dim, reranker.hidden_size
     if fusion.projector is Projector.IDENTITY and d != h:
         raise ValueError(f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})")
+    if reranker.query_slot and not fusion.query_residual:
+        raise ValueError("reranker.query_slot needs fusion.query_residual: without it no query vector comes along")
 
 
 def encoder_identity(spec: CheckpointSpec) -> str:

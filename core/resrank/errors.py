@@ -87,6 +87,13 @@ class ModelNotReadyError(ResRankError):
     retryable = True
 
 
+RETRIEVAL_FAILURE = "retrieval: "
+"""How the ``search`` model begins the message of a :class:`RetrievalError`, so that clients tell it from its own."""
+
+SIDECAR_UNAVAILABLE = "the retrieval sidecar does not answer"
+"""How it begins the message of a :class:`ServerUnavailableError`, which is about the sidecar and not about Triton."""
+
+
 class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 

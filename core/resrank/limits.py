@@ -12,6 +12,13 @@ MAX_BATCH_SIZE = 64
 MAX_TEXT_PASSAGES = 1024
 """Passages in one ``rerank_text`` request; the client splits longer lists into blocks."""
 
+DEFAULT_EMBEDDING_CACHE_MIB = 256
+"""Memory for vectors of passages that ``rerank_text`` has seen: 210,000 of 384 numbers, 47,000 of 2560."""
+
+MAX_LIST_CANDIDATES = 100_000
+"""Candidates or passages in one call to the client's ``rerank``: ten times the longest list that it was measured with.
+They go in blocks, so this bounds the time that one call can cost a server, not its memory."""
+
 MAX_EMBEDDING_DIM = 16384
 """Largest embedding dimension a checkpoint may have."""
 
@@ -21,6 +28,9 @@ MAX_GRPC_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_MESSAGE_RECORDS = 1000
 """Results, records or ids in one message of the retrieval sidecar: the usual depth of a run in TREC, and small enough
 that the largest answer (1000 × (64 KiB text + 32 KiB embedding + metadata)) stays below the message cap."""
+
+MAX_SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix domain socket on Linux: ``sun_path`` of ``unix(7)`` has 108 bytes, the last of them NUL."""
 
 MAX_ID_BYTES = 512
 """Longest record id in UTF-8 bytes."""

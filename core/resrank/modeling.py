@@ -190,6 +190,17 @@ class ResRankModel(nn.Module):
         Returns:
             P_out(h_i) FP32 [B, N, d] and P_out(h_EOS) FP32 [B, d].
         """
+        projected = self.p_out(self.hidden_states(input_ids, passage_positions, last_position, candidates))
+        return projected[:, :-1], projected[:, -1]
+
+    def hidden_states(
+        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """The decoder's last hidden states before P_out; the arguments are those of :meth:`states`.
+
+        Returns:
+            FP32 [B, N + 1, h]: h_i of each slot, then h_EOS.
+        """
         tokens = self.reranker.get_input_embeddings()(input_ids)
         x = self.p_in(candidates.float()) * self.spec.fusion.input_scale
         if x.requires_grad:
@@ -200,8 +211,7 @@ class ResRankModel(nn.Module):
         slots = passage_positions[:, :, None].expand(-1, -1, tokens.shape[-1])
         inputs = tokens.scatter(1, slots, x.to(tokens.dtype))
         hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
-        projected = self.p_out(_gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1)))
-        return projected[:, :-1], projected[:, -1]
+        return _gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1))
 
     def score(
         self, passage_states: Tensor, query_state: Tensor, candidates: Tensor, query_embedding: Tensor | None

@@ -1,21 +1,35 @@
 """Names of the Triton models, tensors and parameters: the contract of every model repository that export writes."""
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 
 class Model(StrEnum):
-    """Triton models. ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` is business logic scripting (BLS)."""
+    """Triton models.
+
+    ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` and ``SEARCH`` business logic scripting (BLS).
+    ``BULK_ENCODER`` is in CPU repositories only: on a GPU ``ENCODER`` has a priority level for bulk work instead.
+    """
 
     PASSAGE_TOKENIZER = "passage_tokenizer"
     QUERY_TOKENIZER = "query_tokenizer"
     ENCODER = "encoder"
+    BULK_ENCODER = "bulk_encoder"
     RERANK_PROMPT = "rerank_prompt"
     RERANKER = "reranker"
     RESIDUAL_SCORING = "residual_scoring"
     EMBED_PASSAGE = "embed_passage"
     EMBED_QUERY = "embed_query"
+    EMBED_BULK = "embed_bulk"
     RERANK = "rerank"
     RERANK_TEXT = "rerank_text"
+    SEARCH = "search"
+
+
+class Priority(IntEnum):
+    """Priority levels of a request to the encoder; Triton takes the smaller number first."""
+
+    INTERACTIVE = 1  # somebody waits for the answer: what a request has that names no priority
+    BULK = 2  # nobody waits: the passages of an index that is built
 
 
 class Tensor(StrEnum):
@@ -34,20 +48,29 @@ class Tensor(StrEnum):
     LAST_POSITION = "LAST_POSITION"  # INT64 [1], where EOS stands
     PASSAGE_STATES = "PASSAGE_STATES"  # FP32 [N', d], after P_out
     QUERY_STATE = "QUERY_STATE"  # FP32 [d], after P_out
-    SCORES = "SCORES"  # FP32 [N]
+    SCORES = "SCORES"  # FP32 [N], of `search` [k'], best first, as all its outputs
+    IDS = "IDS"  # BYTES [k'], UTF-8
+    TITLES = "TITLES"  # BYTES [k'], UTF-8
+    TEXTS = "TEXTS"  # BYTES [k'], UTF-8
+    CANDIDATE_RANKS = "CANDIDATE_RANKS"  # INT32 [k'], places in retrieval order, from 1
+    CANDIDATE_SCORES = "CANDIDATE_SCORES"  # FP32 [k'], the retriever's
+    STAGE_MS = "STAGE_MS"  # FP32 [3], milliseconds of embed_query, retrieve, rerank; 0 for what did not run
 
 
 class Parameter(StrEnum):
     """Keys in the ``parameters`` of a Triton model config, or of a request."""
 
-    ENCODER_SHA256 = "encoder_sha256"  # config of `rerank`, `embed_*`, `rerank_text`: which encoder made the vectors
+    # config of `rerank`, `embed_*`, `rerank_text`, `search`: which encoder made the vectors
+    ENCODER_SHA256 = "encoder_sha256"
     CHECKPOINT_SHA256 = "checkpoint_sha256"  # config of the same models
-    MAX_PASSAGES = "max_passages"  # config of `rerank`, `rerank_text`: candidates in one pass
+    MAX_PASSAGES = "max_passages"  # config of `rerank`, `rerank_text`, `search`: candidates in one pass
     EMBEDDING_DIM = "embedding_dim"  # config of `rerank`
     EMBED_BATCH_SIZE = "embed_batch_size"  # config of `rerank_text`: passages in one call to `embed_passage`
+    EMBEDDING_CACHE_MIB = "embedding_cache_mib"  # config of `rerank_text`: memory for passages' vectors; 0 for none
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
+    NICENESS = "niceness"  # config of `reranker`, `bulk_encoder` on CPUs: what their processes add to theirs
     VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
     MAX_TOKENS = "max_tokens"  # config of the same models: longest row
     # Lengths that rows are padded to, ascending, as text "16,32,64"; without them nothing is padded ahead. In the
@@ -56,7 +79,15 @@ class Parameter(StrEnum):
     SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
+    K = "k"  # request to `search`: passages to return
+    CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
+    MODE = "mode"  # request to `search`: hybrid, dense or lexical
+    RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
 
+
+RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"
+"""Names the Unix domain socket that the sidecar listens on and the `search` model asks: the environment of both
+processes has it, since a repository is never changed."""
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"

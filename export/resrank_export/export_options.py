@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from resrank.engines.base import EngineKind, EngineOptions, Precision
 from resrank.errors import InvalidInputError
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.manifest import EngineHost, Runtime
 from resrank_export.profiles import EncoderProfile, RerankerProfile
 
@@ -27,6 +28,7 @@ class ExportOptions:
         precision: Of the matrix products; None for whichever is fastest and passes the parity gate.
         cpu_engine: Runtime ``cpu``: only this engine; None for whichever is fastest and passes.
         threads: Runtime ``cpu``: threads of one inference, 0 for all cores.
+        embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
         engine_host: What runs the engines inside Triton; None for the runtime's usual one.
         compute_capabilities: Runtimes with plans: the GPUs to build for (``8.9``); empty for the machine's own.
         gpus: GPU runtimes: CUDA ordinals of the GPUs that serve; empty for all there are.
@@ -39,6 +41,7 @@ class ExportOptions:
     precision: Precision | None = None
     cpu_engine: EngineKind | None = None
     threads: int = 0
+    embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB
     engine_host: EngineHost | None = None
     compute_capabilities: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
@@ -79,6 +82,8 @@ class ExportOptions:
                 if self.cpu_engine is EngineKind.ONNXRUNTIME
                 else f"{self.cpu_engine} does not run on a CPU: use openvino or onnxruntime",
             )
+        if self.embedding_cache_mib < 0:
+            raise InvalidInputError("embedding_cache_mib", "is negative", limit=0, value=self.embedding_cache_mib)
         if self.instances < 1:
             raise InvalidInputError("instances", "must be positive", limit=1, value=self.instances)
         if self.gpus and min(self.gpus) < 0:

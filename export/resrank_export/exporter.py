@@ -17,6 +17,7 @@ from resrank.tokenization import PromptTokenizer
 from resrank.weights import backbone_tensors
 from resrank_export.adapters import full_checkpoint
 from resrank_export.export_options import ExportOptions
+from resrank_export.initialize import quiet_transformers
 from resrank_export.manifest import make_manifest
 from resrank_export.onnx_graphs import refuse_sliding_windows
 from resrank_export.parity import ParityGate
@@ -83,14 +84,23 @@ def export_checkpoint(
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
         _require_space(out.parent, runtime.bytes_needed(_parameters(checkpoint)))
-        model = ResRankModel.from_checkpoint(checkpoint)
+        with quiet_transformers():
+            model = ResRankModel.from_checkpoint(checkpoint)
         refuse_sliding_windows(model, layout)
         progress("Computing the fp32 reference")
         gate = ParityGate(model, layout)
         made = runtime.export(Subject(checkpoint, model, layout, gate, Path(scratch), progress))
         progress(f"Writing {out}")
         manifest = make_manifest(spec, options, made)
-        plan = RepositoryPlan(spec, checkpoint, made.models, manifest, gpu=made.gpu, build_script=made.build_script)
+        plan = RepositoryPlan(
+            spec,
+            checkpoint,
+            made.models,
+            manifest,
+            gpu=made.gpu,
+            build_script=made.build_script,
+            embedding_cache_mib=options.embedding_cache_mib,
+        )
         write_repository(plan, out, force=force)
     return ExportReport(out, spec, manifest, made.tried, dict(made.chosen), made.refused, made.put_off)
 

@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, 
 from resrank.buckets import format_buckets
 from resrank.checkpoint import CheckpointSpec
 from resrank.manifest import EngineHost, Runtime, plan_file
-from resrank.names import PLAN_FILE, Model, Parameter, Tensor
+from resrank.names import PLAN_FILE, Model, Parameter, Priority, Tensor
 from resrank.prompt import PromptLayout
 from resrank_export.gpu_serving import GpuServing
 from resrank_export.model_configs import Configs, set_parameters
@@ -42,6 +42,7 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
     set_parameters(configs[Model.QUERY_TOKENIZER], {tokens: format_buckets(buckets.query_tokens)})
     set_parameters(configs[Model.RERANK_PROMPT], prompt_buckets)
     engine_buckets = {Model.ENCODER: {tokens: format_buckets(gpu.token_buckets)}, Model.RERANKER: prompt_buckets}
+    _queue_bulk_with_the_rest(configs)
     graph_shapes = {
         Model.ENCODER: encoder_shapes(gpu),
         Model.RERANKER: reranker_shapes(gpu, spec, layout),
@@ -49,6 +50,7 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
     for model, shapes in graph_shapes.items():
         config = configs[model]
         config.max_batch_size = gpu.max_batch(model)
+        config.parameters.pop(Parameter.NICENESS.value, None)  # a GPU waits for the process that launches its kernels
         _place_on_gpus(config, gpu)
         _prefer_batches(config)
         if gpu.host is EngineHost.TRITON:
@@ -73,13 +75,14 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
     fewest = 1
     possible: set[tuple[int, int]] = set()
     for width in gpu.buckets.candidates:
-        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, width)
+        most = width - layout.slots(0)
+        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, most)
         shorter = 0
         for length in gpu.buckets.sequence:
             if length >= shortest and shorter < longest:
                 possible.add((length, width))
             shorter = length
-        fewest = width + 1
+        fewest = most + 1
     for length, width in sorted(possible):
         yield {
             Tensor.INPUT_IDS: (length,),
@@ -87,6 +90,21 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
             Tensor.LAST_POSITION: (1,),
             Tensor.CANDIDATES: (width, spec.encoder.embedding_dim),
         }
+
+
+def _queue_bulk_with_the_rest(configs: Configs) -> None:
+    """One encoder for all, whose queue lets interactive requests pass bulk ones.
+
+    A GPU encodes 64 passages in the time of a few milliseconds that a query may wait; a second engine would cost device
+    memory, and no process on it yields to another.
+    """
+    del configs[Model.BULK_ENCODER]
+    for step in configs[Model.EMBED_BULK].ensemble_scheduling.step:
+        if step.model_name == Model.BULK_ENCODER:
+            step.model_name = Model.ENCODER
+    batching = configs[Model.ENCODER].dynamic_batching
+    batching.priority_levels = max(Priority)
+    batching.default_priority_level = Priority.INTERACTIVE
 
 
 def _place_on_gpus(config: ModelConfig, gpu: GpuServing) -> None:

@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 from resrank.buckets import parse_buckets
 from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
-from resrank.limits import MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
 
 CONFIG_FILE = "config.pbtxt"
@@ -20,7 +20,14 @@ _VECTORS = frozenset(
 )
 """Tensors whose last dimension is d."""
 
-_PUBLIC = (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK, Model.RERANK_TEXT)
+_PUBLIC = (
+    Model.EMBED_PASSAGE,
+    Model.EMBED_QUERY,
+    Model.EMBED_BULK,
+    Model.RERANK,
+    Model.RERANK_TEXT,
+    Model.SEARCH,
+)
 """What clients call, and so where they look for the checkpoint's identity."""
 
 Configs = dict[Model, ModelConfig]
@@ -36,6 +43,8 @@ def complete_configs(
     spec: CheckpointSpec,
     engine_parameters: Mapping[Model, Mapping[Parameter, object]],
     adapt: Callable[[Configs], None] = lambda _: None,
+    *,
+    embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB,
 ) -> Configs:
     """Makes a checkpoint's configs.
 
@@ -43,6 +52,7 @@ def complete_configs(
         spec: The checkpoint's fields.
         engine_parameters: What the hosts of ``encoder`` and ``reranker`` are told.
         adapt: Changes the configs of a CPU repository into those of another runtime, in place.
+        embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen; 0 for none.
 
     Returns:
         Every model's config, checked as a whole.
@@ -52,7 +62,8 @@ def complete_configs(
     """
     configs = {model: _read_template(model) for model in Model}
     for config in configs.values():
-        config.max_batch_size = MAX_BATCH_SIZE
+        if config.name != Model.SEARCH:  # one query in a request: how much is found differs
+            config.max_batch_size = MAX_BATCH_SIZE
         if not spec.fusion.query_residual:
             _drop_query_embedding(config)
         for tensor in (*config.input, *config.output):
@@ -74,6 +85,7 @@ def complete_configs(
         {
             Parameter.EMBED_BATCH_SIZE: configs[Model.EMBED_PASSAGE].max_batch_size,
             Parameter.MAX_PASSAGES: min(max_passages, MAX_TEXT_PASSAGES),
+            Parameter.EMBEDDING_CACHE_MIB: embedding_cache_mib,
         },
     )
     for model, parameters in engine_parameters.items():
@@ -127,7 +139,8 @@ def _max_passages(spec: CheckpointSpec, configs: Configs) -> int:
     if Parameter.CANDIDATE_BUCKETS not in parameters:
         return spec.reranker.max_passages
     text = parameters[Parameter.CANDIDATE_BUCKETS].string_value
-    return min(spec.reranker.max_passages, parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1])
+    slots = parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1]
+    return min(spec.reranker.max_passages, slots - spec.reranker.query_slot)
 
 
 def _drop_query_embedding(config: ModelConfig) -> None:

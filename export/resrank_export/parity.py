@@ -17,7 +17,7 @@ from resrank.checkpoint import Norm
 from resrank.engines.base import Engine, EngineOptions, Precision
 from resrank.modeling import ResRankModel
 from resrank.names import Model, Tensor
-from resrank.prompt import PromptLayout, pad_candidates
+from resrank.prompt import PromptLayout, append_query, pad_candidates
 from resrank.scoring import Float32, normalize, score
 from resrank.tokenization import pad_tokens
 
@@ -191,23 +191,26 @@ class ParityGate:
         query_embeddings = np.concatenate(
             [self._encode_alone(self._random_tokens(rng, 8, self._model.encoder)) for _ in counts]
         )
+        rows = [embeddings[None, :count] for count in counts]
+        if self._layout.query_slot:
+            rows = [append_query(row, query[None]) for row, query in zip(rows, query_embeddings, strict=True)]
         batch = self._layout.batch(queries, counts)
         inputs: dict[str, NDArray[Any]] = {
             Tensor.INPUT_IDS: batch.input_ids,
             Tensor.PASSAGE_POSITIONS: batch.passage_positions,
             Tensor.LAST_POSITION: batch.last_position,
-            Tensor.CANDIDATES: np.concatenate([pad_candidates(embeddings[None, :n], counts[0]) for n in counts]),
+            Tensor.CANDIDATES: np.concatenate([pad_candidates(row, batch.passage_positions.shape[1]) for row in rows]),
         }
         states, query_states = [], []
-        for query, count in zip(queries, counts, strict=True):
+        for query, count, row in zip(queries, counts, rows, strict=True):
             alone = self._layout.batch([query], [count])
             passage, last = self._model.states(
                 torch.from_numpy(alone.input_ids),
                 torch.from_numpy(alone.passage_positions),
                 torch.from_numpy(alone.last_position),
-                torch.from_numpy(embeddings[None, :count]),
+                torch.from_numpy(row),
             )
-            states.append(passage[0].numpy())
+            states.append(passage[0, :count].numpy())
             query_states.append(last.numpy())
         return RerankerCase(inputs, counts, tuple(states), np.concatenate(query_states), query_embeddings)
 

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.errors import CheckpointError, ExportError
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.manifest import EngineFacts, Manifest, write_manifest
 from resrank.names import CHECKPOINT_FILE, MANIFEST_FILE, VERSION, Model, Parameter
 from resrank.prompt import PromptLayout
@@ -23,6 +24,7 @@ from resrank_export.build_script import BUILD_SCRIPT
 from resrank_export.gpu_configs import configure_gpu
 from resrank_export.gpu_serving import GpuServing
 from resrank_export.model_configs import CONFIG_FILE, Configs, complete_configs, templates_folder
+from resrank_export.queue_bounds import bound_queues
 from resrank_export.warmup import add_warmup
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -31,7 +33,7 @@ _TOKENIZER_OF = {
     Model.QUERY_TOKENIZER: ENCODER_DIR,
     Model.RERANK_PROMPT: RERANKER_DIR,
 }
-_BACKBONE_OF = {Model.ENCODER: ENCODER_DIR, Model.RERANKER: RERANKER_DIR}
+_BACKBONE_OF = {Model.ENCODER: ENCODER_DIR, Model.BULK_ENCODER: ENCODER_DIR, Model.RERANKER: RERANKER_DIR}
 _NEEDS_SPEC = (*_TOKENIZER_OF, Model.RESIDUAL_SCORING)
 
 
@@ -42,10 +44,12 @@ class EngineModel:
     Attributes:
         facts: For the manifest.
         files: Path inside the version folder to the file that is linked there.
+        row_ms: Milliseconds of one row on the machine that exported; None where the engine did not run there.
     """
 
     facts: EngineFacts
     files: Mapping[str, Path]
+    row_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class RepositoryPlan:
         manifest: The content of ``manifest.json``.
         gpu: How GPUs serve it; None for CPUs.
         build_script: What builds the plans later; None where nothing is left to build.
+        embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
     """
 
     spec: CheckpointSpec
@@ -67,6 +72,7 @@ class RepositoryPlan:
     manifest: Manifest
     gpu: GpuServing | None = None
     build_script: str | None = None
+    embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB
 
 
 def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) -> None:
@@ -120,7 +126,10 @@ def check_target(out: Path, *, force: bool = False) -> None:
 
 
 def _made_by_export(folder: Path) -> bool:
-    return (folder / MANIFEST_FILE).is_file() and all((folder / model / CONFIG_FILE).is_file() for model in Model)
+    # By the manifest and what every version wrote: an older repository has fewer models and may be replaced, too.
+    return (folder / MANIFEST_FILE).is_file() and all(
+        (folder / model / CONFIG_FILE).is_file() for model in _BACKBONE_OF
+    )
 
 
 def _fill(repository: Path, plan: RepositoryPlan) -> None:
@@ -130,9 +139,12 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
         if plan.gpu is not None:
             configure_gpu(configs, plan.gpu, plan.spec, layout)
 
-    configs = complete_configs(plan.spec, _engine_parameters(plan, layout), adapt)
+    configs = complete_configs(
+        plan.spec, _engine_parameters(plan, layout), adapt, embedding_cache_mib=plan.embedding_cache_mib
+    )
+    bound_queues(configs, {model: engine.row_ms for model, engine in plan.engines.items() if engine.row_ms is not None})
     templates = templates_folder()
-    for model in Model:
+    for model in configs:
         version = repository / model / VERSION
         version.mkdir(parents=True)  # ensembles have an empty one
         program = templates / model / VERSION / "model.py"
@@ -142,7 +154,7 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
             shutil.copyfile(plan.checkpoint / CHECKPOINT_FILE, version / CHECKPOINT_FILE)
         if model in _TOKENIZER_OF:
             _copy_tokenizer(plan.checkpoint / _TOKENIZER_OF[model], version)
-    for model, engine in plan.engines.items():
+    for model, engine in _hosted(plan).items():
         for name, source in engine.files.items():
             _link(source, repository / model / VERSION / name)
     add_warmup(configs, plan.spec, repository)
@@ -155,12 +167,21 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
     write_manifest(plan.manifest, repository)
 
 
+def _hosted(plan: RepositoryPlan) -> dict[Model, EngineModel]:
+    """Every model with an engine: on CPUs the encoder's a second time, for bulk work."""
+    engines = dict(plan.engines)
+    if plan.gpu is None:
+        engines[Model.BULK_ENCODER] = engines[Model.ENCODER]
+    return engines
+
+
 def _engine_parameters(plan: RepositoryPlan, layout: PromptLayout) -> dict[Model, dict[Parameter, object]]:
     spec = plan.spec
     longest = {
         Model.ENCODER: max(spec.encoder.max_passage_tokens, spec.encoder.max_query_tokens),
         Model.RERANKER: layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages),
     }
+    longest[Model.BULK_ENCODER] = longest[Model.ENCODER]
     if plan.gpu is not None:
         longest[Model.ENCODER] = min(longest[Model.ENCODER], plan.gpu.token_buckets[-1])
         longest[Model.RERANKER] = min(longest[Model.RERANKER], plan.gpu.buckets.sequence[-1])
@@ -172,7 +193,7 @@ def _engine_parameters(plan: RepositoryPlan, layout: PromptLayout) -> dict[Model
             Parameter.VOCABULARY_SIZE: _vocabulary_size(plan.checkpoint / _BACKBONE_OF[model] / "config.json"),
             Parameter.MAX_TOKENS: longest[model],
         }
-        for model, engine in plan.engines.items()
+        for model, engine in _hosted(plan).items()
     }
 
 

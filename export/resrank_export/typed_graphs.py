@@ -8,13 +8,14 @@ after the last hidden state are fp32 (see :mod:`resrank_export.typed_precision`)
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 import onnx_ir as ir
 
 from resrank.engines.base import Precision
 from resrank.errors import ExportError
 from resrank.modeling import ResRankModel
-from resrank.names import ENGINE_FILE
+from resrank.names import ENGINE_FILE, Model
 from resrank_export.onnx_graphs import (
     EncoderGraph,
     GraphSample,
@@ -24,6 +25,7 @@ from resrank_export.onnx_graphs import (
     reranker_sample,
     trace,
 )
+from resrank_export.typed_check import refuse_wrong_types
 from resrank_export.typed_precision import lower
 from resrank_export.typed_structure import tidy
 
@@ -31,45 +33,69 @@ TYPED_OPSET = 23
 """The first with Attention, RMSNormalization and RotaryEmbedding as operators, which TensorRT takes as layers."""
 
 
-def export_typed_encoder(model: ResRankModel, precision: Precision, folder: Path) -> Path:
-    """Writes the encoder's strongly typed graph.
+class TypedGraph:
+    """One model's graph, traced once, of which every precision is written.
 
-    Args:
-        model: In fp32 and evaluation mode; its weights are converted one by one as they are written.
-        precision: What products are computed in.
-        folder: Where ``model.onnx`` and ``model.onnx.data`` go; created when missing.
-
-    Returns:
-        The path of ``model.onnx``.
-
-    Raises:
-        ExportError: torch cannot express the backbone, or it cannot be typed: the message names the operator.
+    It shares the torch model's weights: they are converted one by one as they are written, and never copied as a whole.
     """
-    return _export(model, EncoderGraph(model), encoder_sample(), precision, folder)
 
+    def __init__(self, name: Model, graph: ir.Model, sample: GraphSample) -> None:
+        """Takes a traced graph.
 
-def export_typed_reranker(model: ResRankModel, precision: Precision, folder: Path) -> Path:
-    """Writes the reranker's strongly typed graph; arguments, result and errors as :func:`export_typed_encoder`."""
-    return _export(model, RerankerGraph(model), reranker_sample(model.spec.encoder.embedding_dim), precision, folder)
+        Args:
+            name: ``ENCODER`` or ``RERANKER``.
+            graph: In fp32, tidied.
+            sample: What it was traced with.
+        """
+        self._name = name
+        self._graph = graph
+        self._sample = sample
 
+    @classmethod
+    def trace(cls, model: ResRankModel, name: Model) -> Self:
+        """Turns one half of a checkpoint into a graph.
 
-def _export(
-    model: ResRankModel,
-    graph: EncoderGraph | RerankerGraph,
-    sample: GraphSample,
-    precision: Precision,
-    folder: Path,
-) -> Path:
-    program = trace(model, graph, sample, TYPED_OPSET)
-    typed = program.model
-    try:
-        tidy(typed)
-        if precision is not Precision.FP32:
-            lower(typed, precision)
-    except ExportError as error:
-        raise ExportError(f"{type(graph).__name__}: {error}") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ENGINE_FILE
-    ir.save(typed, path, external_data=f"{ENGINE_FILE}.data")
-    check_dynamic_axes(path, sample)
-    return path
+        Args:
+            model: In fp32 and evaluation mode.
+            name: ``ENCODER`` or ``RERANKER``.
+
+        Raises:
+            ExportError: torch cannot express the backbone; the message names the operator.
+        """
+        if name is Model.ENCODER:
+            sample = encoder_sample()
+            program = trace(model, EncoderGraph(model), sample, TYPED_OPSET)
+        else:
+            sample = reranker_sample(model.spec.encoder.embedding_dim)
+            program = trace(model, RerankerGraph(model), sample, TYPED_OPSET)
+        try:
+            tidy(program.model)
+        except ExportError as error:
+            raise ExportError(f"{name.value}: {error}") from error
+        return cls(name, program.model, sample)
+
+    def write(self, precision: Precision, folder: Path) -> Path:
+        """Writes the graph in one precision.
+
+        Args:
+            precision: What products are computed in.
+            folder: Where ``model.onnx`` and ``model.onnx.data`` go; created when missing.
+
+        Returns:
+            The path of ``model.onnx``.
+
+        Raises:
+            ExportError: The backbone cannot be typed: the message names the operator.
+        """
+        typed = self._graph.clone()
+        try:
+            if precision is not Precision.FP32:
+                lower(typed, precision)
+        except ExportError as error:
+            raise ExportError(f"{self._name.value}: {error}") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ENGINE_FILE
+        ir.save(typed, path, external_data=f"{ENGINE_FILE}.data")
+        check_dynamic_axes(path, self._sample)
+        refuse_wrong_types(path, precision)
+        return path

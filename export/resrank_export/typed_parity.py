@@ -114,15 +114,16 @@ def compute_in_fp32(model: ir.Model, low: ir.DataType) -> None:
 def expand_masks(graph: ir.Graph) -> None:
     """Gives masks of [B, 1, 1, S] the queries' dimension, in place: TensorRT broadcasts it, ONNX Runtime does not."""
     for node in list(graph):
-        if node.op_type != "Attention" or len(node.inputs) < 4 or node.inputs[3] is None:
+        mask = node.inputs[3] if node.op_type == "Attention" and len(node.inputs) > 3 else None
+        if mask is None or (mask.shape is not None and mask.shape[-2] != 1):
             continue
         length = ir.node("Shape", [node.inputs[0]], {"start": 2, "end": 3}, name=f"{node.name}_length")
         one = constant(graph, "one_1", np.ones(1, np.int64))
         shape = ir.node("Concat", [one, one, length.outputs[0], one], {"axis": 0}, name=f"{node.name}_mask_shape")
-        mask = ir.node("Expand", [node.inputs[3], shape.outputs[0]], name=f"{node.name}_mask")
-        mask.outputs[0].type = node.inputs[3].type
-        graph.insert_before(node, [length, shape, mask])
-        node.replace_input_with(3, mask.outputs[0])
+        expanded = ir.node("Expand", [mask, shape.outputs[0]], name=f"{node.name}_mask")
+        expanded.outputs[0].type = mask.type
+        graph.insert_before(node, [length, shape, expanded])
+        node.replace_input_with(3, expanded.outputs[0])
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:

@@ -67,7 +67,7 @@ def _samples(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, reposit
     if spec.fusion.query_residual:
         beside_query = {**beside_query, Tensor.QUERY_EMBEDDING: candidates[0].astype(np.float32)}
     prompt = _first_row(prompts, {Tensor.QUERY: _element(_QUERY), **beside_query}, truncate=True)
-    return {
+    samples: dict[Model, Samples] = {
         Model.PASSAGE_TOKENIZER: text_samples("passage", Tensor.TEXT, _PASSAGE, passages),
         Model.QUERY_TOKENIZER: text_samples("query", Tensor.TEXT, _QUERY, queries),
         Model.ENCODER: {
@@ -79,6 +79,10 @@ def _samples(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, reposit
             "query": {Tensor(value.name): prompt[Tensor(value.name)] for value in configs[Model.RERANKER].input}
         },
     }
+    if Model.BULK_ENCODER in configs:
+        longest = samples[Model.ENCODER]["longest_passage"]
+        samples[Model.BULK_ENCODER] = {"longest_passage": longest}
+    return samples
 
 
 def text_samples(name: str, tensor: Tensor, text: bytes, step: Step, beside: Sample | None = None) -> Samples:

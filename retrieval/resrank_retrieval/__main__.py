@@ -27,6 +27,13 @@ def main(
     port: Annotated[
         int, typer.Option(envvar=f"{_PREFIX}PORT", min=0, max=65535, help="Port; 0 lets the system choose.")
     ] = _DEFAULTS.port,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=f"{_PREFIX}SOCKET",
+            help="Unix domain socket to listen on too, for Triton's `search` model on this machine.",
+        ),
+    ] = _DEFAULTS.socket,
     dense_index: Annotated[
         str,
         typer.Option(envvar=f"{_PREFIX}DENSE_INDEX", help="FAISS index_factory string: Flat, HNSW32, …"),
@@ -64,6 +71,7 @@ def main(
         index=index,
         host=host,
         port=port,
+        socket=socket,
         dense_index=dense_index,
         dense_search_parameters=dense_search_parameters,
         search_threads=search_threads,

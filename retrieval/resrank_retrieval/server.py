@@ -19,6 +19,7 @@ from resrank_retrieval.local_store import LocalVectorStore
 from resrank_retrieval.service import RetrievalService
 from resrank_retrieval.settings import SidecarSettings
 from resrank_retrieval.status import SERVICE, StatusInterceptor
+from resrank_retrieval.unix_socket import UnixSocket
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,19 @@ logger = logging.getLogger(__name__)
 class SidecarServer:
     """A running sidecar; an asynchronous context manager that serves between entry and exit.
 
+    Args:
+        settings: How it is set up.
+
     Attributes:
         address: Where it listens (``host:port``), known after entry.
+
+    Raises:
+        InvalidInputError: The path of the socket is too long.
     """
 
     def __init__(self, settings: SidecarSettings) -> None:
         self._settings = settings
+        self._socket = None if settings.socket is None else UnixSocket(settings.socket)
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -40,7 +48,7 @@ class SidecarServer:
         Raises:
             IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
             InvalidInputError: FAISS refuses the kind of dense index.
-            RetrievalError: The port is taken.
+            RetrievalError: The port or the socket is taken.
         """
         settings = self._settings
         self._store = LocalVectorStore.open(
@@ -68,15 +76,20 @@ class SidecarServer:
         )
         try:
             port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            if self._socket is not None:
+                self._listen(self._socket)
             await self._server.start()
         except RuntimeError as error:
             await self._stop(grace_s=0)
             raise RetrievalError(f"cannot listen on {settings.host}:{settings.port}: choose another port") from error
+        except RetrievalError:
+            await self._stop(grace_s=0)
+            raise
         self.address = f"{settings.host}:{port}"
         self._store.announce(self.address)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        logger.info("serving address=%s index=%s", self.address, settings.index)
+        logger.info("serving address=%s socket=%s index=%s", self.address, settings.socket, settings.index)
         return self
 
     async def __aexit__(
@@ -87,8 +100,17 @@ class SidecarServer:
         await self._stop(grace_s=self._settings.drain_s)
         logger.info("stopped address=%s", self.address)
 
+    def _listen(self, socket: UnixSocket) -> None:
+        with socket.claimed():
+            try:
+                self._server.add_insecure_port(socket.target)
+            except RuntimeError as error:
+                raise RetrievalError(f"cannot listen on {socket.target}: choose another path") from error
+
     async def _stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)
+        if self._socket is not None:
+            self._socket.remove()
         # In threads, for both may take a while and the loop must go on to end the calls.
         await asyncio.to_thread(self._service.close)
         await asyncio.to_thread(self._store.close)

@@ -15,6 +15,7 @@ class SidecarSettings:
         index: The index folder; made if it does not exist.
         host: Address to listen on.
         port: Port to listen on; 0 lets the system choose.
+        socket: Unix domain socket to listen on beside the port; None for the port alone.
         dense_index: FAISS index_factory string.
         dense_search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
         search_threads: Searches that run at once, one core each.
@@ -25,6 +26,7 @@ class SidecarSettings:
     index: Path
     host: str = "127.0.0.1"
     port: int = 8003
+    socket: Path | None = None
     dense_index: str = "Flat"
     dense_search_parameters: str = ""
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)

@@ -22,8 +22,8 @@ from resrank.checkpoint import CheckpointSpec, is_adapter, validate_folder
 from resrank.collection import Collection, load_collection
 from resrank.corpus import check_corpus, corpus_file
 from resrank.errors import StackError
+from resrank.retrieval.searching import Mode
 from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
-from resrank_client.retrieval_calls import Mode
 from resrank_retrieval.lock import read_owner
 from resrank_stack.index_build import BuildReport, BuildSettings, fill_index, sidecar_of
 from resrank_stack.local_stack import LocalStack

@@ -20,9 +20,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from resrank.corpus import CorpusError, Passage, check_corpus, read_passages
 from resrank.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
 from resrank.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.retrieval.searching import check_encoder
 from resrank.retrieval.v1 import retrieval_pb2 as pb
 from resrank.retrieval.v1 import retrieval_pb2_grpc
-from resrank_client.retrieval_calls import check_encoder
 
 WINDOW = 4096
 """Passages sorted by length together: long enough that a batch's rows are of nearly one length and pad each other
@@ -46,8 +46,10 @@ class PassageEncoder(Protocol):
     async def encoder_sha256(self) -> str:
         """The encoder behind the server's models."""
 
-    async def embed_passages(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
-        """Embeds texts, fp32 [len(texts), d]."""
+    async def embed_passages(
+        self, texts: Sequence[str], *, truncate: bool = False, bulk: bool = False
+    ) -> NDArray[np.float32]:
+        """Embeds texts, fp32 [len(texts), d]; in bulk behind whoever waits for an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ async def _embed(
             reraise=True,
         )
         texts = [passage.encoder_text for passage in batch]
-        return await patient(encoder.embed_passages, texts, truncate=True)
+        return await patient(encoder.embed_passages, texts, truncate=True, bulk=True)
     except InvalidInputError as error:
         row = _ROW.search(error.field)
         passage = batch[int(row[1])] if row and int(row[1]) < len(batch) else None

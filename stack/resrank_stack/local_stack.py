@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from resrank.errors import StackError
+from resrank.limits import MAX_SOCKET_PATH_BYTES
 from resrank.manifest import read_manifest
+from resrank.retrieval.searching import encoder_mismatch
 from resrank_stack.gpu import Machine
 from resrank_stack.process import ManagedProcess
 from resrank_stack.repository_check import require_servable
 from resrank_stack.sidecar_process import SidecarProcess
 from resrank_stack.triton_process import TritonProcess
+
+if TYPE_CHECKING:
+    from resrank_stack.tuning.settings import TunedSettings
 
 _WATCH_S = 0.5
 _HEALTH_EVERY_S = 10.0
@@ -39,8 +48,10 @@ class LocalStack:
         triton_port: Triton's gRPC port; a free one when None.
         metrics_port: Triton's metrics port; a free one when None.
         retrieval_port: The sidecar's gRPC port; a free one when None.
+        retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
         log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
         on_line: Called with each line of both logs.
+        tuned: Settings of this machine to serve it with, instead of the repository's own.
 
     Attributes:
         triton: The Triton process.
@@ -64,16 +75,28 @@ class LocalStack:
         triton_port: int | None = None,
         metrics_port: int | None = None,
         retrieval_port: int | None = None,
+        retrieval_socket: Path | None = None,
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
+        tuned: TunedSettings | None = None,
     ) -> None:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
+        self._derived: tempfile.TemporaryDirectory[str] | None = None
+        if tuned is not None:
+            from resrank_stack.tuning.repository import derive
+
+            self._derived = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
+            derive(repository, tuned, Path(self._derived.name))
+            repository = Path(self._derived.name)
         self._encoder_sha256 = manifest.checkpoint.encoder_sha256
+        self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
+        socket = retrieval_socket or self._own_socket
         self.sidecar = SidecarProcess(
             index,
             host=host,
             port=retrieval_port,
+            socket=socket,
             log_path=None if log_dir is None else log_dir / "retrieval.log",
             on_line=None if on_line is None else lambda line: on_line("retrieval", line),
         )
@@ -82,6 +105,7 @@ class LocalStack:
             host=host,
             grpc_port=triton_port,
             metrics_port=metrics_port,
+            retrieval_socket=socket,
             log_path=None if log_dir is None else log_dir / "triton.log",
             on_line=None if on_line is None else lambda line: on_line("triton", line),
         )
@@ -132,9 +156,6 @@ class LocalStack:
             process.check_alive()
         index_encoder = self.sidecar.encoder_sha256()
         if index_encoder and index_encoder != self._encoder_sha256:
-            # Imported here: the client costs more time than all that is compared before the servers start.
-            from resrank_client.retrieval_calls import encoder_mismatch
-
             raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
         return True
 
@@ -175,3 +196,17 @@ class LocalStack:
             process.terminate()
         for process in self._processes:
             process.stop(grace_s)
+        if self._own_socket is not None:  # a sidecar that was killed has left it
+            shutil.rmtree(self._own_socket.parent, ignore_errors=True)
+        if self._derived is not None:
+            self._derived.cleanup()
+
+
+def _socket_of_its_own() -> Path:
+    """A path in a folder that the sidecar will make for it and remove.
+
+    In the folder for temporary files where the path is short enough for a socket, else in ``/tmp``.
+    """
+    name = Path(f"resrank-{secrets.token_hex(8)}", "retrieval.sock")
+    usual = Path(tempfile.gettempdir()) / name
+    return usual if len(os.fsencode(usual)) <= MAX_SOCKET_PATH_BYTES else Path("/tmp") / name

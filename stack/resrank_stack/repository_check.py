@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from resrank.checkpoint import file_sha256, validate_folder
@@ -140,8 +141,14 @@ class _EngineCheck:
     def _graph(self) -> Iterator[Problem]:
         """The exported ONNX. Engines on a CPU read it at start, the others only while their plans are built."""
         needed = self._facts.engine in _ON_CPU or self._unbuilt() != ()
-        for name, expected in self._facts.onnx_sha256.items():
-            file = self._folder / name
+        folders = [self._folder]
+        bulk = self._repository / Model.BULK_ENCODER / VERSION
+        if (
+            self._model is Model.ENCODER and bulk.is_dir()
+        ):  # the same graph once more, a copy where links are not possible
+            folders.append(bulk)
+        for folder, (name, expected) in product(folders, self._facts.onnx_sha256.items()):
+            file = folder / name
             if not file.is_file():
                 if needed:
                     yield Problem(

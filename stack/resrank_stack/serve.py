@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from resrank.names import Model
 from resrank_stack.local_stack import LocalStack, OnLine
+
+if TYPE_CHECKING:
+    from resrank_stack.tuning.choice import Choice, Setting
+    from resrank_stack.tuning.settings import TunedSettings
 
 _STYLES = {"triton": "green", "retrieval": "cyan"}
 
@@ -23,6 +31,77 @@ def log_printer(console: Console) -> OnLine:
         console.print(Text.assemble((f"{name:>9} │ ", _STYLES[name]), line), soft_wrap=True)
 
     return print_line
+
+
+def tuned_settings(repository: Path, console: Console, *, tune: bool) -> TunedSettings | None:
+    """The settings to serve a repository with.
+
+    Args:
+        repository: Model repository as ``resrank export`` writes it.
+        console: Where is printed what is measured, and that there are settings.
+        tune: Whether to measure now.
+
+    Returns:
+        None where it was never tuned on this machine.
+
+    Raises:
+        StackError: It cannot be tuned, or the file of its settings is damaged.
+    """
+    from resrank_stack.tuning.settings import read_settings
+
+    if not tune:
+        settings = read_settings(repository)
+        if settings is not None:
+            console.print(f"tuned for this machine: {_describe(settings)}", style="dim", highlight=False)
+        return settings
+    from resrank_stack.tuning.tune import tune as measure
+
+    choices, settings, file = measure(repository, lambda step: console.print(f"{step} …", style="dim", markup=False))
+    console.print(tuning_table(choices))
+    console.print(f"serving with {_describe(settings)}; kept in {file}", highlight=False, soft_wrap=True)
+    return settings
+
+
+def tuning_table(choices: Mapping[Model, Choice]) -> Table:
+    """What was measured, one line a setting.
+
+    Args:
+        choices: Of each engine model.
+    """
+    table = Table(title="Tuning", title_justify="left")
+    for title in ("model", "instances", "threads", "rows in a call", "rows/s", "lone row, ms", ""):
+        table.add_column(title, justify="left" if title in ("model", "") else "right")
+    for model, choice in choices.items():
+        for setting, sample in choice.samples.items():
+            table.add_row(
+                model.value,
+                str(setting.instances),
+                str(setting.threads),
+                str(setting.rows),
+                f"{sample.rows_per_s:.2f}",
+                f"{sample.lone_ms:.1f}",
+                _remark(choice, setting),
+            )
+    return table
+
+
+def _remark(choice: Choice, setting: Setting) -> str:
+    words = []
+    if setting == choice.default:
+        words.append("default")
+    if setting == choice.finalist:
+        gains = " ".join(f"{gain:.2f}" for gain in choice.gains)
+        words.append(f"final against the default: x {gains}")
+    if setting == choice.chosen:
+        words.append("chosen")
+    return ", ".join(words)
+
+
+def _describe(settings: TunedSettings) -> str:
+    return "; ".join(
+        f"{model.value} {chosen.instances} x {chosen.threads} threads, {chosen.rows} rows in a call"
+        for model, chosen in settings.models.items()
+    )
 
 
 def serve(stack: LocalStack, console: Console) -> None:
@@ -53,6 +132,7 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
         ("Triton (gRPC)", stack.triton.grpc_address),
         ("Triton metrics", f"http://{stack.triton.metrics_address}/metrics"),
         ("Retrieval sidecar (gRPC)", stack.sidecar.address),
+        ("  and for Triton", f"unix:{stack.sidecar.socket}"),
     ):
         console.print(f"  {name:<26}{address}", highlight=False)
 

@@ -30,6 +30,7 @@ class SidecarProcess(ManagedProcess):
         index: Index folder; an empty or missing one is made.
         host: Address to listen on.
         port: gRPC port; a free one when None.
+        socket: Unix domain socket to listen on beside the port; None for the port alone.
         log_path: File for its log; an unnamed temporary file when None.
         on_line: Called with each line of its log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits. Opening a large index reads it.
@@ -44,6 +45,7 @@ class SidecarProcess(ManagedProcess):
         *,
         host: str = "127.0.0.1",
         port: int | None = None,
+        socket: Path | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
@@ -52,12 +54,14 @@ class SidecarProcess(ManagedProcess):
             raise StackError("the retrieval sidecar is not installed here: pip install 'resrank[retrieval]'")
         self.index = index
         self.host = host
+        self.socket = socket
         (self.port,) = choose_ports(host, port)
         super().__init__(
             "retrieval sidecar",
             [
                 *(sys.executable, "-m", "resrank_retrieval"),
                 *("--index", index.absolute(), "--host", host, "--port", str(self.port)),
+                *(() if socket is None else ("--socket", socket.absolute())),
             ],
             # A user's own tunables are left alone.
             environment={"GLIBC_TUNABLES": _HUGE_PAGES} | os.environ,

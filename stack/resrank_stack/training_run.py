@@ -18,6 +18,7 @@ from resrank_export.trained_checkpoint import write_trained
 from resrank_stack.training_index import StoreIndexes
 from resrank_training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
 from resrank_training.mining import Retriever
+from resrank_training.precision import settled
 from resrank_training.processes import Processes
 from resrank_training.progress import RunProgress
 from resrank_training.run_folder import Opening, RunFolder
@@ -49,6 +50,7 @@ def train(config: TrainConfig, opening: Opening, processes: Processes, progress:
     folder = RunFolder(config.output)
     folder.check(opening)
     processes.wait()  # nobody writes before all have looked
+    config = config.model_copy(update={"model": settled(config.model, processes.device)})
     with quiet_transformers(), progress:
         with processes.first_goes_ahead():
             start = prepare_start(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from resrank.errors import StackError
+from resrank.names import RETRIEVAL_SOCKET_VARIABLE
 from resrank_stack.ports import choose_ports
 from resrank_stack.process import ManagedProcess
 from resrank_stack.triton_install import TritonInstall, find_triton
@@ -40,6 +41,8 @@ class TritonProcess(ManagedProcess):
         host: Address to listen on.
         grpc_port: Port for gRPC; a free one when None.
         metrics_port: Port for the Prometheus metrics; a free one when None.
+        retrieval_socket: Unix domain socket of the retrieval sidecar, for the ``search`` model; None for what the
+            environment says.
         log_path: File for the server's log; an unnamed temporary file when None.
         on_line: Called with each line of the server's log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
@@ -61,6 +64,7 @@ class TritonProcess(ManagedProcess):
         host: str = "127.0.0.1",
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        retrieval_socket: Path | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
@@ -74,11 +78,12 @@ class TritonProcess(ManagedProcess):
         self.host = host
         self.grpc_port, self.metrics_port = choose_ports(host, grpc_port, metrics_port)
         self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
+        told = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
         super().__init__(
             "tritonserver",
             [self.install.executable, *self._flags(exit_timeout_s)],
             # CUDA's own order puts the fastest GPU first; the numbers in a repository are nvidia-smi's.
-            environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **self.install.environment},
+            environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **told, **self.install.environment},
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,

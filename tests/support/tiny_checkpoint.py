@@ -87,7 +87,9 @@ def make_tiny_checkpoint(
     if overrides:
         fields = spec.model_dump(mode="json")
         for key, value in overrides.items():
-            (section,) = (name for name in ("encoder", "reranker", "fusion") if key in fields[name])
+            (section,) = (
+                name for name in ("encoder", "reranker", "fusion") if key in type(getattr(spec, name)).model_fields
+            )
             fields[section][key] = value
         spec = CheckpointSpec.model_validate(fields)
         write_spec(spec, out)

@@ -19,6 +19,11 @@ _MODES_OF = {
 }
 """Fields of a backbone's training that only some modes read; the others are for all but frozen."""
 
+_PROJECTOR_FIELDS = {
+    "projector_passages": (ProjectorStart.RIDGE,),
+    "projector_lists": (ProjectorStart.RANKING,),
+    "projector_ridge": (ProjectorStart.RIDGE, ProjectorStart.RANKING),
+}
 _CHECKPOINT_FIELD = "the same field of `resrank checkpoint init`"
 
 
@@ -240,11 +245,14 @@ class TrainConfig(_Strict):
             for stage, config in self.active_stages.items():
                 if GroupName.GATE in _changed(config):
                     yield f"stages.{stage}.gate: trains what model.fusion.gate.learned false keeps as it is"
-        if fusion.projector_start is ProjectorStart.KEEP:
-            for field in sorted(_changed(fusion) & {"projector_passages", "projector_ridge"}):
-                yield f"model.fusion.{field}: is for projector_start ridge, but model.fusion.projector_start is keep"
-        elif self.stages.reranker_alignment is None:
-            yield "model.fusion.projector_start: ridge is fitted before stages.reranker_alignment, which does not run"
+        start = fusion.projector_start
+        for field, starts in _PROJECTOR_FIELDS.items():
+            if field in _changed(fusion) and start not in starts:
+                wanted = " or ".join(starts)
+                yield f"model.fusion.{field}: is for projector_start {wanted}, but that is {start}"
+        if start is not ProjectorStart.KEEP and self.stages.reranker_alignment is None:
+            before = "stages.reranker_alignment, which does not run"
+            yield f"model.fusion.projector_start: {start} is fitted before {before}"
 
     def _stages_without_weights(self) -> Iterator[str]:
         """Stages that would train nothing, or not what they are for."""
@@ -289,6 +297,8 @@ def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int, shar
     ):
         if value > max_passages:
             raise InvalidInputError(field, "is above the checkpoint's max_passages", limit=max_passages, value=value)
+    if config.model.fusion.applied_to(spec).reranker.query_slot and not spec.fusion.query_residual:
+        raise InvalidInputError("model.fusion.query_slot", "true needs a checkpoint with query_residual")
     gate = config.model.fusion.gate
     start = spec.fusion.residual_gate if gate.start is None else gate.start
     if gate.start == 0 and not spec.fusion.query_residual:
@@ -299,14 +309,20 @@ def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int, shar
         raise InvalidInputError(
             "model.fusion.gate.learned", "false at a gate of 0: no score would depend on the reranker that is trained"
         )
-    if config.model.fusion.projector_start is ProjectorStart.RIDGE:
+    projector_start = config.model.fusion.projector_start
+    if projector_start is ProjectorStart.RANKING and (start == 0 or not spec.fusion.query_residual):
+        raise InvalidInputError(
+            "model.fusion.projector_start", "ranking needs a checkpoint with query_residual, and a gate that is not 0"
+        )
+    if projector_start is not ProjectorStart.KEEP:
         if spec.fusion.projector is Projector.IDENTITY:
             raise InvalidInputError(
-                "model.fusion.projector_start", "ridge needs a linear projector, the checkpoint has the identity"
+                "model.fusion.projector_start",
+                f"{projector_start} needs a linear projector, the checkpoint has the identity",
             )
         if sharded:
             raise InvalidInputError(
-                "model.fusion.projector_start", "ridge cannot be fitted where FSDP shards the model"
+                "model.fusion.projector_start", f"{projector_start} cannot be fitted where FSDP shards the model"
             )
     for name, stage in config.active_stages.items():
         if stage.lists_per_step % (stage.accumulate * processes):

@@ -1,44 +1,16 @@
-"""Reads a training config: YAML, the overrides of the command line, and one sentence for whatever is wrong."""
+"""Reads a training config: YAML, and the overrides of the command line."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
+from resrank.config_file import parse_yaml, read_fields, shown, validate
 from resrank.errors import InvalidInputError
 from resrank_training.config import TrainConfig
-from resrank_training.explain import alternatives
 
 _OVERRIDE = "--set"
-_BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected")
-
-
-class _ConfigLoader(yaml.SafeLoader):
-    """YAML without its two traps: a key that is given twice, and 1e-4 read as text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 wants a dot and a signed exponent in a float; everyone writes 1e-4.
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -55,13 +27,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         InvalidInputError: The file or an override cannot be read, a field is unknown or wrong, or two contradict each
             other; the sentence names the field, its limit and the value.
     """
-    try:
-        fields = _parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError(str(path), f"cannot be read ({reason})") from error
-    if not isinstance(fields, dict):
-        raise InvalidInputError(str(path), f"must hold fields and their values, not {_shown(fields)}")
+    fields = read_fields(path)
     for override in overrides:
         _apply(fields, override)
     return parse_config(fields)
@@ -73,22 +39,7 @@ def parse_config(fields: dict[str, Any]) -> TrainConfig:
     Raises:
         InvalidInputError: A field is unknown or wrong, or two contradict each other.
     """
-    # As JSON, where pydantic's strict mode reads paths, enums and tuples from text and lists, and nothing else.
-    try:
-        return TrainConfig.model_validate_json(json.dumps(fields, default=str), strict=True)
-    except ValidationError as error:
-        raise _sentence(error) from None
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_ConfigLoader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise InvalidInputError(where, f"not valid YAML{place}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise InvalidInputError(where, f"not valid YAML: {error}") from None
+    return validate(TrainConfig, fields)
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:
@@ -97,7 +48,7 @@ def _apply(fields: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise InvalidInputError(_OVERRIDE, f"must be dotted.field=value, not {override!r}")
     *parents, last = parts
-    value = _parse(text, f"{_OVERRIDE} {path}")
+    value = parse_yaml(text, f"{_OVERRIDE} {path}")
     holder: Any = fields
     for depth, part in enumerate(parents):
         if isinstance(holder, dict):
@@ -117,85 +68,9 @@ def _element(holder: Any, part: str, parents: Sequence[str], override: str) -> A
     """An element of a list inside an override's path."""
     field = ".".join(parents)
     if not isinstance(holder, list):
-        raise InvalidInputError(_OVERRIDE, f"{override!r}: {field} is {_shown(holder)} and has no fields")
+        raise InvalidInputError(_OVERRIDE, f"{override!r}: {field} is {shown(holder)} and has no fields")
     if not part.isdecimal() or int(part) >= len(holder):
         raise InvalidInputError(
             _OVERRIDE, f"{override!r}: {field} is a list with elements 0 to {len(holder) - 1}, {part!r} is none of them"
         )
     return holder[int(part)]
-
-
-def _sentence(error: ValidationError) -> InvalidInputError:
-    """The first mistake as one sentence, with how many more there are."""
-    every = error.errors(include_url=False)
-    # A list of which an element is wrong counts as too short, too.
-    causes = [found for found in every if not any(_within(other["loc"], found["loc"]) for other in every)]
-    # An unknown field first: what it was meant to be is often reported as missing, too.
-    details = sorted(causes, key=lambda found: found["type"] != "extra_forbidden")
-    found = details[0]
-    path, sections = _resolve(found)
-    context = found.get("ctx", {})
-    limit = next((context[name] for name in _BOUNDS if name in context), None)
-    match found["type"]:
-        case "extra_forbidden":
-            problem = _unknown(path, sections)
-        case "missing":
-            problem = "missing"
-        case "value_error":
-            problem = str(context["error"])
-            if not path:  # what is said about the whole names its field
-                path, problem = problem.split(": ", maxsplit=1)
-        case "union_tag_invalid":
-            path, kinds = f"{path}.kind", context["expected_tags"].replace("'", "")
-            problem = f"must be one of {kinds}, not {context['tag']!r}"
-        case "start_kind" | "development_kind" | "union_tag_not_found":
-            problem = found["msg"]
-        case _:
-            # Pydantic's "Input should be …".
-            problem = re.sub(r"^\w+ should ", "must ", found["msg"])
-            if limit is None:
-                problem += f", not {_shown(found['input'])}"
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return InvalidInputError(path, problem + more, limit=limit, value=None if limit is None else _shown(found["input"]))
-
-
-def _unknown(path: str, sections: Sequence[type[BaseModel]]) -> str:
-    known = sorted({name for section in sections for name in section.model_fields})
-    near = difflib.get_close_matches(path.rpartition(".")[2], known, n=1, cutoff=0.5)
-    return f"unknown field; did you mean {near[0]}?" if near else f"unknown field; there are {', '.join(known)}"
-
-
-def _resolve(found: ErrorDetails) -> tuple[str, list[type[BaseModel]]]:
-    """The dotted path of a mistake, and the sections that may hold its last part."""
-    path: list[str] = []
-    holders: list[type[BaseModel]] = []
-    inside: dict[str, type[BaseModel]] = {"": TrainConfig}
-    for part in found["loc"]:
-        if isinstance(part, int):
-            path.append(str(part))
-            continue
-        fields = [model.model_fields[part] for model in inside.values() if part in model.model_fields]
-        if not fields and part in inside:  # which alternative of a union pydantic was in
-            inside = {part: inside[part]}
-        elif fields or found["type"] == "extra_forbidden":
-            path.append(part)
-            holders = list(inside.values())
-            inside = {tag: model for field in fields for tag, model in alternatives(field.annotation).items()}
-    return ".".join(path), holders
-
-
-def _within(inner: tuple[int | str, ...], outer: tuple[int | str, ...]) -> bool:
-    return len(inner) > len(outer) and inner[: len(outer)] == outer
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None:
-            return "nothing"
-        case dict():
-            return "a section"
-        case list():
-            return "a list"
-        case _:
-            text = repr(value)
-            return text if len(text) <= 60 else f"{text[:57]}..."

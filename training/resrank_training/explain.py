@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, Tag
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from rich.table import Table
 from rich.text import Text
+
+from resrank.config_file import alternatives
 
 _PLAIN: dict[Any, str] = {
     str: "text",
@@ -57,29 +59,6 @@ def describe(model: type[BaseModel]) -> list[FieldHelp]:
         model: The config's class.
     """
     return list(dict.fromkeys(_fields(model, "")))
-
-
-def alternatives(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The sections that an annotation allows, by the name under which pydantic reports mistakes in them.
-
-    Args:
-        annotation: A field's annotation: a section, a list of sections, one of several, or anything else.
-
-    Returns:
-        Nothing for a plain field.
-    """
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        kind = annotation.model_fields.get("kind")
-        return {str(get_args(kind.annotation)[0]) if kind else annotation.__name__: annotation}
-    found: dict[str, type[BaseModel]] = {}
-    if get_origin(annotation) is Annotated:
-        inner, *metadata = get_args(annotation)
-        found = alternatives(inner)
-        tags = [item.tag for item in metadata if isinstance(item, Tag)]
-        return dict(zip(tags, found.values(), strict=True)) if tags else found
-    for part in get_args(annotation):
-        found.update(alternatives(part))
-    return found
 
 
 def explain_table(fields: list[FieldHelp]) -> Table:

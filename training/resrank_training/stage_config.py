@@ -12,6 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
+from resrank.checkpoint import CheckpointSpec
+
 _E2RANK = "E2Rank (arXiv 2510.22733), the nearest published constants; DESIGN section 2"
 _LORA = "LoRA (arXiv 2106.09685)"
 _START = "a usual start for the default pair; docs/training.md says what was tried"
@@ -38,15 +40,17 @@ class GroupName(StrEnum):
 class Precision(StrEnum):
     """Of the backbones' products; weights, losses and scores are always fp32."""
 
+    AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
 
 
 class ProjectorStart(StrEnum):
-    """Where P_in starts from."""
+    """Where the projectors start from."""
 
     KEEP = "keep"
     RIDGE = "ridge"
+    RANKING = "ranking"
 
 
 def _field(default: object, description: str, *, unit: str, source: str, **limits: Any) -> Any:
@@ -133,11 +137,19 @@ class FusionTraining(_Strict):
         gt=0,
         le=1e4,
     )
+    query_slot: bool | None = _field(
+        None,
+        "Whether the query's vector stands at EOS's position in the trained checkpoint, so that the query's state, "
+        "like a passage's, is a vector with context; null keeps the start's. Needs the query residual.",
+        unit="true, false or null",
+        source="measured on NFCorpus, docs/training.md",
+    )
     projector_start: ProjectorStart = _field(
         ProjectorStart.KEEP,
-        "keep: the checkpoint's P_in; ridge: fitted before reranker_alignment, so that a slot starts as its passage's "
-        "rarer words in the reranker's own vocabulary.",
-        unit="keep or ridge",
+        "keep: the checkpoint's. Before reranker_alignment, ridge: P_in is fitted, so that a slot starts as its "
+        "passage's rarer words in the reranker's own vocabulary; ranking: P_out is fitted, so that the reranker starts "
+        "with what a linear map of the vectors learns from the training lists in seconds.",
+        unit="keep, ridge or ranking",
         source="the checkpoint",
     )
     projector_passages: int = _field(
@@ -147,23 +159,41 @@ class FusionTraining(_Strict):
         source="fifty for each of the default encoder's 384 dimensions",
         ge=1,
     )
+    projector_lists: int = _field(
+        10_000,
+        "With ranking: lists that the map is trained on, repetitions counted.",
+        unit="lists",
+        source="four times the training questions of NFCorpus, docs/training.md",
+        ge=1,
+    )
     projector_ridge: float = _field(
         0.01,
-        "With ridge: penalty on P_in, relative to the mean square of an embedding's component.",
+        "With ridge and ranking: penalty on the projector, relative to the mean square of what it reads.",
         unit="factor",
         source=_CUSTOM,
         gt=0,
     )
+
+    def applied_to(self, spec: CheckpointSpec) -> CheckpointSpec:
+        """The fields of the checkpoint that is trained: the start's, but for what is decided here."""
+        if self.input_scale is not None:
+            fusion = spec.fusion.model_copy(update={"input_scale": self.input_scale})
+            spec = spec.model_copy(update={"fusion": fusion})
+        if self.query_slot is not None:
+            reranker = spec.reranker.model_copy(update={"query_slot": self.query_slot})
+            spec = spec.model_copy(update={"reranker": reranker})
+        return spec
 
 
 class ComputeConfig(_Strict):
     """How passes are computed."""
 
     precision: Precision = _field(
-        Precision.BF16,
-        "bf16: autocast over fp32 weights; fp32: no autocast.",
-        unit="fp32 or bf16",
-        source="measured fastest on CPUs with AVX-512 BF16 or AMX",
+        Precision.AUTO,
+        "bf16: autocast over fp32 weights; fp32: no autocast; auto: bf16 where the device multiplies in it (GPUs, CPUs "
+        "with AVX-512 BF16 or AMX), else fp32. A run keeps what auto was when it began.",
+        unit="auto, fp32 or bf16",
+        source="measured: with AVX-512 BF16 bf16 is fastest, with AVX2 alone it takes six times as long as fp32",
     )
     gradient_checkpointing: bool = _field(
         False,

@@ -21,9 +21,10 @@ from resrank.errors import CheckpointError, InvalidInputError
 from resrank.modeling import ResRankModel
 from resrank_training.attention import TRAINING_ATTENTION
 from resrank_training.stage_config import BackboneTraining, GroupName, GroupOptimization, Mode, ModelConfig, Precision
+from resrank_training.stored_vectors import as_stored
 
 Role = Literal["encoder", "reranker"]
-Call = Literal["encode", "rank"]
+Call = Literal["encode", "rank", "states"]
 
 ROLES: tuple[Role, Role] = ("encoder", "reranker")
 
@@ -69,8 +70,8 @@ class TrainableResRank(nn.Module):
 
     Attributes:
         model: The reference model; its backbones carry the adapters.
-        spec: The checkpoint's fields at the start, with the config's ``input_scale``. The gate of a trained model is
-            :attr:`gate`.
+        spec: The checkpoint's fields at the start, with the config's ``input_scale`` and ``query_slot``. The gate of a
+            trained model is :attr:`gate`.
         config: What is trained.
     """
 
@@ -86,9 +87,7 @@ class TrainableResRank(nn.Module):
         """
         super().__init__()
         self.model = model.requires_grad_(False)
-        if config.fusion.input_scale is not None:
-            fusion = model.spec.fusion.model_copy(update={"input_scale": config.fusion.input_scale})
-            model.spec = model.spec.model_copy(update={"fusion": fusion})
+        model.spec = config.fusion.applied_to(model.spec)
         self.spec: CheckpointSpec = model.spec
         self.config = config
         # In a dict, where torch does not look for submodules: they only wrap the backbones that `model` owns.
@@ -208,15 +207,25 @@ class TrainableResRank(nn.Module):
         """Every pass with or without gradients.
 
         Args:
-            call: ``encode``: texts to embeddings. ``rank``: queries and candidates to scores.
+            call: ``encode``: texts to embeddings. ``rank``: queries and candidates to scores. ``states``: the same to
+                the reranker's states before P_out.
             *inputs: For ``encode`` INT64 [B, L] ids and mask. For ``rank`` INT64 [B, S] ids, INT64 [B, N] slots, INT64
                 [B, 1] EOS position (of :class:`resrank.prompt.PromptBatch`), FP16 or FP32 [B, N, d] candidates and
-                FP32 [B, d] query embeddings, read only with ``query_residual``.
+                FP32 [B, d] query embeddings, read only with ``query_residual``. With ``query_slot`` there is one slot
+                more than candidates. For ``states`` the first three and the vectors of :meth:`slot_vectors`.
 
         Returns:
-            ``encode``: FP32 [B, d]. ``rank``: FP32 [B, N] cosines, without meaning on padding.
+            ``encode``: FP32 [B, d]. ``rank``: FP32 [B, N] cosines, without meaning on padding. ``states``: FP32 [B, N',
+            h] of the slots.
         """
-        return self._encode(*inputs) if call == "encode" else self._rank(*inputs)
+        match call:
+            case "encode":
+                return self._encode(*inputs)
+            case "rank":
+                return self._rank(*inputs)
+            case "states":
+                with self._autocast():
+                    return self.model.hidden_states(*inputs)[:, :-1]
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         with self._autocast():
@@ -225,10 +234,30 @@ class TrainableResRank(nn.Module):
     def _rank(
         self, input_ids: Tensor, slots: Tensor, last: Tensor, candidates: Tensor, query_embeddings: Tensor
     ) -> Tensor:
+        vectors = self.slot_vectors(slots, last, candidates, query_embeddings)
         with self._autocast():
-            passage_states, query_state = self.model.states(input_ids, slots, last, candidates)
+            passage_states, query_state = self.model.states(input_ids, slots, last, vectors)
+        passage_states = passage_states[:, : candidates.shape[1]]
         residual = candidates if self.config.fusion.residual else torch.zeros_like(candidates)
         return self.model.score(passage_states.float(), query_state.float(), residual, query_embeddings)
+
+    def slot_vectors(self, slots: Tensor, last: Tensor, candidates: Tensor, query_embeddings: Tensor) -> Tensor:
+        """What stands in the slots of a batch: the candidates and, with ``query_slot``, the query behind them.
+
+        Args:
+            slots: INT64 [B, N'], N' = N, or N + 1 with ``query_slot``.
+            last: INT64 [B, 1], EOS's position.
+            candidates: FP16 or FP32 [B, N, d], each row's last one repeated.
+            query_embeddings: FP32 [B, d].
+
+        Returns:
+            FP16 or FP32 [B, N', d].
+        """
+        if not self.spec.reranker.query_slot:
+            return candidates
+        # Behind the last candidate of each row, where what is left is padding that repeats it.
+        vectors = torch.cat([candidates.float(), candidates[:, -1:].float()], dim=1)
+        return torch.where((slots == last)[:, :, None], as_stored(query_embeddings)[:, None], vectors)
 
     def _autocast(self) -> torch.autocast:
         enabled = self.config.compute.precision is Precision.BF16

@@ -28,6 +28,7 @@ from resrank_training.optimization import StageOptimizer
 from resrank_training.processes import Processes, whole
 from resrank_training.progress import RunProgress
 from resrank_training.projector_alignment import align_projector
+from resrank_training.projector_ranking import rank_projectors
 from resrank_training.run_folder import Opening, RunFolder
 from resrank_training.sampling import CandidateSampler
 from resrank_training.sources import TrainingData
@@ -102,7 +103,7 @@ class Trainer:
         self._writer = writer
         self._processes = processes
         self._progress = progress
-        self._tokenizers = Tokenizers.from_checkpoint(start, spec)
+        self._tokenizers = Tokenizers.from_checkpoint(start, config.model.fusion.applied_to(spec))
         self._development = Development(data.development, config.development, self._tokenizers)
         self._stream = ListStream(data.train, CandidateSampler(config.data.candidates), config.seed)
         self._states = StateFolder(folder.state, config.checkpoints.keep)
@@ -222,7 +223,16 @@ class Trainer:
         lists = [candidates for source in self._data.train for candidates in source.lists]
         with self._progress.encoding("encoding the training lists") as encoding:
             table = EmbeddingTable.build(self._model, self._tokenizers, lists, progress=encoding)
-        if fresh and self._config.model.fusion.projector_start is ProjectorStart.RIDGE:
+        start = self._config.model.fusion.projector_start
+        if fresh and start is ProjectorStart.RANKING:
+            ranked = rank_projectors(self._model, self._tokenizers, table, self._stream.at, config.ranking)
+            self._write_log(PROJECTOR, asdict(ranked))
+            self._progress.note(
+                f"  P_out starts as a map trained on {ranked.lists} lists: loss {ranked.loss:.4f}, cosine with it "
+                f"{ranked.cosine:.3f}"
+            )
+            self._evaluate(encoder_changed=False)  # where a run of minutes may have its best already
+        if fresh and start is ProjectorStart.RIDGE:
             fit = align_projector(self._model, self._tokenizers, table, lists, seed=self._config.seed)
             values = {"passages": fit.passages, "cosine": fit.cosine, "explained": fit.explained}
             self._write_log(PROJECTOR, values)

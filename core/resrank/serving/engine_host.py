@@ -7,6 +7,7 @@ depend on its company.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ class EngineStep:
             CheckpointError: Torch's files are damaged.
         """
         parameters = instance.parameters
+        os.nice(int(parameters.get(Parameter.NICENESS, 0)))  # before the engine makes its threads, which inherit it
         kind = EngineKind(parameters[Parameter.ENGINE])
         on_gpu = kind in _TENSORRT or (kind is EngineKind.TORCH and instance.gpu is not None)
         device = (instance.gpu or 0) if on_gpu else None

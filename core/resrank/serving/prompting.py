@@ -9,7 +9,7 @@ from resrank.buckets import bucket_length
 from resrank.checkpoint import read_spec
 from resrank.errors import InvalidInputError
 from resrank.names import Parameter, Tensor
-from resrank.prompt import pad_candidates
+from resrank.prompt import append_query, pad_candidates
 from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.candidates import validate_candidates
 from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
@@ -20,7 +20,8 @@ class PromptingStep:
     """QUERY BYTES [B, 1] and CANDIDATES FP16 [B, N, d] to the inputs of ``reranker``, after checking both.
 
     What only a later step needs (the candidates' count and, with ``query_residual``, the query's embedding) is passed
-    on, so that the ensemble is a chain.
+    on, so that the ensemble is a chain. With ``query_slot`` the query's embedding stands behind the candidates, too;
+    their count leaves it out, so that its state is never scored.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
@@ -40,7 +41,9 @@ class PromptingStep:
         self._tokenizer = PromptTokenizer(folder, spec.reranker)
         self._sequence_buckets = read_buckets(parameters, Parameter.SEQUENCE_BUCKETS)
         self._candidate_buckets = read_buckets(parameters, Parameter.CANDIDATE_BUCKETS)
-        self._max_passages = min((spec.reranker.max_passages, *self._candidate_buckets[-1:]))
+        self._max_passages = spec.reranker.max_passages
+        if self._candidate_buckets:
+            self._max_passages = min(self._max_passages, self._candidate_buckets[-1] - self._tokenizer.layout.slots(0))
 
     @property
     def most_candidates(self) -> int:
@@ -58,13 +61,15 @@ class PromptingStep:
         validate_candidates(candidates, max_passages=self._max_passages, dim=self._dim)
         queries = self._tokenizer.encode(request.inputs[Tensor.QUERY][:, 0].tolist(), truncate=request.truncate)
         rows, count, _ = candidates.shape
+        if self._tokenizer.layout.query_slot:
+            candidates = append_query(candidates, request.inputs[Tensor.QUERY_EMBEDDING])
         length = candidate_width = 1
         if self._sequence_buckets:
             queries = self._fit(queries, count, truncate=request.truncate)
             longest = self._tokenizer.layout.length(max(map(len, queries)), count)
             length = bucket_length(longest, self._sequence_buckets)
         if self._candidate_buckets:
-            candidate_width = bucket_length(count, self._candidate_buckets)
+            candidate_width = bucket_length(candidates.shape[1], self._candidate_buckets)
             candidates = pad_candidates(candidates, candidate_width)
         prompt = self._tokenizer.layout.batch(
             queries, [count] * rows, min_length=length, min_candidates=candidate_width

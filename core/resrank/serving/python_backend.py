@@ -16,9 +16,17 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.errors import InvalidInputError, QueueFullError, ResRankError
+from resrank.errors import (
+    RETRIEVAL_FAILURE,
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
 from resrank.names import Model, Parameter, Tensor
-from resrank.serving.step import Arrays, AsyncStep, Outcome, Step, StepRequest
+from resrank.serving.step import Arrays, Outcome, Step, StepRequest
 
 _SHED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
@@ -81,7 +89,10 @@ class PythonBackend:
     def __init__(self, pb_utils: Any, args: Mapping[str, str]) -> None:
         self._pb = pb_utils
         self._model = args["model_name"]
-        self._inputs = [Tensor(tensor["name"]) for tensor in json.loads(args["model_config"])["input"]]
+        config = json.loads(args["model_config"])
+        self._inputs = [Tensor(tensor["name"]) for tensor in config["input"]]
+        policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
+        self._queue_bound = int(policy.get("max_queue_size", 0))
 
     def execute(self, step: Step, requests: Sequence[Any]) -> list[Any]:
         """Answers one batch.
@@ -93,7 +104,7 @@ class PythonBackend:
         Returns:
             ``pb_utils.InferenceResponse`` objects in the same order.
         """
-        read = [self._read(request) for request in requests]
+        read = [self._read_or_error(request) for request in requests]
         valid = [request for request in read if isinstance(request, StepRequest)]
         try:
             outcomes = step.run(valid)
@@ -101,11 +112,29 @@ class PythonBackend:
             outcomes = [error] * len(valid)
         return self._respond(read, outcomes)
 
-    async def execute_async(self, step: AsyncStep, requests: Sequence[Any]) -> list[Any]:
-        """Answers one batch with a step that calls other models (see :meth:`execute`)."""
-        read = [self._read(request) for request in requests]
-        outcomes = await step.run([request for request in read if isinstance(request, StepRequest)])
-        return self._respond(read, outcomes)
+    def send(self, request: Any, outcome: Outcome) -> None:
+        """Answers one request of a batch whose ``execute`` has returned (see :mod:`resrank.serving.deferred`).
+
+        Args:
+            request: A ``pb_utils.InferenceRequest``.
+            outcome: Its outputs, those that the caller asked for or more, or its error.
+        """
+        if not isinstance(outcome, Exception):
+            wanted = request.requested_output_names()
+            outcome = {name: array for name, array in outcome.items() if name.value in wanted}
+        request.get_response_sender().send(self._response(outcome), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def refuse_above_queue_bound(self, requests: int) -> None:
+        """Sheds a request that is one too many by the model's queue policy.
+
+        Args:
+            requests: Under way, this one included.
+
+        Raises:
+            QueueFullError: They are more than the bound.
+        """
+        if self._queue_bound and requests > self._queue_bound:
+            raise QueueFullError(f"{_SHED[0]} of {self._model}: {self._queue_bound} requests are under way")
 
     async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
         """Calls another model of the repository on behalf of a request.
@@ -141,14 +170,14 @@ class PythonBackend:
         # Copied: the memory is Triton's and goes with the response.
         return np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
 
-    def _read(self, request: Any) -> StepRequest | Exception:
-        try:
-            return self._to_step_request(request)
-        except Exception as error:  # what a foreign client sent costs its own request and no other
-            return error
+    def read(self, request: Any) -> StepRequest:
+        """Reads a ``pb_utils.InferenceRequest``.
 
-    def _to_step_request(self, request: Any) -> StepRequest:
-        truncate = json.loads(request.parameters()).get(Parameter.TRUNCATE, False)
+        Raises:
+            InvalidInputError: A request parameter has the wrong type.
+        """
+        parameters = json.loads(request.parameters())
+        truncate = parameters.get(Parameter.TRUNCATE, False)
         if not isinstance(truncate, bool):
             raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
         timeout_us = request.timeout()
@@ -156,7 +185,15 @@ class PythonBackend:
             {name: self._pb.get_input_tensor_by_name(request, name.value).as_numpy() for name in self._inputs},
             truncate,
             time.monotonic() + timeout_us / 1e6 if timeout_us else None,
+            parameters,
+            request.requested_output_names(),
         )
+
+    def _read_or_error(self, request: Any) -> StepRequest | Exception:
+        try:
+            return self.read(request)
+        except Exception as error:  # what a foreign client sent costs its own request and no other
+            return error
 
     def _respond(self, read: Sequence[StepRequest | Exception], outcomes: Sequence[Outcome]) -> list[Any]:
         computed = iter(outcomes)
@@ -175,8 +212,12 @@ class PythonBackend:
         match error:
             case InvalidInputError():
                 return triton_error(str(error), triton_error.INVALID_ARG)
-            case QueueFullError():
+            case QueueFullError() | ServerUnavailableError():
                 return triton_error(str(error), triton_error.UNAVAILABLE)
+            case DeadlineExceededError():
+                return triton_error(f"{_SHED[1]}: {error}", triton_error.UNAVAILABLE)
+            case RetrievalError():
+                return triton_error(f"{RETRIEVAL_FAILURE}{error}", triton_error.INTERNAL)
             case ResRankError():
                 return triton_error(str(error), triton_error.INTERNAL)
             case _:

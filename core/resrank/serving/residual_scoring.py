@@ -39,7 +39,7 @@ class ResidualScoringStep:
             raise InvalidInputError(
                 Tensor.PASSAGE_STATES, f"shape {states.shape} is not that of CANDIDATES, {candidates.shape}"
             )
-        # The rows of one request have equally many candidates; what stands behind them is padding.
+        # The rows of one request have equally many candidates; what stands behind them is the query's slot or padding.
         count = int(inputs[Tensor.CANDIDATE_COUNT].max())
         if not 1 <= count <= states.shape[1]:
             raise InvalidInputError(Tensor.CANDIDATE_COUNT, "not in range", limit=states.shape[1], value=count)

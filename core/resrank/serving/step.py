@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
@@ -22,11 +22,19 @@ class StepRequest:
         inputs: Every input by name, the batch dimension first. Memory is Triton's: to be read, not written.
         truncate: The caller's wish to have texts over the token maximum cut instead of refused.
         deadline: When the caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
+        parameters: All that the caller sent as request parameters, unchecked.
+        wanted: The outputs that the caller asked for; empty for all.
     """
 
     inputs: Arrays
     truncate: bool = False
     deadline: float | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    wanted: Collection[str] = ()
+
+    def wants(self, *outputs: Tensor) -> bool:
+        """Whether the caller asked for one of these outputs."""
+        return not self.wanted or not set(outputs).isdisjoint(self.wanted)
 
 
 class Step(Protocol):
@@ -58,11 +66,3 @@ def run_each(compute: Callable[[StepRequest], Arrays], requests: Sequence[StepRe
         except Exception as error:
             outcomes.append(error)
     return outcomes
-
-
-class AsyncStep(Protocol):
-    """One model's logic that awaits other models."""
-
-    async def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
-        """Computes one batch (see :class:`Step`)."""
-        ...

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,41 +10,43 @@ from numpy.typing import NDArray
 from resrank.errors import InvalidInputError
 from resrank.limits import MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.names import Model, Tensor
-from resrank.serving.step import Arrays, Outcome, StepRequest
+from resrank.serving.cache_metrics import CacheMetrics
+from resrank.serving.embedding_cache import EmbeddingCache
+from resrank.serving.infer import Infer
+from resrank.serving.passage_encoding import PassageEncoder, PassageError
+from resrank.serving.step import Arrays, StepRequest
 from resrank.tokenization import decode_text, row_field
-
-_TEXT_ROW = re.compile(rf"{Tensor.TEXT}(?:\[(\d+)\])?")
-
-
-class Infer(Protocol):
-    """Calls another model; see :meth:`resrank.serving.python_backend.PythonBackend.infer`."""
-
-    async def __call__(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
-        """Returns the one wanted output."""
-        ...
 
 
 class TextRerankingStep:
     """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 [B, N]."""
 
-    def __init__(self, infer: Infer, *, embed_batch_size: int, max_passages: int) -> None:
+    def __init__(
+        self, infer: Infer, cache: EmbeddingCache, metrics: CacheMetrics, *, embed_batch_size: int, max_passages: int
+    ) -> None:
         """Prepares the calls.
 
         Args:
             infer: Calls another model.
+            cache: Keeps the passages' vectors.
+            metrics: Told what was found in it.
             embed_batch_size: Passages in one call to ``embed_passage``.
             max_passages: Candidates that ``rerank`` takes in one pass.
         """
         self._infer = infer
-        self._embed_batch_size = embed_batch_size
+        self._cache = cache
+        self._metrics = metrics
+        self._encoder = PassageEncoder(cache, embed_batch_size)
         self._max_passages = min(max_passages, MAX_TEXT_PASSAGES)
 
-    async def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
-        """Computes all requests of the batch at the same time (see the protocol)."""
-        outcomes = await asyncio.gather(*map(self._rerank, requests), return_exceptions=True)
-        return [_no_exit(outcome) for outcome in outcomes]
+    async def answer(self, request: StepRequest) -> Arrays:
+        """Scores one request (see :class:`resrank.serving.deferred.RequestStep`).
 
-    async def _rerank(self, request: StepRequest) -> Arrays:
+        Raises:
+            InvalidInputError: The query or a passage breaks a rule, or there are none or too many.
+            QueueFullError: A queue was full, or the caller's time is over.
+            DeadlineExceededError: The caller's time is over.
+        """
         queries, passages = request.inputs[Tensor.QUERY], request.inputs[Tensor.PASSAGES]
         rows, count = passages.shape
         if count == 0:
@@ -58,48 +57,33 @@ class TextRerankingStep:
             )
         for row, query in enumerate(queries[:, 0]):  # before the passages are paid for
             decode_text(query, row_field(Tensor.QUERY, row, rows), max_bytes=MAX_QUERY_BYTES)
-        embeddings = await self._embed(passages.reshape(-1, 1), request)
-        with np.errstate(over="ignore"):  # `rerank` refuses an infinity and says where it is
-            candidates = embeddings.reshape(rows, count, -1).astype(np.float16)
-        inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates}
+        vectors = await self._encode(passages.ravel().tolist(), passages.shape, request)
+        inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: vectors.reshape(rows, count, -1)}
         return {Tensor.SCORES: await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)}
 
-    async def _embed(self, texts: NDArray[np.object_], request: StepRequest) -> NDArray[np.float32]:
-        """BYTES [B * N, 1] to FP32 [B * N, d]."""
-        starts = range(0, len(texts), self._embed_batch_size)
-        chunks = await asyncio.gather(
-            *(
-                self._infer(
-                    Model.EMBED_PASSAGE,
-                    {Tensor.TEXT: texts[start : start + self._embed_batch_size]},
-                    Tensor.EMBEDDING,
-                    request,
-                )
-                for start in starts
-            ),
-            return_exceptions=True,
-        )
-        embeddings: list[NDArray[np.float32]] = []
-        for start, chunk in zip(starts, chunks, strict=True):  # in order, so that the first bad passage is named
-            if isinstance(chunk, InvalidInputError):
-                raise _named_as_passage(chunk, start, request.inputs[Tensor.PASSAGES].shape)
-            if isinstance(chunk, BaseException):
-                raise chunk
-            embeddings.append(chunk)
-        return np.concatenate(embeddings)
+    async def _encode(
+        self, passages: Sequence[bytes], shape: tuple[int, ...], request: StepRequest
+    ) -> NDArray[np.float16]:
+        """FP16 [B * N, d] of B * N texts."""
+
+        async def embed(texts: Sequence[bytes]) -> NDArray[np.float32]:
+            inputs = {Tensor.TEXT: np.array(texts, dtype=np.object_)[:, np.newaxis]}
+            embeddings: NDArray[np.float32] = await self._infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, request)
+            return embeddings
+
+        try:
+            encoded = await self._encoder.encode(passages, embed, truncate=request.truncate, deadline=request.deadline)
+        except PassageError as failed:
+            raise _named_as_passage(failed, shape) from failed
+        self._metrics.record(found=encoded.found, encoded=encoded.encoded, bytes_used=self._cache.bytes_used)
+        return encoded.vectors
 
 
-def _named_as_passage(error: InvalidInputError, start: int, shape: tuple[int, ...]) -> InvalidInputError:
-    """Says of a chunk's ``TEXT[j]`` which of PASSAGES it is."""
-    match = _TEXT_ROW.fullmatch(error.field)
-    if match is None:
+def _named_as_passage(failed: PassageError, shape: tuple[int, ...]) -> Exception:
+    """Says which of PASSAGES an error is about, where it is about one of them."""
+    error = failed.error
+    if not isinstance(error, InvalidInputError) or error.field.partition("[")[0] != Tensor.TEXT:
         return error
-    row, index = divmod(start + int(match[1] or 0), shape[1])
+    row, index = divmod(failed.position, shape[1])
     name = f"{Tensor.PASSAGES}[{index}]" if shape[0] == 1 else f"{Tensor.PASSAGES}[{row}][{index}]"
     return InvalidInputError(name, error.problem, limit=error.limit, value=error.value)
-
-
-def _no_exit(outcome: Arrays | BaseException) -> Outcome:
-    if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-        raise outcome  # cancellation or exit of the process: nobody's result
-    return outcome

@@ -51,11 +51,18 @@ class EngineChoice:
         by: What computed them: the engine itself, or what stands in for an engine that needs a GPU.
         latency_ms: Least time of one pass in milliseconds: the encoder over the parity batch, the reranker over its
             first row (as many candidates as one pass takes). None where the engine itself did not run.
+        rows: How many rows that pass has.
     """
 
     parity: ParityResult
     by: str
     latency_ms: float | None = None
+    rows: int = 1
+
+    @property
+    def row_ms(self) -> float | None:
+        """Milliseconds of one row; None where the engine itself did not run."""
+        return None if self.latency_ms is None else self.latency_ms / self.rows
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _engine_model(onnx: Path, choice: EngineChoice) -> EngineModel:
         plans={},
         profiles=(),
     )
-    return EngineModel(facts, graph_files(onnx))
+    return EngineModel(facts, graph_files(onnx), choice.row_ms)
 
 
 def _fastest(model: Model, tried: Iterable[EngineChoice], refused: Iterable[str]) -> EngineChoice:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resrank.engines import Engine, EngineOptions
 from resrank.errors import ParityError
-from resrank.names import Model
+from resrank.names import Model, Tensor
 from resrank_export.parity import ParityGate, parity_table
 from resrank_export.runtimes.base import EngineChoice
 
@@ -28,7 +28,9 @@ def measure(gate: ParityGate, model: Model, engine: Engine, options: EngineOptio
     """
     if model is Model.ENCODER:
         parity = gate.check_encoder(engine, options)
-        return EngineChoice(parity, options.kind.value, _latency_ms(engine, gate.encoder_case.inputs))
+        inputs = gate.encoder_case.inputs
+        rows = len(inputs[Tensor.INPUT_IDS])
+        return EngineChoice(parity, options.kind.value, _latency_ms(engine, inputs), rows)
     parity = gate.check_reranker(engine, options)
     first_row = {tensor: array[:1] for tensor, array in gate.reranker_case.inputs.items()}
     return EngineChoice(parity, options.kind.value, _latency_ms(engine, first_row))

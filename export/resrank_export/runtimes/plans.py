@@ -30,7 +30,7 @@ from resrank_export.runtimes.base import ENGINE_MODELS, EngineChoice, RuntimeExp
 from resrank_export.runtimes.measurement import measure, parity_failure
 from resrank_export.runtimes.shapes import gpu_serving
 from resrank_export.tensorrt import BuiltPlan, EngineBuilder, load_builder
-from resrank_export.typed_graphs import TYPED_OPSET, export_typed_encoder, export_typed_reranker
+from resrank_export.typed_graphs import TYPED_OPSET, TypedGraph
 from resrank_export.typed_parity import check_typed
 
 _KINDS = {Runtime.TENSORRT: EngineKind.TENSORRT, Runtime.TENSORRT_RTX: EngineKind.TENSORRT_RTX}
@@ -100,12 +100,12 @@ class PlanRuntime:
 
     def _choose(self, model: Model, subject: Subject, tried: list[EngineChoice]) -> _Graph:
         """The typed graph of the first precision that passes."""
-        write = export_typed_encoder if model is Model.ENCODER else export_typed_reranker
+        subject.progress(f"Exporting the {model.value} to ONNX")
+        typed = TypedGraph.trace(subject.model, model)
         wished = self._options.precision
         for precision in (wished,) if wished else _USUAL_PRECISIONS:
-            subject.progress(f"Exporting the {model.value} to ONNX, typed {precision.value}")
-            onnx = write(subject.model, precision, subject.scratch / "typed" / model / precision)
-            subject.progress(f"Checking the {model.value}'s {precision.value} graph")
+            subject.progress(f"Typing the {model.value}'s graph {precision.value} and checking it")
+            onnx = typed.write(precision, subject.scratch / "typed" / model / precision)
             parity = check_typed(subject.gate, model, onnx, precision)
             tried.append(EngineChoice(parity, parity.options.kind.value))
             if parity.passed:

@@ -75,8 +75,9 @@ class TensorRtRtxCompiler(Compiler):
                 major, minor = Gpu(0).capability
             except EngineError as error:
                 possible = ",".join(map(str, self.capabilities))
+                reason = str(error).partition(": ")[0]  # what else to do with one is of no use for building
                 raise ExportError(
-                    f"{self} finds no GPU here to build for: {error}; name one with --compute-capability ({possible})"
+                    f"{self} finds no GPU here to build for ({reason}): name one with --compute-capability ({possible})"
                 ) from error
             return 10 * major + minor
         if capability not in self._members:

@@ -10,19 +10,32 @@ class TritonPythonModel:
         """Loads the step."""
         try:
             from resrank.names import Parameter
+            from resrank.serving.cache_metrics import CacheMetrics
+            from resrank.serving.deferred import DeferredBackend
+            from resrank.serving.embedding_cache import EmbeddingCache
             from resrank.serving.python_backend import PythonBackend, config_parameters
             from resrank.serving.text_reranking import TextRerankingStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
-        self._backend = PythonBackend(pb_utils, args)
+        backend = PythonBackend(pb_utils, args)
         parameters = config_parameters(args)
-        self._step = TextRerankingStep(
-            self._backend.infer,
+        cache = EmbeddingCache(
+            parameters[Parameter.ENCODER_SHA256], int(parameters[Parameter.EMBEDDING_CACHE_MIB]) * 1024 * 1024
+        )
+        step = TextRerankingStep(
+            backend.infer,
+            cache,
+            CacheMetrics(pb_utils, args["model_name"], cache.max_bytes),
             embed_batch_size=int(parameters[Parameter.EMBED_BATCH_SIZE]),
             max_passages=int(parameters[Parameter.MAX_PASSAGES]),
         )
+        self._deferred = DeferredBackend(backend, step)
 
-    async def execute(self, requests: list) -> list:
-        """Answers one batch."""
-        return await self._backend.execute_async(self._step, requests)
+    def execute(self, requests: list) -> None:
+        """Takes one batch, whose answers follow."""
+        self._deferred.execute(requests)
+
+    def finalize(self) -> None:
+        """Ends when all is answered."""
+        self._deferred.close()

@@ -49,8 +49,11 @@ _EXTRAS = {
     "faiss": "retrieval",
     "grpc_health": "retrieval",
     "grpc_reflection": "retrieval",
+    "gevent": "loadtest",
     "gguf": "export",
     "ir_measures": "evaluation",
+    "jinja2": "loadtest",
+    "locust": "loadtest",
     "ml_dtypes": "export",
     "onnx": "export",
     "onnx_ir": "export",
@@ -59,6 +62,7 @@ _EXTRAS = {
     "openvino": "cpu",
     "matplotlib": "training",
     "peft": "training",
+    "prometheus_client": "loadtest",
     "psutil": "cli",
     "pymilvus": "benchmarks",
     "pydantic": "cli",
@@ -69,7 +73,7 @@ _EXTRAS = {
     "tokenizers": "triton",
     "torch": "export",
     "transformers": "export",
-    "yaml": "training",
+    "yaml": "cli",
 }
 """Import name to the extra of this distribution that brings it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from resrank.engines.base import EngineKind, Precision
 from resrank.errors import ExportError, InvalidInputError
+from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.manifest import EngineHost, Runtime, capability_name
 from resrank_stack.cli.options import Output, OutputOption
 
@@ -54,6 +56,9 @@ def export(
         ),
     ] = _AUTO,
     force: Annotated[bool, typer.Option("--force", help="Replace a repository that an earlier export wrote.")] = False,
+    embedding_cache_mib: Annotated[
+        int, typer.Option(min=0, help="Memory of `rerank_text` for vectors of passages it has seen, in MiB; 0: none.")
+    ] = DEFAULT_EMBEDDING_CACHE_MIB,
     output: OutputOption = Output.TEXT,
     cpu_engine: Annotated[
         str,
@@ -130,10 +135,9 @@ def export(
         precision=_choice(Precision, precision, "--precision"),
         cpu_engine=_choice(EngineKind, cpu_engine, "--cpu-engine"),
         threads=threads,
+        embedding_cache_mib=embedding_cache_mib,
         engine_host=engine_host,
-        compute_capabilities=tuple(
-            capability_name(sm) for sm in _numbers(compute_capability.replace(".", ""), "compute_capability", 50)
-        ),
+        compute_capabilities=_capabilities(compute_capability),
         gpus=_numbers(gpus, "gpus", 0),
         instances=instances,
         encoder_profiles=_profiles(EncoderProfile.parse, encoder_profile, "encoder_profile"),
@@ -179,6 +183,14 @@ def _numbers(text: str, field: str, least: int) -> tuple[int, ...]:
     return numbers
 
 
+def _capabilities(text: str) -> tuple[str, ...]:
+    """``80,8.9`` as NVIDIA writes them."""
+    for entry in text.split(",") if text else ():
+        if "." in entry and not re.fullmatch(r"\s*\d+\.\d\s*", entry):
+            raise InvalidInputError("compute_capability", f"{entry!r} is none, as in 89 or 8.9")
+    return tuple(capability_name(sm) for sm in _numbers(text.replace(".", ""), "compute_capability", 50))
+
+
 def _profiles(parse: Callable[[str], _Profile], texts: list[str] | None, field: str) -> tuple[_Profile, ...]:
     try:
         return tuple(map(parse, texts or ()))
@@ -202,7 +214,11 @@ def _print(report: ExportReport, console: Console) -> None:
     for reason in report.refused:
         console.print(f"[yellow]-[/] {escape(reason)}", soft_wrap=True)
     if report.put_off is None:
-        console.print(f"[green]✓[/] {report.repository}: serve it with `resrank serve {report.repository}`")
+        kinds = " or ".join(report.manifest.compute_capabilities)
+        where = f" on a machine with a GPU of compute capability {kinds}" if kinds else ""
+        console.print(
+            f"[green]✓[/] {report.repository}: serve it{where} with `resrank serve {report.repository}`", soft_wrap=True
+        )
         return
     console.print(f"[yellow]-[/] the engines are not built here: {escape(report.put_off)}", soft_wrap=True)
     console.print(

@@ -17,6 +17,7 @@ SUB_COMMANDS = {
     "search": "resrank_stack.cli.search",
     "demo": "resrank_stack.cli.demo",
     "bench": "resrank_stack.cli.bench",
+    "loadtest": "resrank_stack.cli.loadtest",
     "train": "resrank_stack.cli.train",
     "eval": "resrank_stack.cli.eval",
 }

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from resrank.names import RETRIEVAL_SOCKET_VARIABLE
+
 
 class Output(StrEnum):
     """What a command prints: text for people, JSON for programs."""
@@ -29,6 +31,15 @@ MetricsPortOption = Annotated[
 RetrievalPortOption = Annotated[
     int,
     typer.Option("--retrieval-port", envvar="RESRANK_RETRIEVAL_PORT", min=1, max=65535, help="The sidecar's port."),
+]
+RetrievalSocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--retrieval-socket",
+        envvar=RETRIEVAL_SOCKET_VARIABLE,
+        help="Unix domain socket between Triton and the sidecar; by default one in a folder of its own.",
+        show_default=False,
+    ),
 ]
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="RESRANK_INDEX", help="Index folder of the retrieval sidecar.")

@@ -25,6 +25,13 @@ class Mode(StrEnum):
     LEXICAL = "lexical"
 
 
+class Route(StrEnum):
+    """Who does the steps of a search."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
 @app.command(
     epilog='Examples: `resrank search "who wrote it?" --k 5` · '
     '`resrank search "who wrote it?" --mode lexical --no-rerank` · '
@@ -38,6 +45,12 @@ def search(
         Mode, typer.Option(help="Find candidates by embedding, by words, or by both, fused.")
     ] = Mode.HYBRID,
     rerank: Annotated[bool, typer.Option(help="Rerank the candidates, or show them as they were retrieved.")] = True,
+    route: Annotated[
+        Route,
+        typer.Option(
+            help="Ask Triton and the sidecar step by step from here, or have Triton's `search` model do all of it."
+        ),
+    ] = Route.CLIENT,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut a query over the model's token maximum instead of refusing it.")
     ] = False,
@@ -52,7 +65,15 @@ def search(
     from resrank_client import ResRankClient
 
     with ResRankClient(triton_url, retrieval=retrieval_url, timeout_s=timeout_s) as client:
-        result = client.search(query, k, candidates=candidates, mode=mode.value, rerank=rerank, truncate=truncate)
+        result = client.search(
+            query,
+            k,
+            candidates=candidates,
+            mode=mode.value,
+            rerank=rerank,
+            truncate=truncate,
+            route=route.value,
+        )
     if output is Output.JSON:
         typer.echo(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False))
     else:

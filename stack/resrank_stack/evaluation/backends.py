@@ -168,5 +168,7 @@ class _TorchPassageEncoder:
     async def encoder_sha256(self) -> str:
         return encoder_identity(self._scorer.spec)
 
-    async def embed_passages(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
+    async def embed_passages(
+        self, texts: Sequence[str], *, truncate: bool = False, bulk: bool = False
+    ) -> NDArray[np.float32]:
         return await asyncio.to_thread(self._scorer.embed_passages, texts)

@@ -16,8 +16,8 @@ import numpy as np
 from resrank.corpus import Passage
 from resrank.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.limits import MAX_MESSAGE_RECORDS
+from resrank.retrieval.searching import check_encoder
 from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank_client.retrieval_calls import check_encoder
 from resrank_retrieval.lexical import query_terms
 from resrank_stack.evaluation.backends import Backend
 from resrank_stack.evaluation.names import Retrieval

@@ -66,7 +66,7 @@ class TritonPythonModel:
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory, start_triton: Callable[..., TritonProcess]) -> TritonProcess:
     repository = tmp_path_factory.mktemp("repository")
-    for name, config in (("embed_passage", EMBED), ("rerank", RERANK)):
+    for name, config in (("embed_bulk", EMBED), ("rerank", RERANK)):
         version = repository / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(CODE)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,9 @@ def test_sigterm_lets_calls_finish_and_gives_the_folder_back(
 
     call = sidecar.stub.Upsert.future(upload())
     assert started.wait(10)
+    # The first record is in the store, so the call is under way in the server and not only sent.
+    while not call.done() and sidecar.stub.Describe(pb.DescribeRequest()).record_count == 0:
+        time.sleep(0.01)
     sidecar.process.send_signal(signal.SIGTERM)
     finish.set()
     assert call.result(timeout=10).inserted == 2

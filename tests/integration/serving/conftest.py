@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
 import tritonclient.grpc as triton_grpc
+from google.protobuf import text_format
 from transformers import AutoTokenizer
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.engines import EngineKind, Precision
 from resrank.modeling import ResRankModel
+from resrank.names import Parameter
 from resrank_export.export_options import ExportOptions
 from resrank_export.exporter import export_checkpoint
 from resrank_stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
 
-# The two kinds of ensemble, both forms of projector, both engines, both kinds of encoder; g is 1 everywhere.
+# The kinds of ensemble, the query with and without a slot of its own, both forms of projector, both engines, both kinds
+# of encoder; g is 1 everywhere.
 CHECKPOINTS: dict[str, tuple[dict[str, Any], EngineKind]] = {
     "query_residual-linear-openvino": (
         {"query_residual": True, "embedding_dim": 32, "hidden_size": 48},
         EngineKind.OPENVINO,
     ),
+    "query_slot-linear-onnxruntime": ({"query_residual": True, "query_slot": True}, EngineKind.ONNXRUNTIME),
     "plain-identity-onnxruntime": (
         {"embedding_dim": 48, "hidden_size": 48, "encoder_family": "llama", "pooling": "last", "append_eos": True},
         EngineKind.ONNXRUNTIME,
@@ -66,12 +74,17 @@ class Reference:
         ]
         eos = self.reranker_tokenizer.convert_tokens_to_ids(self.spec.reranker.eos_token)
         row = [*before, *[0] * len(candidates), *self.ids(prompt.after_passages), eos]
-        slots = torch.arange(len(before), len(before) + len(candidates))[None]
-        vectors = torch.from_numpy(candidates)[None]
+        slots = [*range(len(before), len(before) + len(candidates))]
+        passages = read = torch.from_numpy(candidates)[None]
         e_q = torch.from_numpy(self.encode(query))[None] if self.spec.fusion.query_residual else None
+        if self.spec.reranker.query_slot:
+            slots.append(len(row) - 1)
+            read = torch.cat([passages, e_q[None].half()], dim=1)
         with torch.no_grad():
-            states = self.model.states(torch.tensor([row]), slots, torch.tensor([[len(row) - 1]]), vectors)
-            return self.model.score(*states, vectors, e_q)[0].numpy()
+            states, last = self.model.states(
+                torch.tensor([row]), torch.tensor([slots]), torch.tensor([[len(row) - 1]]), read
+            )
+            return self.model.score(states[:, : len(candidates)], last, passages, e_q)[0].numpy()
 
 
 @dataclass(frozen=True)
@@ -120,3 +133,58 @@ def served(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) 
         triton_grpc.InferenceServerClient(triton.grpc_address) as client,
     ):
         yield Served(made.checkpoint, made.repository, made.reference, triton.grpc_address, client)
+
+
+@dataclass(frozen=True)
+class Searching(Served):
+    """Behind a Triton that knows a sidecar's socket, and whose embedding cache is the smallest there is."""
+
+    metrics_address: str
+    socket: Path
+
+    def metric(self, name: str) -> float:
+        """A figure of ``rerank_text`` on the metrics endpoint."""
+        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        (value,) = (line.rpartition(" ")[2] for line in lines if line.startswith(f'{name}{{model="rerank_text"}} '))
+        return float(value)
+
+    def passages_encoded(self) -> int:
+        """Rows that the encoder has had so far, without those of queries."""
+
+        def rows(model: str) -> int:
+            (statistics,) = self.client.get_inference_statistics(model).model_stats
+            return int(statistics.inference_count)
+
+        return rows("encoder") - rows("query_tokenizer")
+
+
+CACHE_MIB = 1
+
+
+@pytest.fixture(scope="session")
+def searching(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searching]:
+    """The checkpoint with the longest chain. Nothing listens on the socket yet."""
+    made = exported("query_residual-linear-openvino")
+    repository = tmp_path_factory.mktemp("searching") / "repository"
+    shutil.copytree(made.repository, repository)
+    config_file = repository / "rerank_text" / "config.pbtxt"
+    config = text_format.Parse(config_file.read_text(), ModelConfig())
+    config.parameters[Parameter.EMBEDDING_CACHE_MIB.value].string_value = str(CACHE_MIB)
+    config_file.write_text(text_format.MessageToString(config))
+    # In /tmp: pytest's own folders may be too deep for a socket.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        socket = Path(folder, "s")
+        with (
+            TritonProcess(repository, retrieval_socket=socket) as triton,
+            triton_grpc.InferenceServerClient(triton.grpc_address) as client,
+        ):
+            yield Searching(
+                made.checkpoint,
+                repository,
+                made.reference,
+                triton.grpc_address,
+                client,
+                triton.metrics_address,
+                socket,
+            )

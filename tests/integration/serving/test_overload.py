@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 from google.protobuf import text_format
@@ -46,13 +48,26 @@ def change_config(path: Path, *, max_queue_size: int) -> None:
 
 def all_at_once(served: Served, model: str, inputs: Sequence[Any], times: int) -> list[Any]:
     """Scores or error of each of equal requests sent without waiting."""
+    return answers_to(served.client, model, inputs, times, "SCORES")
+
+
+def answers_to(
+    client: Any,
+    model: str,
+    inputs: Sequence[Any],
+    times: int,
+    output: str,
+    *,
+    priority: int = 0,
+    timeout: int | None = None,
+) -> list[Any]:
     answers: list[Future[Any]] = [Future() for _ in range(times)]
     for answer in answers:
 
         def receive(result: Any, error: Any, answer: Future[Any] = answer) -> None:
-            answer.set_result(error if error is not None else result.as_numpy("SCORES"))
+            answer.set_result(error if error is not None else result.as_numpy(output))
 
-        served.client.async_infer(model, list(inputs), receive)
+        client.async_infer(model, list(inputs), receive, priority=priority, timeout=timeout)
     deadline = time.monotonic() + ANSWERED_S
     return [answer.result(timeout=deadline - time.monotonic()) for answer in answers]
 
@@ -99,6 +114,51 @@ def test_a_request_whose_time_is_over_is_not_computed(narrow: Served, model: str
         narrow.client.infer(model, [texts("QUERY", [QUERY]), rest[model]], timeout=1)  # microseconds
     assert raised.value.status() == "StatusCode.UNAVAILABLE"
     assert reranked(narrow) == before
+
+
+def test_bulk_work_is_the_same_work_with_the_least_claim_on_the_processor(narrow: Served) -> None:
+    inputs = [texts("TEXT", ["the moon", "a river in the capital"])]
+    bulk, waited_for = (
+        narrow.client.infer(model, inputs).as_numpy("EMBEDDING") for model in ("embed_bulk", "embed_passage")
+    )
+    np.testing.assert_allclose(bulk, waited_for, atol=1e-5)
+    stubs = [process for process in psutil.process_iter(["cmdline"]) if str(narrow.repository) in cmdline(process)]
+    niceness = {
+        Path(part).parts[-3]: stub.nice() for stub in stubs for part in stub.info["cmdline"] if "model.py" in part
+    }
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness.pop("bulk_encoder") == 19
+    assert niceness.pop("reranker") == min(19, usual + 5)
+    assert set(niceness.values()) == {usual}
+
+
+def cmdline(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or [])
+
+
+def test_a_full_bulk_queue_is_nobody_elses(narrow: Served, tmp_path: Path) -> None:
+    """As a GPU's encoder has it: the priority of a request travels through the ensemble to the encoder's queue."""
+    repository = tmp_path / "repository"
+    shutil.copytree(narrow.repository, repository)
+    path = repository / "encoder" / "config.pbtxt"
+    config = text_format.Parse(path.read_text(), ModelConfig())
+    batching = config.dynamic_batching
+    batching.priority_levels, batching.default_priority_level = 2, 1
+    batching.default_queue_policy.max_queue_size = 128
+    batching.priority_queue_policy[2].CopyFrom(batching.default_queue_policy)
+    batching.priority_queue_policy[2].max_queue_size = 1
+    path.write_text(text_format.MessageToString(config))
+    with TritonProcess(repository) as triton, triton_grpc.InferenceServerClient(triton.grpc_address) as client:
+        inputs = [texts("TEXT", ["a river flows through the capital " * 8] * ROWS)]
+        outcomes = {
+            priority: [
+                "shed" if isinstance(answer, InferenceServerException) else "answered"
+                for answer in answers_to(client, "embed_passage", inputs, 30, "EMBEDDING", priority=priority)
+            ]
+            for priority in (2, 0)  # 0: none is named
+        }
+        assert set(outcomes[2]) == {"shed", "answered"}
+        assert set(outcomes[0]) == {"answered"}
 
 
 def reranked(served: Served) -> int:

@@ -167,6 +167,18 @@ def test_logs_are_kept_and_followed(exported: Path, tmp_path: Path) -> None:
         assert [line for source, line in lines if source == name] == (log_dir / f"{name}.log").read_text().splitlines()
 
 
+def test_triton_is_told_of_the_sidecars_socket_which_goes_with_the_stack(exported: Path, tmp_path: Path) -> None:
+    with LocalStack(exported, tmp_path / "index") as stack:
+        socket_path = stack.sidecar.socket
+        assert socket_path is not None
+        assert psutil.Process(stack.triton.pid).environ()["RESRANK_RETRIEVAL_SOCKET"] == str(socket_path)
+        with grpc.insecure_channel(f"unix:{socket_path}") as channel:
+            described = retrieval_pb2_grpc.RetrievalServiceStub(channel).Describe(pb.DescribeRequest())
+        assert described.record_count == 0
+        os.kill(stack.sidecar.pid, signal.SIGKILL)  # which leaves the socket behind
+    assert not socket_path.parent.exists()
+
+
 def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) -> None:
     other = "b" * 64
     with LocalStack(exported, tmp_path / "index") as stack, grpc.insecure_channel(stack.sidecar.address) as channel:

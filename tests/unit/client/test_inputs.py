@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from resrank.errors import InvalidInputError
 from resrank.limits import MAX_QUERY_BYTES
 from resrank.names import Tensor
-from resrank_client.inputs import check_dimension, check_search, encode_query, encode_texts, half_precision
+from resrank_client.inputs import check_dimension, encode_query, encode_texts, half_precision
 
 
 @pytest.mark.parametrize(
@@ -122,9 +122,3 @@ def test_another_dimension_is_refused() -> None:
     check_dimension(np.ones((2, 4), np.float16), 4)
     with pytest.raises(InvalidInputError, match=r"CANDIDATES: wrong dimension \(limit 8, got 4\)"):
         check_dimension(np.ones((2, 4), np.float16), 8)
-
-
-@pytest.mark.parametrize(("k", "candidates"), [(0, 5), (-1, 5), (1, 0), (6, 5), (1, 1001), (1001, 1001)])
-def test_sizes_that_no_search_can_have_are_refused(k: int, candidates: int) -> None:
-    with pytest.raises(InvalidInputError):
-        check_search(k, candidates)

@@ -60,6 +60,12 @@ def error_of(server: Server, code: StatusCode, details: str, deadline: Deadline 
         (TRITON, StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)", InvalidInputError),
         (TRITON, StatusCode.INTERNAL, "Failed to process the request(s), message: ValueError: x", ResRankError),
         (TRITON, StatusCode.UNAUTHENTICATED, "no token", ResRankError),
+        (TRITON, StatusCode.INTERNAL, "retrieval: the index belongs to another encoder", RetrievalError),
+        (
+            *(TRITON, StatusCode.UNAVAILABLE),
+            *("the retrieval sidecar does not answer at unix:/s: Connection refused", ServerUnavailableError),
+        ),
+        (TRITON, StatusCode.UNAVAILABLE, "Exceeds maximum queue size of the retrieval sidecar: slow", QueueFullError),
         (SIDECAR, StatusCode.INVALID_ARGUMENT, "k: too large (limit 1000, got 2000)", InvalidInputError),
         (SIDECAR, StatusCode.FAILED_PRECONDITION, "the index belongs to another encoder", RetrievalError),
         (SIDECAR, StatusCode.RESOURCE_EXHAUSTED, "64 requests are in flight", QueueFullError),
@@ -82,6 +88,12 @@ def test_a_queue_timeout_is_a_deadline_when_the_callers_time_is_up() -> None:
     details = "in ensemble 'rerank', Request timeout expired"
     assert isinstance(error_of(TRITON, StatusCode.UNAVAILABLE, details, Deadline(1e-9)), DeadlineExceededError)
     assert isinstance(error_of(TRITON, StatusCode.UNAVAILABLE, details, Deadline(60.0)), QueueFullError)
+
+
+def test_a_server_whose_sidecar_is_away_is_told_from_a_server_that_is_away() -> None:
+    away = error_of(TRITON, StatusCode.UNAVAILABLE, "the retrieval sidecar does not answer at unix:/s: refused")
+    assert "the server runs, but its sidecar does not answer" in str(away)
+    assert "no server answers" in str(error_of(TRITON, StatusCode.UNAVAILABLE, "Connection refused"))
 
 
 def test_a_models_invalid_input_keeps_field_limit_and_value() -> None:

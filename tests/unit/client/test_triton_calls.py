@@ -5,6 +5,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from resrank.errors import ResRankError
+from resrank.names import Model
 from resrank_client import triton_calls
 
 SCORES = np.array([0.5, -0.25], "<f4")
@@ -40,3 +41,12 @@ def test_another_answer_than_the_contract_s_is_a_typed_error_that_says_what_came
 ) -> None:
     with pytest.raises(ResRankError, match=told):
         parse(response)
+
+
+@pytest.mark.parametrize(
+    ("model", "priority"), [(Model.EMBED_BULK, 2), (Model.EMBED_PASSAGE, 0), (Model.EMBED_QUERY, 0)]
+)
+def test_only_bulk_work_is_sent_at_a_lower_priority(model: Model, priority: int) -> None:
+    request = triton_calls.embed(model, [b"a text"], truncate=False).build(1.0)
+    assert request.model_name == model
+    assert request.parameters["priority"].int64_param == priority

@@ -82,6 +82,23 @@ def test_a_gate_of_zero_needs_the_query_residual(checkpoint: Path) -> None:
         read_spec(checkpoint)
 
 
+def test_a_query_slot_needs_the_query_residual(checkpoint: Path) -> None:
+    edit(checkpoint, lambda f: f["reranker"].update(query_slot=True) or f["fusion"].update(query_residual=False))
+
+    with pytest.raises(CheckpointError, match=r"query_slot needs fusion\.query_residual"):
+        read_spec(checkpoint)
+
+
+def test_a_query_slot_that_is_off_leaves_file_and_digest_as_they_were(checkpoint: Path) -> None:
+    before = read_spec(checkpoint)
+    assert "query_slot" not in before.model_dump_json()
+    edit(checkpoint, lambda f: f["reranker"].update(query_slot=False))
+    assert read_spec(checkpoint).digest() == before.digest()
+    edit(checkpoint, lambda f: f["reranker"].update(query_slot=True) or f["fusion"].update(query_residual=True))
+    assert read_spec(checkpoint).reranker.query_slot
+    assert '"query_slot":true' in read_spec(checkpoint).model_dump_json()
+
+
 def test_a_missing_or_garbled_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such file; a checkpoint folder holds resrank.json"):
         read_spec(tmp_path)

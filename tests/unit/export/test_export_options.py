@@ -67,6 +67,7 @@ def test_tritons_tensorrt_backend_runs_plans_of_tensorrt_only(runtime: Runtime) 
             "cpu_engine: tensorrt does not run on a CPU: use openvino or onnxruntime",
         ),
         ({"runtime": Runtime.TENSORRT, "instances": 0}, "instances: must be positive (limit 1, got 0)"),
+        ({"embedding_cache_mib": -1}, "embedding_cache_mib: is negative (limit 0, got -1)"),
         ({"runtime": Runtime.TENSORRT, "gpus": (0, -1)}, "gpus: are numbers of CUDA devices (limit 0, got -1)"),
         ({"runtime": Runtime.TENSORRT, "gpus": (0, 1, 0)}, "gpus: 0, 1, 0 names one twice"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from resrank.buckets import bucket_length
 from resrank.checkpoint import CheckpointSpec
+from resrank.errors import ExportError
 from resrank.manifest import EngineHost, Runtime
 from resrank.names import Model, Tensor
 from resrank.prompt import PromptLayout
@@ -66,6 +68,19 @@ def test_tritons_backend_gets_plans(make: Make) -> None:
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
 
 
+@pytest.mark.parametrize("runtime", [Runtime.TENSORRT, Runtime.TENSORRT_RTX, Runtime.TORCH])
+def test_bulk_work_shares_the_encoder_at_a_lower_priority(make: Make, runtime: Runtime) -> None:
+    configs, _ = make(runtime)
+    assert Model.BULK_ENCODER not in configs
+    assert all("niceness" not in config.parameters for config in configs.values())
+    assert [step.model_name for step in configs[Model.EMBED_BULK].ensemble_scheduling.step] == [
+        "passage_tokenizer",
+        "encoder",
+    ]
+    batching = configs[Model.ENCODER].dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
+
+
 def test_inputs_and_outputs_are_those_of_a_cpu(make: Make, spec: CheckpointSpec) -> None:
     on_cpu, (on_gpu, _) = complete_configs(spec, {}), make()
 
@@ -73,7 +88,7 @@ def test_inputs_and_outputs_are_those_of_a_cpu(make: Make, spec: CheckpointSpec)
         return [(tensor.name, tensor.data_type, *tensor.dims) for tensor in (*config.input, *config.output)]
 
     assert {model: forms(config) for model, config in on_gpu.items()} == {
-        model: forms(config) for model, config in on_cpu.items()
+        model: forms(config) for model, config in on_cpu.items() if model is not Model.BULK_ENCODER
     }
     for model in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK):
         assert on_gpu[model].ensemble_scheduling == on_cpu[model].ensemble_scheduling
@@ -119,8 +134,10 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
         Model.RESIDUAL_SCORING: 64,
         Model.EMBED_PASSAGE: 32,
         Model.EMBED_QUERY: 32,
+        Model.EMBED_BULK: 32,
         Model.RERANK: 6,
         Model.RERANK_TEXT: 6,
+        Model.SEARCH: 1,
     }
     assert list(configs[Model.RERANKER].dynamic_batching.preferred_batch_size) == [2, 4, 6]
     assert configs[Model.RERANK_TEXT].parameters["embed_batch_size"].string_value == "32"
@@ -128,9 +145,36 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
 
 def test_clients_are_told_how_many_candidates_the_plan_takes(make: Make) -> None:
     configs, _ = make(reranker_profiles=(RerankerProfile.parse("1:4:8x16:64:320x1:20:40"),))
-    for model in (Model.RERANK, Model.RERANK_TEXT):
+    for model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH):
         assert configs[model].parameters["max_passages"].string_value == "40"
     assert configs[Model.RERANK_PROMPT].parameters["candidate_buckets"].string_value == "10,20,40"
+
+
+def test_a_querys_slot_comes_on_top_of_the_candidates(spec: CheckpointSpec) -> None:
+    slotted = spec.model_copy(update={"reranker": spec.reranker.model_copy(update={"query_slot": True})})
+    layout = dataclasses.replace(LAYOUT, query_slot=True)
+    for wishes, most, buckets in (
+        ({}, 120, "11,21,51,101,121"),
+        ({"reranker_profiles": (RerankerProfile.parse("1:4:8x16:64:320x1:20:40"),)}, 39, "11,21,40"),
+    ):
+        gpu = gpu_serving(ExportOptions(runtime=Runtime.TENSORRT, **wishes), slotted, layout)
+        configs = complete_configs(slotted, {}, partial(configure_gpu, gpu=gpu, spec=slotted, layout=layout))
+        assert configs[Model.RERANK].parameters["max_passages"].string_value == str(most)
+        assert configs[Model.RERANK_PROMPT].parameters["candidate_buckets"].string_value == buckets
+        met = {
+            (
+                bucket_length(layout.length(tokens, count), gpu.buckets.sequence),
+                bucket_length(count + 1, gpu.buckets.candidates),
+            )
+            for tokens in range(1, slotted.reranker.max_query_tokens + 1)
+            for count in range(1, most + 1)
+            if layout.length(tokens, count) <= gpu.buckets.sequence[-1]
+        }
+        shapes = reranker_shapes(gpu, slotted, layout)
+        assert [(shape[Tensor.INPUT_IDS][0], shape[Tensor.PASSAGE_POSITIONS][0]) for shape in shapes] == sorted(met)
+    one = ExportOptions(runtime=Runtime.TENSORRT, reranker_profiles=(RerankerProfile.parse("1:1:1x16:64:320x1:1:1"),))
+    with pytest.raises(ExportError, match="takes even one candidate, which is 2 with the query's vector"):
+        gpu_serving(one, slotted, layout)
 
 
 def test_captured_graphs_are_shapes_of_the_profiles(make: Make, spec: CheckpointSpec) -> None:

@@ -42,11 +42,13 @@ class Exported:
     reranker: Path
 
 
-@pytest.fixture(scope="module", params=["bert-linear", "llama-identity"])
+@pytest.fixture(scope="module", params=["bert-linear", "bert-query-slot", "llama-identity"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("export") / request.param
     if request.param == "bert-linear":
         make_tiny_checkpoint(folder, query_residual=True, residual_gate=0.0)  # the gate must look behind a g of 0
+    elif request.param == "bert-query-slot":
+        make_tiny_checkpoint(folder, query_residual=True, query_slot=True)
     else:
         make_tiny_checkpoint(folder, hidden_size=32, encoder_family="llama", pooling="last")
     model = ResRankModel.from_checkpoint(folder)

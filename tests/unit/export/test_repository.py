@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPla
         for name in ("tokenizer.json", "tokenizer_config.json"):
             original = plan.checkpoint / backbone / name
             assert (out / model / "1" / name).read_bytes() == original.read_bytes()
-    for model, engine in plan.engines.items():
+    for model, engine in (*plan.engines.items(), (Model.BULK_ENCODER, plan.engines[Model.ENCODER])):
         assert os.path.samefile(out / model / "1" / "model.onnx", engine.files["model.onnx"])
         assert (out / model / "1" / "model.onnx.data").read_bytes() == b"weights"
 
@@ -95,13 +96,19 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
     }
     host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
     vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
-    assert host == {
-        "engine": "openvino",
-        "precision": "bf16",
-        "threads": "3",
-        "vocabulary_size": str(vocabulary),
-        "max_tokens": "64",
-    }
+    bulk = {key: value.string_value for key, value in read(tmp_path / "out", "bulk_encoder").parameters.items()}
+    assert bulk.pop("niceness") == "19"
+    assert (
+        bulk
+        == host
+        == {
+            "engine": "openvino",
+            "precision": "bf16",
+            "threads": "3",
+            "vocabulary_size": str(vocabulary),
+            "max_tokens": "64",
+        }
+    )
 
 
 @pytest.mark.parametrize("query_residual", [True, False])
@@ -183,6 +190,19 @@ def test_engines_are_bounded_and_nothing_waits_to_be_batched(plan: RepositoryPla
         assert [(group.count, group.kind) for group in config.instance_group] == [(1, 2)]  # KIND_CPU
 
 
+def test_queues_are_as_long_as_engines_work_off_in_two_seconds(plan: RepositoryPlan, tmp_path: Path) -> None:
+    speeds = {Model.ENCODER: 1.0, Model.RERANKER: 100.0}
+    engines = {model: replace(engine, row_ms=speeds[model]) for model, engine in plan.engines.items()}
+    write_repository(replace(plan, engines=engines), tmp_path / "out")
+
+    def size(model: Model) -> int:
+        return read(tmp_path / "out", model).dynamic_batching.default_queue_policy.max_queue_size
+
+    assert size(Model.ENCODER) == 128  # the template's bound
+    assert size(Model.RERANKER) == 20
+    assert size(Model.RERANK_TEXT) == 10  # a hundred texts and a pass: 200 ms
+
+
 def test_an_occupied_place_is_refused(plan: RepositoryPlan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -205,6 +225,22 @@ def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, t
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_a_repository_of_a_version_with_fewer_models_may_be_replaced(plan: RepositoryPlan, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_repository(plan, out)
+    shutil.rmtree(out / "search")
+    write_repository(plan, out, force=True)
+    assert (out / "search" / "config.pbtxt").is_file()
+
+
+def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: RepositoryPlan, tmp_path: Path) -> None:
+    write_repository(replace(plan, embedding_cache_mib=3), tmp_path / "out")
+    told = {model: read(tmp_path / "out", model).parameters for model in Model}
+    with_it = {model for model, parameters in told.items() if "embedding_cache_mib" in parameters}
+    assert with_it == {Model.RERANK_TEXT}
+    assert told[Model.RERANK_TEXT]["embedding_cache_mib"].string_value == "3"
+
+
 def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Path) -> None:
     out = tmp_path / "made" / "out"
     write_repository(plan, out)
@@ -224,9 +260,10 @@ def test_every_model_tells_how_many_passages_it_takes_itself(plan: RepositoryPla
     reranker = plan.spec.reranker.model_copy(update={"max_passages": 4096})
     configs = complete_configs(plan.spec.model_copy(update={"reranker": reranker}), {})
     told = {
-        model: configs[model].parameters["max_passages"].string_value for model in (Model.RERANK, Model.RERANK_TEXT)
+        model: configs[model].parameters["max_passages"].string_value
+        for model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
     }
-    assert told == {"rerank": "4096", "rerank_text": "1024"}
+    assert told == {"rerank": "4096", "rerank_text": "1024", "search": "4096"}
 
 
 def test_a_fork_is_refused(configs: Configs) -> None:

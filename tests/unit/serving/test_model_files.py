@@ -26,6 +26,7 @@ def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_there_is_one_for_every_model_that_is_no_ensemble() -> None:
     assert [path.parts[-3] for path in MODEL_FILES] == [
+        "bulk_encoder",
         "encoder",
         "passage_tokenizer",
         "query_tokenizer",
@@ -33,6 +34,7 @@ def test_there_is_one_for_every_model_that_is_no_ensemble() -> None:
         "rerank_text",
         "reranker",
         "residual_scoring",
+        "search",
     ]
 
 

@@ -13,7 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError, QueueFullError, ResRankError
+from resrank.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
 from resrank.names import Model, Tensor
 from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
 from resrank.serving.step import Outcome, StepRequest
@@ -63,6 +70,18 @@ class PbRequest:
     tensors: dict[str, np.ndarray]
     given: dict[str, object] = field(default_factory=dict)
     timeout_us: int = 0
+    wanted: tuple[str, ...] = ("EMBEDDING",)
+    sent: list[PbResponse] = field(default_factory=list)
+
+    def requested_output_names(self) -> tuple[str, ...]:
+        return self.wanted
+
+    def get_response_sender(self) -> PbRequest:
+        return self
+
+    def send(self, response: PbResponse, flags: int) -> None:
+        assert flags == PbUtils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        self.sent.append(response)
 
     def parameters(self) -> str:
         return json.dumps(self.given)
@@ -74,6 +93,7 @@ class PbRequest:
 class PbUtils:
     """The part of ``triton_python_backend_utils`` that is used; it cannot be imported outside Triton."""
 
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
     TritonError = PbErrors()
     Tensor = PbTensor
 
@@ -157,6 +177,39 @@ def test_each_request_gets_its_own_answer() -> None:
     answered = [response.output_tensors[0] for response in responses if not response.failure]
     assert [(tensor.name, tensor.array.item()) for tensor in answered] == [("EMBEDDING", 2), ("EMBEDDING", 8)]
     assert pb.logged == []
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "code"),
+    [
+        (ServerUnavailableError("the sidecar is away"), "the sidecar is away", "UNAVAILABLE"),
+        (DeadlineExceededError("too late"), "Request timeout expired: too late", "UNAVAILABLE"),
+        (RetrievalError("another encoder"), "retrieval: another encoder", "INTERNAL"),
+    ],
+)
+def test_what_becomes_of_a_search_keeps_its_meaning(error: ResRankError, text: str, code: str) -> None:
+    answered = request(0)
+    PythonBackend(PbUtils(), ARGS).send(answered, error)
+    (response,) = answered.sent
+    assert response.failure is not None
+    assert (response.failure.text, response.failure.code) == (text, code)
+
+
+def test_outputs_that_nobody_asked_for_are_not_sent() -> None:
+    answered = request(0)
+    outputs = {Tensor.EMBEDDING: np.ones(1), Tensor.SCORES: np.zeros(1)}
+    PythonBackend(PbUtils(), ARGS).send(answered, outputs)
+    (response,) = answered.sent
+    assert [tensor.name for tensor in response.output_tensors] == ["EMBEDDING"]
+
+
+def test_requests_beyond_the_queues_bound_are_shed() -> None:
+    bounded = {**CONFIG, "dynamic_batching": {"default_queue_policy": {"max_queue_size": 3}}}
+    backend = PythonBackend(PbUtils(), {**ARGS, "model_config": json.dumps(bounded)})
+    backend.refuse_above_queue_bound(3)
+    with pytest.raises(QueueFullError, match="Exceeds maximum queue size of query_tokenizer: 3 requests"):
+        backend.refuse_above_queue_bound(4)
+    PythonBackend(PbUtils(), ARGS).refuse_above_queue_bound(1000)
 
 
 def test_a_bug_is_logged_with_its_place_and_answered_as_internal() -> None:

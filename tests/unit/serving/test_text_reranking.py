@@ -10,8 +10,11 @@ import pytest
 
 from resrank.errors import InvalidInputError, QueueFullError, ResRankError
 from resrank.names import Model, Tensor
+from resrank.serving.cache_metrics import CacheMetrics
+from resrank.serving.embedding_cache import EmbeddingCache
 from resrank.serving.step import Arrays, StepRequest
 from resrank.serving.text_reranking import TextRerankingStep
+from support.pb_metrics import PbMetrics
 
 
 class Repository:
@@ -39,13 +42,21 @@ class Repository:
 
 def rerank(*rows: list[str], truncate: bool = False, query: bytes = b"q") -> tuple[Any, Repository]:
     repository = Repository()
-    step = TextRerankingStep(repository.infer, embed_batch_size=4, max_passages=10)
+    step = TextRerankingStep(
+        repository.infer,
+        EmbeddingCache("e" * 64, 1_000_000),
+        CacheMetrics(PbMetrics(), "rerank_text", 1_000_000),
+        embed_batch_size=4,
+        max_passages=10,
+    )
     inputs = {
         Tensor.QUERY: np.array([[query]] * len(rows), dtype=np.object_),
         Tensor.PASSAGES: np.array([[text.encode() for text in row] for row in rows], dtype=np.object_),
     }
-    (outcome,) = asyncio.run(step.run([StepRequest(inputs, truncate)]))
-    return outcome, repository
+    try:
+        return asyncio.run(step.answer(StepRequest(inputs, truncate))), repository
+    except ResRankError as error:
+        return error, repository
 
 
 def numbers(start: int, count: int) -> list[str]:

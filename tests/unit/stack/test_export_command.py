@@ -24,6 +24,10 @@ from support.tiny_checkpoint import make_tiny_checkpoint
         (["--runtime", "tensorrt", "--gpus", "first"], "gpus: 'first' is no list of numbers, as in 80,89"),
         (["--runtime", "tensorrt", "--compute-capability", "8"], "compute_capability: too small a number (limit 50"),
         (
+            ["--runtime", "tensorrt", "--compute-capability", "8.9.1"],
+            "compute_capability: '8.9.1' is none, as in 89 or",
+        ),
+        (
             ["--runtime", "tensorrt", "--encoder-profile", "9:8:64x8:128:512"],
             "encoder_profile: encoder profile '9:8:64x8:128:512': batch: min 9, opt 8, max 64 is no range",
         ),

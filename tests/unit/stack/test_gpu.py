@@ -161,10 +161,13 @@ def test_a_triton_without_the_backend_has_none(tmp_path: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All that can be imported, but for what is imported already."""
+    """All that can be imported of what engines need, whatever other tests have imported already."""
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.setattr(sys, "path", [str(folder)])
+    for name in list(sys.modules):
+        if name.partition(".")[0] in {"cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}:
+            monkeypatch.delitem(sys.modules, name)
     return folder
 
 

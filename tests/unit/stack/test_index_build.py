@@ -45,7 +45,9 @@ class HashEncoder:
     async def encoder_sha256(self) -> str:
         return self.sha256
 
-    async def embed_passages(self, texts: Sequence[str], *, truncate: bool = False) -> NDArray[np.float32]:
+    async def embed_passages(
+        self, texts: Sequence[str], *, truncate: bool = False, bulk: bool = False
+    ) -> NDArray[np.float32]:
         assert truncate
         self.running += 1
         self.most_running = max(self.most_running, self.running)

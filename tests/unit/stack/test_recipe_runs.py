@@ -99,7 +99,7 @@ class Run:
 
 @contextmanager
 def fp32(model: TrainableResRank) -> Iterator[None]:
-    """Both recipes train in bf16, whose rounding would hide differences of weights."""
+    """Where a recipe trains in bf16, its rounding would hide differences of weights."""
     config = model.config
     model.config = config.model_copy(
         update={"compute": config.compute.model_copy(update={"precision": Precision.FP32})}

@@ -495,3 +495,16 @@ def test_a_repository_for_a_cpu_asks_no_driver_and_is_compared_at_once(
     start = time.process_time()
     require_servable(repository.root, repository.manifest, Machine())
     assert time.process_time() - start < 0.05
+
+
+def test_the_bulk_encoders_copy_is_compared_too(make: Make) -> None:
+    repository, machine = make(Runtime.CPU), FakeMachine(packages=dict.fromkeys(EngineKind, "1"))
+    bulk = repository.file(Model.BULK_ENCODER, "model.onnx")
+    bulk.parent.mkdir(parents=True)
+    bulk.write_bytes(b"half a gra")
+    (encoder, reranker) = check_repository(repository.root, machine)
+    assert "bulk_encoder/1/model.onnx has changed since the export" in encoder.detail
+    assert reranker.status is Status.OK
+    bulk.unlink()
+    with pytest.raises(StackError, match=r"encoder: bulk_encoder/1/model\.onnx is not in the repository"):
+        require_servable(repository.root, repository.manifest, machine)

@@ -22,9 +22,10 @@ from resrank_training.stage_config import (
     RerankerAlignmentConfig,
 )
 from resrank_training.stages.encoder_alignment import EncoderAlignment
-from resrank_training.stages.joint import Joint, as_stored
+from resrank_training.stages.joint import Joint
 from resrank_training.stages.reranker_alignment import RerankerAlignment
 from resrank_training.stages.stage import Stage
+from resrank_training.stored_vectors import as_stored
 from resrank_training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import disturb_adapters, tiny_lists, tiny_trainable
@@ -236,7 +237,9 @@ def test_processes_that_agree_on_more_passes_compute_the_same(folder: Path) -> N
     model.zero_grad()
     Joint(JointConfig(), model, tokenizers, chunk_count=lambda needed: needed + 2).step(LISTS, backward)
     for name, gradient in gradients_of(model).items():
-        torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-2, msg=name)
+        # A stored vector may round to its other fp16 neighbour when its chunk has another size.
+        atol = 1e-6 + 2e-3 * expected[name].abs().max().item()
+        torch.testing.assert_close(gradient, expected[name], atol=atol, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["encoder_alignment", "reranker_alignment", "joint"])

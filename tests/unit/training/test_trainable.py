@@ -62,9 +62,23 @@ def gradients_of(model: TrainableResRank) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("pair", ["folder", "same_family"])
+FORMS = {
+    "lora": {},
+    "full": FULL,
+    "frozen": FROZEN,
+    "input-scale": {"fusion": {"input_scale": 50.0}},
+    "query-slot": {"fusion": {"query_slot": True}},
+}
+
+
 @pytest.mark.parametrize(
-    "config", [{}, FULL, FROZEN, {"fusion": {"input_scale": 50.0}}], ids=["lora", "full", "frozen", "input-scale"]
+    ("pair", "config"),
+    [
+        pytest.param(pair, config, id=f"{pair}-{form}")
+        for pair in ("folder", "same_family")
+        for form, config in FORMS.items()
+        if (pair, form) != ("same_family", "query-slot")  # which has no query residual
+    ],
 )
 def test_merged_model_and_trainers_forward_agree(
     pair: str, config: dict[str, object], request: pytest.FixtureRequest
@@ -95,11 +109,11 @@ def test_merged_model_and_trainers_forward_agree(
             )
             states, query_state = merged.states(
                 *(torch.from_numpy(a) for a in (prompt.input_ids, prompt.passage_positions, prompt.last_position)),
-                stored[None],
+                torch.cat([stored, e_q[None].half()])[None] if merged.spec.reranker.query_slot else stored[None],
             )
             fusion = merged.spec.fusion
             served = score(
-                states.numpy(),
+                states[:, : len(candidates)].numpy(),
                 query_state.numpy(),
                 stored[None].numpy(),
                 e_q[None].numpy() if fusion.query_residual else None,
@@ -120,6 +134,26 @@ def test_an_input_scale_of_the_config_is_the_trained_checkpoints(folder: Path, t
         assert model.trained_spec().fusion.input_scale == 50.0
         found.append(scores_of(model.eval(), tokenizers, EmbeddingTable.build(model, tokenizers, LISTS)).detach())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_gradients_reach_the_encoder_through_the_querys_slot(folder: Path) -> None:
+    model, tokenizers = tiny_trainable(folder, {**FROZEN, "fusion": {"query_slot": True}})
+    batch = ranking_batch(tokenizers.prompt, LISTS, model.device)
+    candidates, queries = EmbeddingTable.build(model, tokenizers, LISTS).gather(LISTS, model.device)
+    read = queries.clone().requires_grad_(True)
+    taken = torch.cat([candidates.float(), candidates[:, -1:].float()], dim=1)
+    slots = batch.slots == batch.last
+    assert slots.sum(dim=1).tolist() == [slots.shape[1] - len(one) for one in LISTS]
+    model("rank", batch.input_ids, batch.slots, batch.last, candidates, read).sum().backward()
+    # Apart from the residual: by the model's own forward, where the query enters only through its slot.
+    slot = queries.clone().requires_grad_(True)
+    vectors = torch.where(slots[:, :, None], (slot + (queries.half().float() - queries))[:, None], taken)
+    states, query_state = model.model.states(batch.input_ids, batch.slots, batch.last, vectors)
+    residual = queries.clone().requires_grad_(True)
+    model.model.score(states[:, :-1], query_state, candidates, residual).sum().backward()
+    assert slot.grad is not None
+    assert slot.grad.abs().sum() > 0
+    torch.testing.assert_close(read.grad, slot.grad + residual.grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [{}, FROZEN], ids=["learned", "fixed"])

@@ -24,6 +24,7 @@ from resrank_training.config import TrainConfig
 from resrank_training.config_file import parse_config
 from resrank_training.development import Development, DevelopmentScore
 from resrank_training.lists import CandidateList
+from resrank_training.logs import read_log
 from resrank_training.run_folder import Opening
 from resrank_training.stages.joint import Joint
 from resrank_training.stages.reranker_alignment import RerankerAlignment
@@ -321,11 +322,19 @@ def test_the_config_of_a_run_is_written_with_all_its_defaults(finished: Finished
             "model.fusion.gate.start: 0 gives the query a zero vector: the checkpoint has no query_residual",
         ),
         (
+            {"model": {"fusion": {"query_slot": True}}},
+            "model.fusion.query_slot: true needs a checkpoint with query_residual",
+        ),
+        (
             {"model": {"fusion": {"projector_start": "ridge"}}},
             "model.fusion.projector_start: ridge needs a linear projector, the checkpoint has the identity",
         ),
+        (
+            {"model": {"fusion": {"projector_start": "ranking"}}},
+            "model.fusion.projector_start: ranking needs a checkpoint with query_residual, and a gate that is not 0",
+        ),
     ],
-    ids=["candidates", "development", "gate", "projector"],
+    ids=["candidates", "development", "gate", "query slot", "projector", "ranking"],
 )  # fmt: skip
 def test_what_does_not_fit_the_start_is_refused_before_anything_is_written(
     paper_form: Path, tmp_path: Path, sections: dict[str, Any], message: str
@@ -349,6 +358,26 @@ def test_development_is_measured_before_the_first_step_and_at_the_end_of_every_s
     assert [(record["stage"], record["step"]) for record in records] == [
         ("start", 0), ("reranker_alignment", 3), ("reranker_alignment", 4), ("joint", 3), ("joint", 4)
     ]  # fmt: skip
+
+
+def test_what_p_out_starts_as_is_scored_and_may_be_the_best(
+    start: Path, tmp_path: Path, scores: list[tuple[float, float]]
+) -> None:
+    scores += [(0.6, 0.6), (0.9, 0.9), (0.8, 0.8)]
+    writer = RecordingWriter()
+    fusion = {"query_slot": True, "projector_start": "ranking", "projector_lists": 32}
+    config = tiny_config(
+        tmp_path / "run",
+        model={"compute": {"precision": "fp32"}, "fusion": fusion},
+        stages={"reranker_alignment": {"steps": 1, "lists_per_step": 4}},
+    )
+    done = tiny_trainer(config, start, writer=writer).run(Opening.NEW)
+    assert done.best is not None
+    assert (done.best.stage, done.best.step, len(writer.kept)) == ("reranker_alignment", 0, 1)
+    (fit,) = (record for record in read_log(tmp_path / "run" / "log.jsonl") if record["kind"] == "projector")
+    assert fit["lists"] == 32
+    assert fit["states"] > 100
+    assert math.isfinite(fit["loss"])
 
 
 def test_vectors_are_computed_again_only_in_a_stage_that_trains_the_encoder(

@@ -71,9 +71,9 @@ class Projectors:
         h_i := s·P_in(e_i)        z_i = g·N(P_out(h_i)) + e_i
         h_q := s·P_in(e_q)        z_q = g·N(P_out(h_q)) [+ e_q]
 
-    with s ``input_scale``, N ``state_norm``, the bracket only with ``query_residual``. The query has no slot, so it is
-    projected as a passage is: that gives the projectors the most they can do alone, and with identity projectors
-    leaves the dense order. What ResRank gains over this row, the LLM has added.
+    with s ``input_scale``, N ``state_norm``, the bracket only with ``query_residual``. The query is projected as a
+    passage is, with a slot of its own or without: that gives the projectors the most they can do alone, and with
+    identity projectors leaves the dense order. What ResRank gains over this row, the LLM has added.
 
     Attributes:
         p_in: FP32 [h, d]; None for the identity.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, Norm
 from resrank.modeling import ResRankModel
-from resrank.prompt import pad_candidates
+from resrank.prompt import append_query, pad_candidates
 from resrank.scoring import score
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank_training.evaluation.scorer import CandidateVectors, Float32
@@ -121,19 +121,23 @@ class TorchScorer:
     def _pass(self, queries: Sequence[Sequence[int]], blocks: Sequence[CandidateVectors]) -> list[Float32]:
         counts = [len(block.embeddings) for block in blocks]
         prompt = self._prompt.layout.batch(queries, counts)
-        candidates = np.concatenate([pad_candidates(block.embeddings[None], max(counts)) for block in blocks])
+        fusion = self.spec.fusion
+        query_embeddings = self.embed_queries([block.query for block in blocks]) if fusion.query_residual else None
+        vectors = [block.embeddings[None] for block in blocks]
+        if self.spec.reranker.query_slot and query_embeddings is not None:
+            vectors = [append_query(row, query[None]) for row, query in zip(vectors, query_embeddings, strict=True)]
+        candidates = np.concatenate([pad_candidates(row, prompt.passage_positions.shape[1]) for row in vectors])
         passage_states, query_state = self._model.states(
             self._tensor(prompt.input_ids),
             self._tensor(prompt.passage_positions),
             self._tensor(prompt.last_position),
             self._tensor(candidates),
         )
-        fusion = self.spec.fusion
         scores = score(
             passage_states.cpu().numpy(),
             query_state.cpu().numpy(),
             candidates,
-            self.embed_queries([block.query for block in blocks]) if fusion.query_residual else None,
+            query_embeddings,
             gate=fusion.residual_gate,
             normalize_states=fusion.state_norm is Norm.L2,
         )

@@ -12,6 +12,7 @@ from resrank_training.losses.ranking import ranking_loss
 from resrank_training.stage_config import JointConfig
 from resrank_training.stages.encoding import ChunkCount, contrastive_loss, encode_step
 from resrank_training.stages.stage import Backward
+from resrank_training.stored_vectors import as_stored
 from resrank_training.trainable import TrainableResRank
 
 
@@ -69,17 +70,3 @@ class Joint:
         for encoding in (passages, queries):
             encoding.backward()
         return {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}
-
-
-def as_stored(embeddings: Tensor) -> Tensor:
-    """Rounds through FP16, as an index does, while gradients pass as if nothing had happened (straight-through).
-
-    Args:
-        embeddings: FP32 [P, d].
-
-    Returns:
-        FP32 [P, d] of values that FP16 can hold.
-    """
-    exact = embeddings.detach()
-    # The difference of neighbours is exact, and so is the sum: the values are those of FP16 to the bit.
-    return embeddings + (exact.half().float() - exact)

@@ -1,8 +1,7 @@
-"""TensorRT-RTX, which needs no GPU to build, and small graphs for it."""
+"""Small graphs for TensorRT's parser and builder."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,18 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from resrank.engines import EngineKind, Precision
-from resrank_export.tensorrt import EngineBuilder, load_builder
+from resrank.engines import Precision
 
 ELEMENT = {Precision.FP32: TensorProto.FLOAT, Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
 Form = tuple[int, list[int | str]]
-
-
-@pytest.fixture(scope="session")
-def rtx() -> EngineBuilder:
-    if not any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt_rtx_bindings")):
-        pytest.skip("TensorRT-RTX is not installed: pip install 'resrank[tensorrt-rtx]'")
-    return load_builder(EngineKind.TENSORRT_RTX)
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def test_this_machines_gpu_is_missed_where_there_is_none(
     rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ExportError, match=r"finds no GPU here to build for.*name one with --compute-capability \(75,80"
+        ExportError, match=r"finds no GPU here to build for \([^:]*\): name one with --compute-capability \(75,80"
     ):
         rtx.build(save_attention(Precision.BF16), [attention_profile], None, tmp_path / "model.plan")
 

@@ -1,4 +1,4 @@
-"""Lists longer than one request takes: cut into blocks, and brought back together."""
+"""Candidates brought into their order by their scores."""
 
 from __future__ import annotations
 
@@ -12,18 +12,6 @@ from resrank_client.results import RankedPassage
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
-
-
-def plan_blocks(count: int, size: int) -> list[slice]:
-    """Cuts ``count`` items into consecutive blocks of ``size``, the last one perhaps shorter.
-
-    Consecutive, since a causal reranker reads candidates in retrieval order.
-
-    Args:
-        count: Items, at least 1.
-        size: Items in one block, at least 1.
-    """
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def rank_candidates(

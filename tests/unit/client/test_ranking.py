@@ -4,15 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank_client.blocks import plan_blocks, rank_candidates
-
-
-@given(st.integers(1, 500), st.integers(1, 60))
-def test_blocks_cover_the_list_once_in_order_and_none_is_too_long(count: int, size: int) -> None:
-    blocks = plan_blocks(count, size)
-    assert [index for block in blocks for index in range(count)[block]] == list(range(count))
-    assert all(1 <= block.stop - block.start <= size for block in blocks)
-    assert len(blocks) == -(-count // size)
+from resrank_client.ranking import rank_candidates
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]) | st.floats(-1, 1, width=32), min_size=1, max_size=30))

@@ -1,0 +1,45 @@
+"""How many requests may wait in front of a model: as many as it answers within a stated time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from resrank.names import Model
+
+WAIT_S = 2.0
+"""Longest wait in a queue. People leave a search that takes longer than some seconds, and what waits longer than its
+caller is computed for nobody; a burst that fills the queues is worked off in this time."""
+
+LEAST_WAITING = 8
+"""Room for the batch that follows the one under way, however slow a model is: with fewer requests waiting the batches
+would be smaller than the engine takes (``preferred_batch_size`` of the reranker's config)."""
+
+_CANDIDATES = 100  # the usual first pass, of which `rerank_text` encodes the texts
+
+
+def queue_size(row_ms: float, *, most: int) -> int:
+    """Requests that may wait.
+
+    Args:
+        row_ms: What one request costs, in milliseconds.
+        most: What the model's template allows; no queue is longer.
+    """
+    return max(min(LEAST_WAITING, most), min(most, int(1e3 * WAIT_S / row_ms)))
+
+
+def bound_queues(configs: Mapping[Model, ModelConfig], row_ms: Mapping[Model, float]) -> None:
+    """Bounds the queues of the engines and of ``rerank_text``, which runs both, in place.
+
+    Args:
+        configs: Of every model.
+        row_ms: Milliseconds of one row of ``encoder`` and ``reranker``, as measured; a model that is not in it keeps
+            the bound of its template.
+    """
+    costs = dict(row_ms)
+    if Model.ENCODER in row_ms and Model.RERANKER in row_ms:
+        costs[Model.RERANK_TEXT] = _CANDIDATES * row_ms[Model.ENCODER] + row_ms[Model.RERANKER]
+    for model, cost in costs.items():
+        policy = configs[model].dynamic_batching.default_queue_policy
+        policy.max_queue_size = queue_size(cost, most=policy.max_queue_size)

@@ -1,0 +1,36 @@
+"""``search``: a query to the best passages, by calls to ``embed_query``, the retrieval sidecar and ``rerank``."""
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Hosts one step of ``resrank.serving``."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the step."""
+        try:
+            from resrank.names import Parameter
+            from resrank.serving.deferred import DeferredBackend
+            from resrank.serving.python_backend import PythonBackend, config_parameters
+            from resrank.serving.retriever import SidecarRetriever
+            from resrank.serving.searching import SearchStep
+        except ImportError as error:
+            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+
+        backend = PythonBackend(pb_utils, args)
+        parameters = config_parameters(args)
+        step = SearchStep(
+            backend.infer,
+            SidecarRetriever.from_environment(),
+            encoder_sha256=parameters[Parameter.ENCODER_SHA256],
+            max_passages=int(parameters[Parameter.MAX_PASSAGES]),
+        )
+        self._deferred = DeferredBackend(backend, step)
+
+    def execute(self, requests: list) -> None:
+        """Takes one batch, whose answers follow."""
+        self._deferred.execute(requests)
+
+    def finalize(self) -> None:
+        """Ends when all is answered."""
+        self._deferred.close()

@@ -1,0 +1,17 @@
+"""TensorRT-RTX, which needs no GPU to build."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from resrank.engines import EngineKind
+from resrank_export.tensorrt import EngineBuilder, load_builder
+
+
+@pytest.fixture(scope="session")
+def rtx() -> EngineBuilder:
+    if not any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt_rtx_bindings")):
+        pytest.skip("TensorRT-RTX is not installed: pip install 'resrank[tensorrt-rtx]'")
+    return load_builder(EngineKind.TENSORRT_RTX)

@@ -1,0 +1,26 @@
+"""A queue holds what is answered in time, and never less than the next batch."""
+
+from __future__ import annotations
+
+import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from resrank.names import Model
+from resrank_export.queue_bounds import bound_queues, queue_size
+
+
+@pytest.mark.parametrize(
+    ("row_ms", "most", "expected"),
+    [(100.0, 128, 20), (95.0, 128, 21), (5.0, 128, 128), (330.0, 128, 8), (60_000.0, 128, 8), (60_000.0, 4, 4)],
+)
+def test_size(row_ms: float, most: int, expected: int) -> None:
+    assert queue_size(row_ms, most=most) == expected
+
+
+def test_a_model_that_was_not_measured_keeps_its_bound() -> None:
+    configs = {model: ModelConfig() for model in (Model.ENCODER, Model.RERANKER, Model.RERANK_TEXT)}
+    for config in configs.values():
+        config.dynamic_batching.default_queue_policy.max_queue_size = 128
+    bound_queues(configs, {Model.RERANKER: 200.0})
+    sizes = {model: config.dynamic_batching.default_queue_policy.max_queue_size for model, config in configs.items()}
+    assert sizes == {Model.ENCODER: 128, Model.RERANKER: 10, Model.RERANK_TEXT: 128}
