@@ -41,7 +41,11 @@ $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
 serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton and the retrieval sidecar until Ctrl-C
 	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) $(ARGS)
 
-bench: $(READY) $(REPOSITORY)/manifest.json  ## Speed against the same work done otherwise
+var/infinity/.ready: benchmarks/infinity-requirements.txt | $(READY)
+	@scripts/setup-infinity
+	@touch $@
+
+bench: $(READY) $(REPOSITORY)/manifest.json var/infinity/.ready  ## Speed against the same work done otherwise
 	@$(BIN)/resrank bench $(ARGS)
 
 clean:  ## Remove .venv, what was made under var, and caches

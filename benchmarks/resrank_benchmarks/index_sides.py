@@ -96,7 +96,15 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
         self._process.__enter__()
         options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES)]
         self._channel = grpc.insecure_channel(self._process.address, options)
-        self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
+        try:
+            self._fill(retrieval_pb2_grpc.RetrievalServiceStub(self._channel))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _fill(self, stub: retrieval_pb2_grpc.RetrievalServiceStub) -> None:
+        self._stub = stub
         started = time.perf_counter()
         self._stub.Upsert(upserts(self._vectors, _ENCODER))
         # A kind that must be trained is built behind the scenes once there is enough to train on.
@@ -105,13 +113,15 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
                 raise BenchmarkError(f"the sidecar's {self._kind.factory} was not built in {_REBUILD_TIMEOUT_S:g} s")
             time.sleep(_POLL_S)
         self.build_s = time.perf_counter() - started
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._channel.close()
-        self._process.__exit__(kind, error, trace)
+        self._process.stop()
         self._folder.cleanup()
 
     def search(self, query: int, k: int) -> tuple[float, NDArray[np.int64]]:
@@ -156,12 +166,19 @@ class ChildSide(AbstractContextManager["ChildSide"]):
 
     def __enter__(self) -> Self:
         self._process.start()
-        self._ask("load")
+        try:
+            self._ask("load")
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._process.is_alive():
             self._pipe.send(("stop", ()))
             self._process.join(timeout=30.0)

@@ -116,7 +116,7 @@ def soak_study(samples: Sequence[Sample], answered: dict[str, int], failed: dict
     grown = slope(minutes, total)
     return Study(
         name="soak",
-        title=f"{samples[-1].at_s / 60:.0f} minutes of mixed load, after a warm-up of {WARM_UP:.0%} of them",
+        title=f"{samples[-1].at_s / 60:.3g} minutes of mixed load, after a warm-up of {WARM_UP:.0%} of them",
         columns=(
             "processes",
             "PSS first, MB",

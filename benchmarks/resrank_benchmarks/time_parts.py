@@ -15,7 +15,7 @@ SIDECAR = "sidecar's search, its gRPC included"
 QUEUE = "Triton queues"
 BETWEEN = "Triton between steps"
 
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 """Share of the whole by which the parts may miss it."""
 
 _STEP_NAMES = {

@@ -58,13 +58,13 @@ def model_times(statistics: Mapping[str, Any]) -> dict[Model, ModelTime]:
     times = {}
     for model in statistics.get("model_stats", ()):
         stats = model.get("inference_stats", {})
-        compute = sum(_milliseconds(stats, part) for part in ("compute_input", "compute_infer", "compute_output"))
+        compute = sum(_nanoseconds(stats, part) for part in ("compute_input", "compute_infer", "compute_output"))
         times[Model(model["name"])] = ModelTime(
             int(stats.get("success", {}).get("count", 0)),
-            _milliseconds(stats, "success"),
-            _milliseconds(stats, "queue"),
+            _nanoseconds(stats, "success") / 1e6,
+            _nanoseconds(stats, "queue") / 1e6,
             # An ensemble repeats its steps' figures.
-            0.0 if model["name"] in _ENSEMBLES else compute,
+            0.0 if model["name"] in _ENSEMBLES else compute / 1e6,
         )
     return times
 
@@ -88,8 +88,8 @@ def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
     raise BenchmarkError(f"the steps of {model.value} are not known to the benchmarks")
 
 
-_ENSEMBLES = {Model.EMBED_PASSAGE.value, Model.EMBED_QUERY.value, Model.RERANK.value}
+_ENSEMBLES = {each.value for each in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.EMBED_BULK, Model.RERANK)}
 
 
-def _milliseconds(stats: Mapping[str, Any], part: str) -> float:
-    return int(stats.get(part, {}).get("ns", 0)) / 1e6
+def _nanoseconds(stats: Mapping[str, Any], part: str) -> int:
+    return int(stats.get(part, {}).get("ns", 0))

@@ -6,7 +6,7 @@ import pytest
 
 from resrank.names import Model
 from resrank_benchmarks.breakdown import breakdown_study
-from resrank_benchmarks.measurement import BenchmarkError, Side
+from resrank_benchmarks.measurement import BenchmarkError
 from resrank_benchmarks.time_parts import (
     BETWEEN,
     CLIENT,
@@ -119,9 +119,10 @@ def test_figures_that_contradict_each_other_are_refused() -> None:
 
 def test_table_and_bars_hold_every_part_that_occurs_and_the_sum() -> None:
     parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
-    study = breakdown_study({"search": parts}, {"search": Side.of("search", [290.0, 310.0])}, 1000)
-    *rows, last = study.rows
+    study = breakdown_study({"search": parts}, {"search": [290.0, 330.0]}, 1000)
+    *rows, last, outside = study.rows
     assert [row[0] for row in rows] == [part for part in PARTS if parts[part]]
-    assert last[:2] == ("all", pytest.approx(300.0))
+    assert last[:2] == ("all parts", pytest.approx(300.0))
+    assert outside == ("measured from outside", pytest.approx(310.0), "103.3%")
     (plot,) = study.plots
     assert sum(series.y[0] for series in plot.series) == pytest.approx(300.0)
