@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR
 from resrank.errors import InvalidInputError
-from resrank.names import Model, Tensor
+from resrank.names import Tensor
 from resrank.prompt import pad_candidates
 from resrank.scoring import normalize
 from resrank.serving.batching import BatchingPolicy
@@ -74,7 +74,7 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
     }
     positions = prompt.input_ids.shape[1]
     longest = prompts.layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages)
-    policy = BatchingPolicy.on_cpu(Model.RERANKER, max_rows=1, max_tokens=longest)
+    policy = BatchingPolicy.on_cpu(max_rows=1, max_tokens=longest)
     padded = np.pad(prompt.input_ids, ((0, 0), (0, policy.padded_length(positions) - positions)))
     return RerankWorkload(
         query,

@@ -22,10 +22,14 @@ the engine first sees a shape."""
 CPU_MAX_POSITIONS = 8192
 """Positions in one call. Measured as above: time per position falls until about 64 rows of 128 tokens, then rises."""
 
-CPU_SEQUENCE_MULTIPLE = 16
-"""The reranker's rows are padded to a multiple of this. OpenVINO's bf16 products fall into slow blockings at some row
-counts: measured on 2 cores with a 135M decoder, 136 ms at 158 positions and 172 at 168, but 114 at 160 and 125 at 176.
-It also meets fewer shapes, each of which costs extra the first time."""
+CPU_LENGTH_MULTIPLE = 16
+"""Rows are padded to a multiple of this. OpenVINO keeps what it prepared for each shape that it meets: a 22M encoder's
+process grew by 1.7 MB a shape (1 MB with its cache off), without an end while lengths and rows were free. Its bf16
+products also fall into slow blockings at some row counts: measured on 2 cores with a 135M decoder, 136 ms at 158
+positions and 172 at 168, but 114 at 160 and 125 at 176."""
+
+CPU_ROWS = (1, 2, 4, 8, 16, 32, 64)
+"""Rows in one call, for the same reason; other numbers are split, so that no row is padding."""
 
 GPU_CALL_COST = 256
 """As above for a GPU, where a call's fixed part is above all the reading of the weights. That takes as long as the
@@ -48,6 +52,7 @@ class BatchingPolicy:
         lengths: What rows are padded to, ascending; empty for no more than their batch needs.
         candidates: What the reranker's candidates are padded to; likewise.
         row_counts: What a batch is padded to; likewise.
+        sizes: Rows that a call may have; any number when empty.
     """
 
     call_cost: int
@@ -56,19 +61,19 @@ class BatchingPolicy:
     lengths: tuple[int, ...] = ()
     candidates: tuple[int, ...] = ()
     row_counts: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     @classmethod
-    def on_cpu(cls, role: Model, *, max_rows: int, max_tokens: int) -> Self:
+    def on_cpu(cls, *, max_rows: int, max_tokens: int) -> Self:
         """For OpenVINO, ONNX Runtime and torch on a CPU.
 
         Args:
-            role: ``encoder`` or ``reranker``.
             max_rows: Of the model's config.
             max_tokens: Longest row.
         """
-        multiples = range(CPU_SEQUENCE_MULTIPLE, max_tokens, CPU_SEQUENCE_MULTIPLE)
-        lengths = (*multiples, max_tokens) if role is Model.RERANKER else ()
-        return cls(CPU_CALL_COST, CPU_MAX_POSITIONS, max_rows, lengths)
+        lengths = (*range(CPU_LENGTH_MULTIPLE, max_tokens, CPU_LENGTH_MULTIPLE), max_tokens)
+        sizes = tuple(rows for rows in CPU_ROWS if rows <= max_rows)
+        return cls(CPU_CALL_COST, CPU_MAX_POSITIONS, max_rows, lengths, sizes=sizes)
 
     @classmethod
     def on_gpu(cls, role: Model, parameters: Mapping[str, str], *, max_rows: int, max_tokens: int) -> Self:
@@ -103,7 +108,7 @@ class BatchingPolicy:
             Row indices of each call.
         """
         padded = [self.padded_length(length) for length in lengths]
-        groups = group_rows(padded, call_cost=self.call_cost, max_positions=self.max_positions)
+        groups = group_rows(padded, call_cost=self.call_cost, max_positions=self.max_positions, sizes=self.sizes)
         return [
             group[start : start + self.max_rows] for group in groups for start in range(0, len(group), self.max_rows)
         ]
@@ -112,9 +117,15 @@ class BatchingPolicy:
         """Positions that a batch gets whose longest row has ``length``."""
         return _padded(length, self.lengths)
 
-    def padded_candidates(self, count: int) -> int:
-        """Candidates that a batch gets whose row with most has ``count``."""
-        return _padded(count, self.candidates)
+    def padded_candidates(self, count: int, length: int) -> int:
+        """Candidates that a batch gets.
+
+        Args:
+            count: Of the row with most.
+            length: Positions of the batch. Without sizes of their own the candidates get as many places, so that they
+                add no shapes to those of the lengths: a place costs the projectors alone.
+        """
+        return _padded(count, self.candidates) if self.candidates or not self.lengths else length
 
     def padded_rows(self, count: int) -> int:
         """Rows that a batch of ``count`` gets."""

@@ -132,11 +132,12 @@ class RerankerGraph:
 
     def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
         """See the protocol. Padding candidates repeat the row's last one at its own place (``resrank.prompt``)."""
-        slots = policy.padded_candidates(max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows))
+        width = policy.padded_length(max(lengths))
+        slots = policy.padded_candidates(max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows), width)
         positions = [np.pad(p, (0, slots - len(p)), mode="edge") for p in _column(rows, Tensor.PASSAGE_POSITIONS)]
         candidates = [pad_candidates(c[None], slots) for c in _column(rows, Tensor.CANDIDATES)]
         return {
-            Tensor.INPUT_IDS: _pad_ids(rows, lengths, policy.padded_length(max(lengths))),
+            Tensor.INPUT_IDS: _pad_ids(rows, lengths, width),
             Tensor.PASSAGE_POSITIONS: np.stack(positions),
             Tensor.LAST_POSITION: np.stack(_column(rows, Tensor.LAST_POSITION)),
             Tensor.CANDIDATES: np.concatenate(candidates),
@@ -189,7 +190,7 @@ class EngineStep:
         if on_gpu:
             policy = BatchingPolicy.on_gpu(graph.role, parameters, max_rows=rows, max_tokens=tokens)
         else:
-            policy = BatchingPolicy.on_cpu(graph.role, max_rows=rows, max_tokens=tokens)
+            policy = BatchingPolicy.on_cpu(max_rows=rows, max_tokens=tokens)
         limits = EngineLimits(
             int(parameters[Parameter.VOCABULARY_SIZE]),
             min(tokens, policy.lengths[-1]) if policy.lengths else tokens,

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def group_rows(lengths: Sequence[int], *, call_cost: int, max_positions: int) -> list[NDArray[np.int64]]:
+def group_rows(
+    lengths: Sequence[int], *, call_cost: int, max_positions: int, sizes: Sequence[int] = ()
+) -> list[NDArray[np.int64]]:
     """Splits rows into groups of similar length so that the engine's total time is least.
 
     A group of r rows padded to width w is taken to cost ``call_cost + r * w``. Sorted by length the cheapest split is
@@ -18,6 +20,7 @@ def group_rows(lengths: Sequence[int], *, call_cost: int, max_positions: int) ->
         lengths: Positions of each row, without padding.
         call_cost: What a call costs however small it is (above all, reading the weights once), in positions.
         max_positions: Largest r * w, which bounds the engine's memory; a single longer row makes a group of its own.
+        sizes: What r may be, ascending from 1; anything when empty.
 
     Returns:
         Row indices of each group, longest rows first, so that the largest buffers are made first.
@@ -29,10 +32,12 @@ def group_rows(lengths: Sequence[int], *, call_cost: int, max_positions: int) ->
     end = np.zeros(rows, dtype=np.int64)
     for start in range(rows - 1, -1, -1):
         most = min(rows - start, max(1, max_positions // max(1, int(widths[start]))))
-        sizes = np.arange(1, most + 1)
-        costs = call_cost + sizes * widths[start] + least[start + 1 : start + 1 + most]
+        possible = np.arange(1, most + 1)
+        if sizes:
+            possible = np.asarray([size for size in sizes if size <= most])
+        costs = call_cost + possible * widths[start] + least[start + possible]
         best = int(np.argmin(costs))
-        least[start], end[start] = costs[best], start + 1 + best
+        least[start], end[start] = costs[best], start + possible[best]
     groups: list[NDArray[np.int64]] = []
     start = 0
     while start < rows:

@@ -87,7 +87,7 @@ def reranker_request(query: list[int], count: int, rows: int = 1, padding: int =
 
 
 def on_cpu(graph: Any) -> BatchingPolicy:
-    return BatchingPolicy.on_cpu(graph.role, max_rows=64, max_tokens=LIMITS.max_tokens)
+    return BatchingPolicy.on_cpu(max_rows=64, max_tokens=LIMITS.max_tokens)
 
 
 def on_gpu(graph: Any) -> BatchingPolicy:
@@ -139,13 +139,21 @@ def test_reranker_rows_find_their_way_back(
 
 def test_a_call_has_no_more_padding_than_its_longest_row_needs() -> None:
     _, engine = run(EncoderGraph(), [encoder_request([3, 64]), encoder_request([4])])
-    assert engine.shapes == [(1, 64), (2, 4)]
+    assert engine.shapes == [(1, 64), (2, 16)]
 
 
 def test_similar_rows_of_several_requests_share_a_call() -> None:
     _, engine = run(RerankerGraph(), [reranker_request([7], 5), reranker_request([7, 8, 9], 6, rows=2)])
     assert LAYOUT.length(3, 6) == 14
-    assert engine.shapes == [(3, 16)]  # padded to a multiple of 16
+    assert engine.shapes == [(1, 16), (2, 16)]  # three are split, since each number of rows is a shape more
+
+
+def test_a_cpu_engine_meets_few_shapes_whatever_is_asked() -> None:
+    rng = np.random.default_rng(0)
+    requests = [encoder_request(rng.integers(1, 65, rng.integers(1, 30)).tolist()) for _ in range(200)]
+    shapes = {shape for request in requests for shape in run(EncoderGraph(), [request])[1].shapes}
+    assert {rows for rows, _ in shapes} <= {1, 2, 4, 8, 16}
+    assert {length for _, length in shapes} == {16, 32, 48, 64}
 
 
 @given(rows=st.lists(st.lists(st.integers(1, 64), min_size=1, max_size=8), min_size=1, max_size=8))

@@ -37,6 +37,17 @@ def test_no_grouping_is_cheaper(lengths: list[int], call_cost: int) -> None:
     assert cost(groups, lengths, call_cost) == least
 
 
+@given(lengths_of_rows, st.integers(0, 80))
+def test_no_grouping_of_the_sizes_allowed_is_cheaper(lengths: list[int], call_cost: int) -> None:
+    sizes = (1, 2, 4)
+    found = group_rows(lengths, call_cost=call_cost, max_positions=10_000, sizes=sizes)
+    groups = [group.tolist() for group in found]
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    assert {len(group) for group in groups} <= set(sizes)
+    allowed = [split for split in partitions(range(len(lengths))) if all(len(group) in sizes for group in split)]
+    assert cost(groups, lengths, call_cost) == min(cost(split, lengths, call_cost) for split in allowed)
+
+
 @given(lengths_of_rows, st.integers(1, 150))
 def test_no_call_is_larger_than_allowed(lengths: list[int], max_positions: int) -> None:
     groups = group_rows(lengths, call_cost=1000, max_positions=max_positions)
