@@ -20,7 +20,7 @@ from resrank.tokenization import PromptTokenizer
 from resrank_export.parity import ParityGate, parity_table
 from resrank_export.typed_graphs import TypedGraph
 from resrank_export.typed_parity import check_typed
-from resrank_export.typed_precision import LOW_TYPES, lower
+from resrank_export.typed_precision import lower
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 FP16_MAX = float(np.finfo(np.float16).max)
@@ -52,39 +52,14 @@ def test_activations_beyond_fp16_do_not_overflow(checkpoint: Path, tmp_path: Pat
     assert parity.passed, parity_table([parity])
 
 
-def test_weights_are_stored_in_the_type_that_they_are_multiplied_in(checkpoint: Path, tmp_path: Path) -> None:
-    traced = TypedGraph.trace(ResRankModel.from_checkpoint(checkpoint), Model.RERANKER)
-    for precision, low in LOW_TYPES.items():
-        graph = onnx.load(traced.write(precision, tmp_path / precision)).graph
-        weights = {tensor.name: tensor for tensor in graph.initializer}
-        matrices = [weights[node.input[1]] for node in graph.node if node.op_type == "MatMul"]
-        assert len(matrices) == 2 * 7 + 2  # of two layers, and the projectors
-        *before, after = matrices  # P_out stands behind the last hidden state
-        assert {matrix.data_type for matrix in before} == {int(low)}
-        assert after.data_type == TensorProto.FLOAT
-        (table,) = (
-            weights[node.input[0]] for node in graph.node if node.op_type == "Gather" and node.input[0] in weights
-        )
-        assert table.data_type == int(low)
-
-
-def test_a_weight_beyond_fp16_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    model = ResRankModel.from_checkpoint(checkpoint)
-    with torch.no_grad():
-        model.reranker.layers[0].self_attn.q_proj.weight[0, 0] = 70_000
-    traced = TypedGraph.trace(model, Model.RERANKER)
-    with pytest.raises(ExportError, match=r"a weight of 70000 is beyond fp16's 65504: export with bf16 or fp32"):
-        traced.write(Precision.FP16, tmp_path / "graph")
-    traced.write(Precision.BF16, tmp_path / "graph")
-
-
-def low_operands(*nodes: onnx.NodeProto) -> ir.Model:
+def small_graph(*nodes: onnx.NodeProto, weight: float = 1.0) -> ir.Model:
     """A graph that ends in a norm, as every backbone's does."""
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 8])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 8])
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 16])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 16])
     norm = helper.make_node("RMSNormalization", ["hidden", "gain"], ["y"], name="norm")
     weights = [
-        numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", (8, 8)), ("gain", (8,)))
+        numpy_helper.from_array(np.full((16, 16), weight, np.float32), "w"),
+        numpy_helper.from_array(np.ones(16, np.float32), "gain"),
     ]
     graph = helper.make_graph([*nodes, norm], "graph", [x], [y], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
@@ -110,5 +85,19 @@ def low_operands(*nodes: onnx.NodeProto) -> ir.Model:
 )
 def test_a_product_of_an_unknown_kind_is_refused(nodes: list[onnx.NodeProto], said: str) -> None:
     with pytest.raises(ExportError) as refusal:
-        lower(low_operands(*nodes), Precision.BF16)
+        lower(small_graph(*nodes), Precision.BF16)
     assert str(refusal.value).startswith(said)
+
+
+@pytest.mark.parametrize(("precision", "written"), [(Precision.FP16, False), (Precision.BF16, True)])
+def test_a_weight_beyond_fp16_is_refused_when_it_is_written(
+    precision: Precision, written: bool, tmp_path: Path
+) -> None:
+    product = helper.make_node("MatMul", ["x", "w"], ["hidden"], name="product")
+    model = small_graph(product, weight=70_000)
+    lower(model, precision)
+    if written:
+        ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")
+        return
+    with pytest.raises(ExportError, match=r"^w: a weight of 70000 is beyond fp16's 65504: export with bf16 or fp32$"):
+        ir.save(model, tmp_path / "model.onnx", external_data="model.onnx.data")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from resrank.checkpoint import RERANKER_DIR
 from resrank.engines import EngineKind, EngineOptions, Precision, load_engine
@@ -35,6 +36,7 @@ CASES = [
     *((family, Model.RERANKER) for family in (*DECODERS, PROJECTORS)),
 ]
 CAPABILITIES = (80, 89)
+ELEMENT = {Precision.FP32: TensorProto.FLOAT, Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ def test_tensorrt_takes_every_attention_as_one_layer(rtx: EngineBuilder, case: C
     assert summary.layers.rotary == (2 * LAYERS if is_causal or case.family == "modernbert" else 0)
     # LayerNormalization stays one layer of TensorRT's network, RMSNormalization does not.
     assert summary.layers.normalization == (0 if is_causal else 2 * LAYERS + 1)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_weights_are_stored_in_the_type_that_they_are_multiplied_in(case: Case, precision: Precision) -> None:
+    graph = onnx.load(case.graphs[precision], load_external_data=False).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    matrices = [types[node.input[1]] for node in graph.node if node.op_type == "MatMul"]
+    tables = [types[node.input[0]] for node in graph.node if node.op_type == "Gather" and node.input[0] in types]
+    if case.family == PROJECTORS:
+        assert matrices.pop() == TensorProto.FLOAT  # P_out stands behind the last hidden state
+    assert len(matrices) >= 4 * LAYERS
+    assert tables
+    assert {*matrices, *tables} == {ELEMENT[precision]}
 
 
 @pytest.mark.parametrize("precision", Precision)

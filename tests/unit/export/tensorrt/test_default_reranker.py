@@ -1,0 +1,126 @@
+"""The default checkpoint's reranker at its real size, with random weights: what it costs, and that it builds.
+
+The analytic count is of the architecture, from ``config.json`` alone: every weight matrix once for each position,
+attention's two products, the projectors for the candidates. An exporter that repeats keys and values, keeps the
+language-model head, or stores a table twice does not stay within a fiftieth of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+
+from resrank.checkpoint import CHECKPOINT_FILE, RERANKER_DIR, CheckpointSpec
+from resrank.engines import Precision
+from resrank.modeling import ResRankModel
+from resrank.names import Model
+from resrank.prompt import PromptLayout
+from resrank.tokenization import PromptTokenizer
+from resrank_export.adapters import default_adapter_folder
+from resrank_export.profiles import default_profiles
+from resrank_export.tensorrt import EngineBuilder
+from resrank_export.typed_graphs import TypedGraph
+from support.backbone_sizes import Backbone
+from support.graph_cost import graph_cost
+
+BATCH, QUERY_TOKENS, CANDIDATES = 2, 24, 100
+BYTES = 2  # of a weight in bf16
+CLOSE = 1.02
+
+
+@dataclass(frozen=True)
+class Default:
+    spec: CheckpointSpec
+    layout: PromptLayout
+    graph: Path
+
+
+@dataclass(frozen=True)
+class Reranker(Backbone):
+    """The decoder and the projectors around it."""
+
+    embedding: int
+
+    @classmethod
+    def read(cls, spec: CheckpointSpec) -> Reranker:
+        config = json.loads((default_adapter_folder() / RERANKER_DIR / "config.json").read_text(encoding="utf-8"))
+        return cls(
+            vocabulary=config["vocab_size"],
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            key_heads=config["num_key_value_heads"],
+            head_size=config["head_dim"],
+            width=config["intermediate_size"],
+            embedding=spec.encoder.embedding_dim,
+        )
+
+    @property
+    def projector(self) -> int:
+        """Elements of either."""
+        return self.hidden * self.embedding
+
+    def flops(self, batch: int, positions: int, candidates: int) -> int:
+        products = 2 * self.body * positions
+        attention = self.layers * 2 * 2 * positions**2 * self.heads * self.head_size
+        projectors = 2 * self.projector * (candidates + candidates + 1)
+        return batch * (products + attention + projectors)
+
+    def weight_bytes(self, size: int) -> int:
+        """P_out stands behind the last hidden state, so it and the norms are fp32 whatever the precision."""
+        return size * (self.table + self.body + self.projector) + 4 * (self.norms + self.projector)
+
+    def attention_bytes(self, batch: int, positions: int, size: int) -> int:
+        """Queries and results of all heads, keys and values of the fewer ones that the weights make."""
+        return size * self.layers * batch * positions * self.head_size * (2 * self.heads + 2 * self.key_heads)
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory: pytest.TempPathFactory) -> Default:
+    adapter = default_adapter_folder()
+    fields = json.loads((adapter / CHECKPOINT_FILE).read_text(encoding="utf-8"))
+    for section in (fields, fields["encoder"], fields["reranker"]):
+        for name in ("kind", "base_sha256"):
+            section.pop(name, None)
+    spec = CheckpointSpec.model_validate(fields)
+    d, h = spec.encoder.embedding_dim, spec.reranker.hidden_size
+    encoder = BertModel(BertConfig(hidden_size=d, num_hidden_layers=1, vocab_size=8, intermediate_size=8))
+    reranker = AutoModel.from_config(AutoConfig.from_pretrained(adapter / RERANKER_DIR))
+    for name, weight in reranker.named_parameters():
+        if "norm" in name:  # all are 1 at first, and export stores equal constants once
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    model = ResRankModel(spec, encoder, reranker, torch.randn(h, d), torch.randn(d, h)).eval()
+    graph = TypedGraph.trace(model, Model.RERANKER).write(Precision.BF16, tmp_path_factory.mktemp("default"))
+    return Default(spec, PromptTokenizer(adapter / RERANKER_DIR, spec.reranker).layout, graph)
+
+
+def test_the_graph_costs_what_the_architecture_does(default: Default) -> None:
+    positions = default.layout.length(QUERY_TOKENS, CANDIDATES)
+    sizes = {"batch": BATCH, "sequence": positions, "candidates": CANDIDATES}
+    graph, architecture = default.graph, Reranker.read(default.spec)
+    found = graph_cost(graph, sizes)
+    flops = architecture.flops(BATCH, positions, CANDIDATES)
+    assert flops <= found.products
+    assert found.products + found.elementwise <= CLOSE * flops
+    weights = architecture.weight_bytes(BYTES)
+    assert weights <= found.weight_bytes <= CLOSE * weights
+    stored = sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+    assert stored <= CLOSE * weights
+    assert found.attention_bytes == architecture.attention_bytes(BATCH, positions, BYTES)
+    # Logits would be the largest tensor by far: a vocabulary for each position.
+    assert found.largest <= BATCH * positions * architecture.width
+
+
+def test_it_builds_in_bf16_with_every_attention_one_kernel(
+    rtx: EngineBuilder, default: Default, tmp_path: Path
+) -> None:
+    shapes = default_profiles(default.spec, default.layout).all_shapes(Model.RERANKER, default.spec)
+    plan = rtx.build(default.graph, shapes[:1], 89, tmp_path / "model.plan")
+    assert plan.layers.attention == Reranker.read(default.spec).layers
+    assert plan.layers.softmax == 0
+    assert plan.fused_attention
