@@ -131,13 +131,16 @@ def recovery_s(calls: Calls, normal: tuple[float, float], start: float, end: flo
         end: When the window ends.
 
     Returns:
-        Seconds from ``start`` to the first of three seconds in a row that are normal; None when there are none, or
-        nothing was called. A second is normal unless the median latency of one kind of call lies above that kind's 95th
-        percentile in the normal window, or more calls than in the normal window, by share, did not end well.
+        Seconds from ``start`` to the first of three seconds in a row that are normal; None when there are none, nothing
+        was called, or no call of the normal window ended well. A second is normal unless the median latency of one
+        kind of call lies above that kind's 95th percentile in the normal window, or more calls than in the normal
+        window, by share, did not end well.
     """
     if not len(starting(calls, start, end)):
         return None
     usual = figures(calls, *normal)
+    if not usual.latency:
+        return None
     in_a_row = 0
     for second in range(int(end - start)):
         window = (start + second, start + second + 1)

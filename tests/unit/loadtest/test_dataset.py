@@ -96,7 +96,9 @@ def test_calls_look_as_the_scenario_says(write: Callable[[str], Path]) -> None:
     assert len({tuple(row) for row in candidates.tolist()}) == 2  # no candidate twice
     name, args, rest = calls(scenario, CallKind.RERANK_TEXT)
     assert (name, args, len(set(rest["passages"]))) == ("rerank", ("one two",), 2)
-    assert calls(scenario, CallKind.SEARCH) == ("search", ("one two", 2), {"candidates": 2, "mode": "hybrid"})
+    name, args, rest = calls(scenario, CallKind.SEARCH)
+    assert (name, args) == ("search", ("one two", 2))
+    assert rest.items() >= {"candidates": 2, "mode": "hybrid"}.items()
     assert calls(scenario, CallKind.EMBED) == ("embed_queries", (["one two"],), {})
 
 

@@ -86,7 +86,13 @@ def test_seconds_in_which_calls_fail_are_not_normal_and_a_later_one_is_no_relaps
     recording = record(*[(at / 10, 0.1) for at in range(200)])
     add(recording, [(10.5, 0.01), (12.5, 0.01), (18.5, 0.01)], outcome=Outcome.SHED)
     assert recovery_s(recording.calls(), (0, 10), 10, 20) == 3.0
-    assert recovery_s(recording.calls(), (0, 10), 10, 15.5) is None  # three whole seconds are not left
+    assert recovery_s(recording.calls(), (0, 10), 10, 12.9) is None  # three whole seconds are not left
+
+
+def test_without_a_call_that_ended_well_there_is_nothing_to_get_back_to() -> None:
+    recording = record(*[(10 + at / 10, 0.1) for at in range(100)])
+    add(recording, [(at / 10, 2.0) for at in range(100)], outcome=Outcome.DEADLINE)
+    assert recovery_s(recording.calls(), (0, 10), 10, 20) is None
 
 
 def test_a_recording_survives_the_way_from_a_worker() -> None:
