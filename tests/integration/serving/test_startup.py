@@ -16,6 +16,7 @@ WARMED = {
     ("passage_tokenizer", "passage"),
     ("query_tokenizer", "query"),
     ("encoder", "longest_passage"),
+    ("bulk_encoder", "longest_passage"),
     ("encoder", "query"),
     ("rerank_prompt", "query"),
     ("reranker", "query"),
