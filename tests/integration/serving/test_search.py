@@ -197,7 +197,7 @@ def test_whichever_sidecar_comes_back_is_asked_anew(
     searching: Searching, sidecar: SidecarProcess, vectors: np.ndarray, tmp_path: Path
 ) -> None:
     """Last of the file: it ends the sidecar of the others."""
-    with ResRankClient(searching.address, max_attempts=6) as client:
+    with ResRankClient(searching.address, max_attempts=20) as client:  # a sidecar is dialled within a second
         expected = client.search(QUERY, route="server")
         os.kill(sidecar.pid, signal.SIGKILL)
         sidecar.stop()
