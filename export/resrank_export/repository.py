@@ -128,7 +128,7 @@ def check_target(out: Path, *, force: bool = False) -> None:
 def _made_by_export(folder: Path) -> bool:
     # By the manifest and what every version wrote: an older repository has fewer models and may be replaced, too.
     return (folder / MANIFEST_FILE).is_file() and all(
-        (folder / model / CONFIG_FILE).is_file() for model in _BACKBONE_OF
+        (folder / model / CONFIG_FILE).is_file() for model in (Model.ENCODER, Model.RERANKER)
     )
 
 

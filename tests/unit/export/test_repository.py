@@ -228,9 +228,10 @@ def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, t
 def test_a_repository_of_a_version_with_fewer_models_may_be_replaced(plan: RepositoryPlan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_repository(plan, out)
-    shutil.rmtree(out / "search")
+    for model in ("search", "embed_bulk", "bulk_encoder"):
+        shutil.rmtree(out / model)
     write_repository(plan, out, force=True)
-    assert (out / "search" / "config.pbtxt").is_file()
+    assert {path.parent.name for path in out.glob("*/config.pbtxt")} == set(Model)
 
 
 def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: RepositoryPlan, tmp_path: Path) -> None:
