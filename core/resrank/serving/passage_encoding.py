@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.blocks import plan_blocks
 from resrank.errors import DeadlineExceededError, InvalidInputError
 from resrank.names import Tensor
 from resrank.serving.embedding_cache import EmbeddingCache, Vector
@@ -137,10 +138,10 @@ class PassageEncoder:
     ) -> list[tuple[int, Exception]]:
         """Encodes in chunks at the same time, each made known as it comes; the place and error of what failed."""
 
-        async def one_chunk(start: int) -> None:
-            chunk = keys[start : start + self._chunk]
+        async def one_chunk(block: slice) -> None:
+            chunk = keys[block]
             try:
-                rows = await encode(texts[start : start + self._chunk])
+                rows = await encode(texts[block])
                 with np.errstate(over="ignore"):  # `rerank` refuses an infinity and says where it is
                     for key, row in zip(chunk, rows.astype(np.float16), strict=True):
                         vectors[key] = row
@@ -149,12 +150,12 @@ class PassageEncoder:
                 for key in chunk:
                     self._under_way.pop(key).set_result(vectors.get(key))
 
-        starts = range(0, len(keys), self._chunk)
-        outcomes = await asyncio.gather(*map(one_chunk, starts), return_exceptions=True)
+        blocks = plan_blocks(len(keys), self._chunk)
+        outcomes = await asyncio.gather(*map(one_chunk, blocks), return_exceptions=True)
         failures: list[tuple[int, Exception]] = []
-        for start, outcome in zip(starts, outcomes, strict=True):
+        for block, outcome in zip(blocks, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failures.append((start + _row(outcome), outcome))
+                failures.append((block.start + _row(outcome), outcome))
             elif outcome is not None:
                 raise outcome  # cancellation or exit of the process: nobody's result
         return failures
