@@ -113,7 +113,7 @@ class DirectEngines:
         """FP32 [N], what the ensemble should answer."""
         embedding, states = self.run()
         scores: Float32 = score(
-            states[Tensor.PASSAGE_STATES],
+            states[Tensor.PASSAGE_STATES][:, :CANDIDATES],
             states[Tensor.QUERY_STATE],
             self._workload.candidates[None],
             embedding,

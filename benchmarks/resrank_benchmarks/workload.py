@@ -14,6 +14,7 @@ from resrank.names import Tensor
 from resrank.prompt import pad_candidates
 from resrank.scoring import normalize
 from resrank.serving.batching import BatchingPolicy
+from resrank.serving.engine_host import RerankerGraph
 from resrank.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank_benchmarks.deployment import Deployment
 from resrank_benchmarks.measurement import BenchmarkError
@@ -36,7 +37,7 @@ class RerankWorkload:
         candidates: FP16 [100, d], random vectors of length 1.
         encoder_inputs: Tensors of ``encoder`` for the query.
         reranker_inputs: Tensors of ``reranker`` for query and candidates, without padding.
-        served_reranker_inputs: The same, the sequence padded as the engine's host pads it.
+        served_reranker_inputs: The same, padded by the engine's host; places behind the candidates repeat the last.
     """
 
     query: str
@@ -75,13 +76,13 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
     positions = prompt.input_ids.shape[1]
     longest = prompts.layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages)
     policy = BatchingPolicy.on_cpu(max_rows=1, max_tokens=longest)
-    padded = np.pad(prompt.input_ids, ((0, 0), (0, policy.padded_length(positions) - positions)))
+    row = {Tensor(name): array[0] for name, array in reranker_inputs.items()}
     return RerankWorkload(
         query,
         candidates,
         {Tensor.INPUT_IDS: tokens.input_ids, Tensor.ATTENTION_MASK: tokens.attention_mask},
         reranker_inputs,
-        reranker_inputs | {Tensor.INPUT_IDS: padded},
+        RerankerGraph().join([row], [positions], policy),
     )
 
 
