@@ -29,6 +29,7 @@ BATCHES = (1, 2, 4, 8, 16)
 _TIMEOUT_S = 60.0
 _LEVEL_S = 6.0  # of requests at each number of callers, at the speed of one caller
 _BATCH_S = 1.5  # of calls at each batch size
+_ROUND_S = 20.0  # of one side in the judged rounds: the first and last calls of a loop have less company
 _ROUNDS = 3
 
 
@@ -137,6 +138,7 @@ async def _measure(
 
         warm = await closed_loop(send, callers=JUDGED, requests=JUDGED)
         per_level = max(8, int(warm.answered_per_s * _LEVEL_S))
+        per_round = int(warm.answered_per_s * _ROUND_S)
         levels: dict[int, Load] = {}
         for number in callers:
             progress(f"{number} callers")
@@ -145,9 +147,9 @@ async def _measure(
         direct: list[float] = []
         for turn in range(1, rounds + 1):
             progress(f"round {turn} of {rounds}: {JUDGED} callers, then the engines alone")
-            load = await closed_loop(send, callers=JUDGED, requests=max(per_level, 2 * JUDGED))
+            load = await closed_loop(send, callers=JUDGED, requests=max(per_round, 4 * JUDGED))
             ensemble.append(load.answered_per_s)
-            direct.append(engines.rows_per_s(best, _LEVEL_S))  # Triton idles meanwhile: nothing is in flight
+            direct.append(engines.rows_per_s(best, _ROUND_S))  # Triton idles meanwhile: nothing is in flight
     return levels, ensemble, direct
 
 
