@@ -70,7 +70,7 @@ def model_times(statistics: Mapping[str, Any]) -> dict[Model, ModelTime]:
 
 
 def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
-    """The steps of an ensemble, in their order.
+    """The steps of an ensemble.
 
     Args:
         model: ``embed_query`` or ``rerank``.
@@ -80,11 +80,11 @@ def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
         BenchmarkError: It is no ensemble that is known here.
     """
     encoding = (Model.QUERY_TOKENIZER, Model.ENCODER)
-    reranking = (Model.RERANK_PROMPT, Model.RERANKER, Model.RESIDUAL_SCORING)
+    reranking = (Model.RERANK_PROMPT, Model.RERANKER)
     if model is Model.EMBED_QUERY:
         return encoding
     if model is Model.RERANK:
-        return (*encoding, *reranking) if query_residual else reranking
+        return (*reranking, *(encoding if query_residual else ()), Model.RESIDUAL_SCORING)
     raise BenchmarkError(f"the steps of {model.value} are not known to the benchmarks")
 
 

@@ -13,6 +13,7 @@ from resrank.checkpoint import CheckpointSpec, encoder_identity
 from resrank.errors import ExportError
 from resrank.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.names import Model, Parameter, Tensor
+from resrank_export.rerank_chain import order_rerank
 
 CONFIG_FILE = "config.pbtxt"
 _VECTORS = frozenset(
@@ -61,11 +62,10 @@ def complete_configs(
         ExportError: A template is missing or not a config, or the models do not fit each other.
     """
     configs = {model: _read_template(model) for model in Model}
+    order_rerank(configs, spec)
     for config in configs.values():
         if config.name != Model.SEARCH:  # one query in a request: how much is found differs
             config.max_batch_size = MAX_BATCH_SIZE
-        if not spec.fusion.query_residual:
-            _drop_query_embedding(config)
         for tensor in (*config.input, *config.output):
             if tensor.name in _VECTORS:
                 tensor.dims[-1] = spec.encoder.embedding_dim
@@ -143,22 +143,6 @@ def _max_passages(spec: CheckpointSpec, configs: Configs) -> int:
     return min(spec.reranker.max_passages, slots - spec.reranker.query_slot)
 
 
-def _drop_query_embedding(config: ModelConfig) -> None:
-    """Takes out what is there for ``query_residual`` only."""
-    for tensors in (config.input, config.output):
-        kept = [tensor for tensor in tensors if tensor.name != Tensor.QUERY_EMBEDDING]
-        del tensors[:]
-        tensors.extend(kept)
-    if config.name == Model.RERANK:
-        steps = config.ensemble_scheduling.step
-        kept_steps = [step for step in steps if step.model_name not in (Model.QUERY_TOKENIZER, Model.ENCODER)]
-        del steps[:]
-        steps.extend(kept_steps)
-        for step in steps:
-            step.input_map.pop(Tensor.QUERY_EMBEDDING, None)
-            step.output_map.pop(Tensor.QUERY_EMBEDDING, None)
-
-
 def _validate_ensemble(config: ModelConfig, configs: Mapping[Model, ModelConfig]) -> None:
     known = {tensor.name: _form(tensor) for tensor in config.input}
     previous: set[str] | None = None
@@ -169,12 +153,13 @@ def _validate_ensemble(config: ModelConfig, configs: Mapping[Model, ModelConfig]
         composing = configs[Model(step.model_name)]
         if composing.max_batch_size < config.max_batch_size:
             raise ExportError(f"{where}: max_batch_size {composing.max_batch_size} is below {config.max_batch_size}")
-        if set(step.input_map) != {tensor.name for tensor in composing.input}:
+        mapped = dict(step.input_map)
+        needed = {tensor.name for tensor in composing.input if not tensor.optional or tensor.name in mapped}
+        if set(mapped) != needed:
             raise ExportError(f"{where}: input_map is not exactly the model's inputs")
         for tensor in composing.input:
-            source = step.input_map[tensor.name]
-            if known.get(source) != _form(tensor):
-                raise ExportError(f"{where}: {tensor.name} does not fit {source}")
+            if tensor.name in mapped and known.get(mapped[tensor.name]) != _form(tensor):
+                raise ExportError(f"{where}: {tensor.name} does not fit {mapped[tensor.name]}")
         if previous is not None and previous.isdisjoint(step.input_map.values()):
             raise ExportError(f"{where}: takes nothing from the step before it, so the ensemble is a fork, not a chain")
         previous = set(step.output_map.values())

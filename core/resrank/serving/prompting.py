@@ -19,9 +19,8 @@ from resrank.tokenization import PromptTokenizer, row_field
 class PromptingStep:
     """QUERY BYTES [B, 1] and CANDIDATES FP16 [B, N, d] to the inputs of ``reranker``, after checking both.
 
-    What only a later step needs (the candidates' count and, with ``query_residual``, the query's embedding) is passed
-    on, so that the ensemble is a chain. With ``query_slot`` the query's embedding stands behind the candidates, too;
-    their count leaves it out, so that its state is never scored.
+    The candidates' count goes to scoring. With ``query_slot`` QUERY_EMBEDDING FP32 [B, d] comes in and stands behind
+    the candidates; their count leaves it out, so that its state is never scored.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
@@ -74,16 +73,13 @@ class PromptingStep:
         prompt = self._tokenizer.layout.batch(
             queries, [count] * rows, min_length=length, min_candidates=candidate_width
         )
-        outputs = {
+        return {
             Tensor.INPUT_IDS: prompt.input_ids,
             Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
             Tensor.LAST_POSITION: prompt.last_position,
             Tensor.CANDIDATES: candidates,
             Tensor.CANDIDATE_COUNT: prompt.candidate_count,
         }
-        if Tensor.QUERY_EMBEDDING in request.inputs:
-            outputs[Tensor.QUERY_EMBEDDING] = request.inputs[Tensor.QUERY_EMBEDDING]
-        return outputs
 
     def _fit(self, queries: list[list[int]], count: int, *, truncate: bool) -> list[list[int]]:
         """Cuts or refuses queries that, beside so many candidates, would outgrow the longest sequence."""

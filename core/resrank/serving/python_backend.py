@@ -182,7 +182,11 @@ class PythonBackend:
             raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
         timeout_us = request.timeout()
         return StepRequest(
-            {name: self._pb.get_input_tensor_by_name(request, name.value).as_numpy() for name in self._inputs},
+            {
+                name: tensor.as_numpy()
+                for name in self._inputs
+                if (tensor := self._pb.get_input_tensor_by_name(request, name.value)) is not None  # optional ones
+            },
             truncate,
             time.monotonic() + timeout_us / 1e6 if timeout_us else None,
             parameters,

@@ -56,9 +56,7 @@ def test_what_reaches_the_reranker_has_the_buckets_shapes(padded: Served) -> Non
     assert buckets is not None
     assert buckets.candidates == (10, 12)
     dim = padded.spec.encoder.embedding_dim
-    embedding = triton_grpc.InferInput("QUERY_EMBEDDING", [1, dim], "FP32")
-    embedding.set_data_from_numpy(np.ones((1, dim), np.float32))
-    answer = padded.client.infer("rerank_prompt", [*rerank_inputs(QUERY, unit_vectors(3, dim)), embedding])
+    answer = padded.client.infer("rerank_prompt", rerank_inputs(QUERY, unit_vectors(3, dim)))
     assert answer.as_numpy("INPUT_IDS").shape[1] in buckets.sequence
     assert answer.as_numpy("CANDIDATES").shape == (1, 10, dim)
     assert answer.as_numpy("CANDIDATE_COUNT").tolist() == [[3]]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +30,11 @@ from resrank_export.warmup import text_samples
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import make_manifest
 
-CHAIN = ["query_tokenizer", "encoder", "rerank_prompt", "reranker", "residual_scoring"]
+ENCODING = ["query_tokenizer", "encoder"]
+PASS = ["rerank_prompt", "reranker"]
 
 
-def make_plan(folder: Path, *, query_residual: bool = True, **fields: int) -> RepositoryPlan:
+def make_plan(folder: Path, *, query_residual: bool = True, **fields: Any) -> RepositoryPlan:
     spec = make_tiny_checkpoint(folder / "checkpoint", query_residual=query_residual, **fields)
     manifest = make_manifest(built_on=BuiltOn(machine="Ö", python="3.12"))
     options = {
@@ -111,15 +113,37 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
     )
 
 
-@pytest.mark.parametrize("query_residual", [True, False])
-def test_the_ensemble_is_the_checkpoints_chain(tmp_path: Path, query_residual: bool) -> None:
-    write_repository(make_plan(tmp_path, query_residual=query_residual), tmp_path / "out")
+def mention(repository: Path, tensor: str) -> set[str]:
+    return {model.value for model in Model if tensor in (repository / model / "config.pbtxt").read_text()}
+
+
+def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryPlan, tmp_path: Path) -> None:
+    """What the reranker's queue sheds has cost no encoding."""
+    write_repository(plan, tmp_path / "out")
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
-    assert steps == (CHAIN if query_residual else CHAIN[2:])
-    with_vector = {
-        model.value for model in Model if "QUERY_EMBEDDING" in (tmp_path / "out" / model / "config.pbtxt").read_text()
-    }
-    assert with_vector == ({"rerank", "rerank_prompt", "residual_scoring"} if query_residual else set())
+    assert steps == [*PASS, *ENCODING, "residual_scoring"]
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "residual_scoring"}
+    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "query_tokenizer", "residual_scoring"}
+    (waits,) = (tensor for tensor in read(tmp_path / "out", "query_tokenizer").input if tensor.name == "QUERY_STATE")
+    assert waits.optional  # embed_query has none
+    assert list(waits.dims) == [32]
+
+
+def test_the_query_is_encoded_first_where_the_prompt_holds_its_vector(tmp_path: Path) -> None:
+    write_repository(make_plan(tmp_path, query_slot=True), tmp_path / "out")
+    steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
+    assert steps == [*ENCODING, *PASS, "residual_scoring"]
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "rerank_prompt", "residual_scoring"}
+    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring"}
+    assert dims(read(tmp_path / "out", "rerank_prompt"))["QUERY_EMBEDDING"] == [32]
+
+
+def test_without_query_residual_no_query_is_encoded(tmp_path: Path) -> None:
+    write_repository(make_plan(tmp_path, query_residual=False), tmp_path / "out")
+    steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
+    assert steps == [*PASS, "residual_scoring"]
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == set()
+    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring"}
 
 
 def test_warm_up_samples_are_files_in_tritons_form(plan: RepositoryPlan, tmp_path: Path) -> None:
@@ -128,7 +152,7 @@ def test_warm_up_samples_are_files_in_tritons_form(plan: RepositoryPlan, tmp_pat
     for model in Model:
         config = read(tmp_path / "out", model)
         for sample in config.model_warmup:
-            assert set(sample.inputs) == {tensor.name for tensor in config.input}
+            assert set(sample.inputs) == {tensor.name for tensor in config.input if not tensor.optional}
             for value in sample.inputs.values():
                 content = (tmp_path / "out" / model / "warmup" / value.input_data_file).read_bytes()
                 kind = ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[value.data_type].name
@@ -269,10 +293,8 @@ def test_every_model_tells_how_many_passages_it_takes_itself(plan: RepositoryPla
 
 def test_a_fork_is_refused(configs: Configs) -> None:
     steps = configs[Model.RERANK].ensemble_scheduling.step
-    prompt = steps[2]
-    prompt.input_map["QUERY_EMBEDDING"] = "QUERY_EMBEDDING_OF_CLIENT"
-    configs[Model.RERANK].input.add(name="QUERY_EMBEDDING_OF_CLIENT", data_type="TYPE_FP32", dims=[32])
-    with pytest.raises(ExportError, match=r"rerank_prompt: .*a fork, not a chain"):
+    del steps[2].input_map["QUERY_STATE"]
+    with pytest.raises(ExportError, match=r"query_tokenizer: .*a fork, not a chain"):
         validate_configs(configs)
 
 
@@ -281,7 +303,7 @@ def test_models_that_do_not_fit_are_refused(configs: Configs) -> None:
     with pytest.raises(ExportError, match=r"embed_\w+/config.pbtxt: no step makes EMBEDDING in this form"):
         validate_configs(configs)
     configs[Model.ENCODER].output[0].dims[-1] = 32
-    del configs[Model.RERANK].ensemble_scheduling.step[3].input_map["LAST_POSITION"]
+    del configs[Model.RERANK].ensemble_scheduling.step[1].input_map["LAST_POSITION"]
     with pytest.raises(ExportError, match="reranker: input_map is not exactly the model's inputs"):
         validate_configs(configs)
 
