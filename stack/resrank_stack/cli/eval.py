@@ -60,6 +60,9 @@ def eval_(
     sizes: Annotated[
         str, typer.Option(help="Numbers of candidates for the size sensitivity, with commas; empty for none.")
     ] = "10,20,50,100,200",
+    blocks: Annotated[
+        str, typer.Option(help="Blocks that the candidates of one pass are cut into, with commas; empty for none.")
+    ] = "2,4",
     seen: Annotated[
         list[Path] | None,
         typer.Option(help="Training data (lists, or a BEIR folder): judge apart what it does not hold. Repeatable."),
@@ -119,7 +122,14 @@ def eval_(
         questions=queries,
         candidates=candidates,
         retriever=retriever,
-        settings=EvaluationSettings(depth, shuffles, _numbers(sizes), tuple(measure or MEASURES), seed),
+        settings=EvaluationSettings(
+            depth,
+            shuffles,
+            _numbers(sizes, "--sizes"),
+            _numbers(blocks, "--blocks"),
+            tuple(measure or MEASURES),
+            seed,
+        ),
         seen=tuple(seen or ()),
         through=through,
         checkpoint=checkpoint,
@@ -142,13 +152,13 @@ def eval_(
     print_report(report, Console(highlight=False))
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         numbers = tuple(sorted({int(part) for part in text.split(",") if part.strip()}))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers with commas", param_hint="--sizes") from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers with commas", param_hint=option) from None
     if numbers and not 1 <= numbers[0] <= numbers[-1] <= MAX_MESSAGE_RECORDS:
-        raise typer.BadParameter(f"{text!r}: each from 1 to {MAX_MESSAGE_RECORDS}", param_hint="--sizes")
+        raise typer.BadParameter(f"{text!r}: each from 1 to {MAX_MESSAGE_RECORDS}", param_hint=option)
     return numbers
 
 

@@ -126,12 +126,13 @@ def _print_sensitivity(evaluation: Evaluation, console: Console) -> None:
             figures = (f"{size.dense:.4f}", f"{size.reranked:.4f}", str(size.passes), f"{size.score_shift:.4f}")
             table.add_row(f"first {size.size}", *figures)
         _section(f"Size: {measure} of the first candidates alone", table, console)
-    table = _table("", measure, "tau to one pass", "scores move by")
-    for block in evaluation.blocks:
-        name = f"{block.passages} candidates in one pass" if block.blocks == 1 else f"in {block.blocks} blocks"
-        tau = "-" if block.kendall is None else f"{block.kendall:.4f}"
-        table.add_row(name, f"{block.mean:.4f}", tau, f"{block.score_shift:.4f}")
-    _section("Blocks: the same candidates scored apart and merged", table, console)
+    if evaluation.blocks:
+        table = _table("", measure, "tau to one pass", "scores move by")
+        for block in evaluation.blocks:
+            name = f"{block.passages} candidates in one pass" if block.blocks == 1 else f"in {block.blocks} blocks"
+            tau = "-" if block.kendall is None else f"{block.kendall:.4f}"
+            table.add_row(name, f"{block.mean:.4f}", tau, f"{block.score_shift:.4f}")
+        _section("Blocks: the same candidates scored apart and merged", table, console)
 
 
 def _changes(changes: Sequence[Change]) -> Table:

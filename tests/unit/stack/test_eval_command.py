@@ -181,7 +181,7 @@ def test_several_collections_by_one_command(
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv"):
         (tmp_path / "copy" / name).write_bytes((collection / name).read_bytes())
     words = ["eval", str(collection), str(tmp_path / "copy"), "--checkpoint", str(checkpoint), "--queries", "2"]
-    words += ["--shuffles", "1", "--sizes", "", "--output", "json"]
+    words += ["--shuffles", "1", "--sizes", "", "--blocks", "", "--output", "json"]
 
     assert run([*words, "--out", str(tmp_path / "out")]) == 0
 
@@ -235,7 +235,9 @@ def test_bad_input_is_one_sentence(evaluate: Evaluate, tmp_path: Path, options: 
     assert complaint in evaluate(*(option.format(**files) for option in options), code=2)
 
 
-@pytest.mark.parametrize("options", [["--depth", "1001"], ["--sizes", "10,x"], ["--sizes", "0"], ["--shuffles", "0"]])
+@pytest.mark.parametrize(
+    "options", [["--depth", "1001"], ["--sizes", "10,x"], ["--sizes", "0"], ["--blocks", "x"], ["--shuffles", "0"]]
+)
 def test_wrong_usage_is_2(collection: Path, options: list[str]) -> None:
     assert run(["eval", str(collection), *options]) == 2
 

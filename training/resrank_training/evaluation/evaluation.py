@@ -54,6 +54,7 @@ class EvaluationSettings:
         depth: Candidates that are reranked, the first ones as found.
         shuffles: Random orders that the reranker is shown the candidates in, at least 1.
         sizes: Numbers of candidates for the size sensitivity, ascending; none skips it.
+        blocks: Numbers of blocks that the candidates of one pass are cut into, ascending; none skips it.
         measures: Names of ``ir-measures``; differences and sensitivities are of the first.
         seed: Of shuffles and resampling.
 
@@ -64,15 +65,19 @@ class EvaluationSettings:
     depth: int = 100
     shuffles: int = 5
     sizes: tuple[int, ...] = (10, 20, 50, 100, 200)
+    blocks: tuple[int, ...] = (2, 4)
     measures: tuple[str, ...] = MEASURES
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, value in (("depth", self.depth), ("shuffles", self.shuffles), *(("sizes", n) for n in self.sizes)):
+        ascending = {"sizes": self.sizes, "blocks": self.blocks}
+        numbers = ((field, number) for field, several in ascending.items() for number in several)
+        for field, value in (("depth", self.depth), ("shuffles", self.shuffles), *numbers):
             if value < 1:
                 raise InvalidInputError(field, "too small", limit=1, value=value)
-        if list(self.sizes) != sorted(set(self.sizes)):
-            raise InvalidInputError("sizes", f"must ascend, got {', '.join(map(str, self.sizes))}")
+        for field, several in ascending.items():
+            if list(several) != sorted(set(several)):
+                raise InvalidInputError(field, f"must ascend, got {', '.join(map(str, several))}")
         if not self.measures:
             raise InvalidInputError("measures", "name at least one")
         check_measures(self.measures)
@@ -220,6 +225,7 @@ class _Bench:
                     self._scorer,
                     questions,
                     depth,
+                    settings.blocks,
                     self._judge,
                     known=reranked if depth <= self._scorer.max_passages else None,
                     progress=self._progress,

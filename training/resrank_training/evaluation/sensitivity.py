@@ -17,9 +17,6 @@ from resrank_training.evaluation.scorer import Float32, Scorer
 
 Float64 = NDArray[np.float64]
 
-BLOCKS = (2, 4)
-"""Into how many blocks the candidates of one pass are cut, to see what a longer list loses."""
-
 Judge = Callable[[Sequence[Ranking]], Float64]
 """Values of the first measure, FP64 [Q], of one ranking per question."""
 
@@ -173,6 +170,7 @@ def block_sensitivity(
     scorer: Scorer,
     questions: Sequence[Question],
     depth: int,
+    blocks: Sequence[int],
     judge: Judge,
     *,
     known: Sequence[Presented] | None,
@@ -184,18 +182,21 @@ def block_sensitivity(
         scorer: The checkpoint.
         questions: Each with at least one candidate.
         depth: How many of the candidates as found; no more are taken than one pass takes.
+        blocks: Into how many they are cut, to see what a longer list loses.
         judge: Gives the first measure.
         known: The one pass's results, when they are known already.
         progress: Called as the work goes on.
 
     Returns:
-        One pass first.
+        One pass first; nothing where there is nothing to cut into.
     """
+    if not blocks:
+        return []
     depth = min(depth, scorer.max_passages)
     orders = [question.dense_order(depth) for question in questions]
     whole = known or present(scorer, questions, orders, what=f"{depth} candidates in one pass", progress=progress)
     results = []
-    for count in (1, *BLOCKS):
+    for count in (1, *(count for count in blocks if count > 1)):
         merged = whole if count == 1 else _in_blocks(scorer, questions, orders, count, progress)
         pairs = [(one.scores, other.scores) for one, other in zip(merged, whole, strict=True)]
         results.append(

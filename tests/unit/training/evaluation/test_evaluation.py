@@ -108,6 +108,7 @@ def test_no_candidates_at_all_are_an_error() -> None:
         ({"sizes": (10, 0)}, r"sizes: too small"),
         ({"sizes": (20, 10)}, r"sizes: must ascend, got 20, 10"),
         ({"sizes": (10, 10)}, r"sizes: must ascend"),
+        ({"blocks": (4, 2)}, r"blocks: must ascend, got 4, 2"),
         ({"measures": ()}, r"measures: name at least one"),
         ({"measures": ("Niceness",)}, r"measures: not known"),
     ],

@@ -137,13 +137,13 @@ def test_what_is_known_is_not_scored_again() -> None:
     size_sensitivity(scorer, [FIRST], (3, 6), judge, known={6: known}, progress=silent)
     assert scorer.passes == [3]
     scorer.passes.clear()
-    block_sensitivity(scorer, [FIRST], 6, judge, known=known, progress=silent)
+    block_sensitivity(scorer, [FIRST], 6, (2, 4), judge, known=known, progress=silent)
     assert scorer.passes == [3, 3, 2, 2, 1, 1]
 
 
 def test_blocks_by_hand() -> None:
     scorer = FirstComponentScorer(max_passages=6, penalty=0.15)
-    found = block_sensitivity(scorer, [FIRST, SECOND], 100, reciprocal_ranks, known=None, progress=silent)
+    found = block_sensitivity(scorer, [FIRST, SECOND], 100, (2, 4), reciprocal_ranks, known=None, progress=silent)
 
     # In dense order b f e c a d. In two blocks, f is 0.8 - 0.15 and c, first of the second block, keeps its 0.5.
     orders = [[0.9, 0.8, 0.7, 0.5, 0.3, 0.1], [0.4, 0.2]]
@@ -176,6 +176,7 @@ def test_blocks_take_no_more_than_one_pass_takes() -> None:
     def judge(rankings: list[Ranking]) -> np.ndarray:
         return np.array([len(ranking) for ranking in rankings], float)
 
-    found = block_sensitivity(scorer, [FIRST], 6, judge, known=None, progress=silent)
+    found = block_sensitivity(scorer, [FIRST], 6, (2, 4), judge, known=None, progress=silent)
     assert [block.passages for block in found] == [4, 4, 4]
     assert found[0].mean == 4
+    assert block_sensitivity(scorer, [FIRST], 6, (), judge, known=None, progress=silent) == []
