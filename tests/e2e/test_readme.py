@@ -82,12 +82,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def served(demo: tuple[Path, str]) -> Iterator[Served]:
-    """The demo's repository, served on free ports over an index that the README's command fills."""
+    """The demo's repository and index, served on free ports as it says at its end; the README's command finds it full."""
     from resrank_stack.ports import choose_ports
 
     work, _ = demo
     triton, metrics, retrieval = choose_ports("127.0.0.1", None, None, None)
-    index = work / "served-index"
+    index = work / "demo-index"
     ports = ["--triton-port", str(triton), "--metrics-port", str(metrics), "--retrieval-port", str(retrieval)]
     command = [*RESRANK, "serve", str(work / "repository"), "--index", str(index), *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
