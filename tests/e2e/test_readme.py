@@ -82,7 +82,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def served(demo: tuple[Path, str]) -> Iterator[Served]:
-    """The demo's repository and index, served on free ports as it says at its end; the README's command finds it full."""
+    """The demo's repository and index, served as it says at its end; the README's command finds nothing left to do."""
     from resrank_stack.ports import choose_ports
 
     work, _ = demo
