@@ -13,8 +13,8 @@ WAIT_S = 2.0
 caller is computed for nobody; a burst that fills the queues is worked off in this time."""
 
 LEAST_WAITING = 8
-"""Room for the batch that follows the one under way, however slow a model is: with fewer requests waiting the batches
-would be smaller than the engine takes (``preferred_batch_size`` of the reranker's config)."""
+"""Room for the two batches that follow the one under way, however slow a model is: with fewer requests waiting the
+batches would be smaller than the engine takes (``preferred_batch_size`` of the reranker's config)."""
 
 _CANDIDATES = 100  # the usual first pass, of which `rerank_text` encodes the texts
 

@@ -30,6 +30,9 @@ LOOPBACK = "127.0.0.1"
 _GRACE_S = 5.0
 """A call ends by its deadline; locust may stop a user that much later at the earliest."""
 
+_OTHER_THREADS = 10
+"""For what gevent itself needs threads for."""
+
 _FAREWELL_S = 1.0
 """How long a worker stays after its last report, so that its messages leave it."""
 
@@ -63,6 +66,9 @@ class ScenarioRun:
         metrics_url: str | None,
         on_end: Callable[[RunResult], None] = lambda _: None,
     ) -> None:
+        # gRPC waits for every answer in a thread of gevent's pool, of 10 by default: the answer to an eleventh call, even
+        # a refusal, would be seen when one of the first ten has ended.
+        gevent.get_hub().threadpool.maxsize = scenario.load.most_in_flight + _OTHER_THREADS
         # Only gentle stops: users finish their call, and locust kills none that its deadline would not have ended.
         self.environment = Environment(stop_timeout=scenario.deadline_s + _GRACE_S)
         self.load = Load(scenario, callers, self.environment)

@@ -98,6 +98,11 @@ class OpenLoad(Section):
     )
     phases: tuple[RatePhase, ...] = Field(min_length=1)
 
+    @property
+    def most_in_flight(self) -> int:
+        """Calls of one process that may be under way at the same time."""
+        return self.max_in_flight
+
 
 class ClosedLoad(Section):
     """Users who wait for each answer, think, and call again: they slow down with the server."""
@@ -107,6 +112,11 @@ class ClosedLoad(Section):
         default=0, ge=0, le=3600, description="Mean time between answer and next call; exponentially distributed."
     )
     phases: tuple[UsersPhase, ...] = Field(min_length=1)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Calls of one process that may be under way at the same time."""
+        return max(phase.users for phase in self.phases)
 
 
 class Data(Section):
