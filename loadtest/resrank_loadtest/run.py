@@ -66,8 +66,8 @@ class ScenarioRun:
         metrics_url: str | None,
         on_end: Callable[[RunResult], None] = lambda _: None,
     ) -> None:
-        # gRPC waits for every answer in a thread of gevent's pool, of 10 by default: the answer to an eleventh call, even
-        # a refusal, would be seen when one of the first ten has ended.
+        # gRPC waits for every answer in a thread of gevent's pool, of 10 by default: the answer to an eleventh call,
+        # even a refusal, would be seen when one of the first ten has ended.
         gevent.get_hub().threadpool.maxsize = scenario.load.most_in_flight + _OTHER_THREADS
         # Only gentle stops: users finish their call, and locust kills none that its deadline would not have ended.
         self.environment = Environment(stop_timeout=scenario.deadline_s + _GRACE_S)

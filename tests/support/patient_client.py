@@ -1,7 +1,7 @@
 """Calls a gRPC server that answers one method at once and keeps the callers of another waiting.
 
-Run as ``python -m support.patient_client ADDRESS SCENARIO WAITING``: with so many callers waiting it makes one more call,
-and then has the others released. It fails when that call is not answered before.
+Run as ``python -m support.patient_client ADDRESS SCENARIO WAITING``: with so many callers waiting it makes one more
+call, and then has the others released. It fails when that call is not answered before.
 """
 
 from gevent import monkey
