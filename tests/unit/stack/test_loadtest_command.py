@@ -77,7 +77,7 @@ def test_what_cannot_be_is_refused_with_2(
 
 def test_a_wrong_field_is_named(ordered: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "scenario.yaml"
-    path.write_text((SCENARIOS / "search.yaml").read_text().replace("rate: 2", "rate: 0"))
+    path.write_text((SCENARIOS / "search.yaml").read_text().replace("rate: 1", "rate: 0"))
     assert run(["loadtest", "run", str(path), "--headless"]) == 2
     assert capsys.readouterr().err == "Error: load.phases.0.rate: must be greater than 0 (limit 0.0, got 0)\n"
     assert ordered == []
