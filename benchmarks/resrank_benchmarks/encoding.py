@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from resrank.checkpoint import ENCODER_DIR
 from resrank.corpus import read_passages
+from resrank.errors import InvalidInputError
 from resrank.names import Model
 from resrank.scoring import Float32, normalize
+from resrank.tokenization import EncoderTokenizer
 from resrank_benchmarks.deployment import Deployment
 from resrank_benchmarks.indexing import sentence_transformer
 from resrank_benchmarks.infinity import InfinityClient, InfinityServer, export_for_optimum, infinity_version
@@ -57,7 +61,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
         BenchmarkError: infinity-emb is not installed, or the sides' vectors differ.
         StackError: A server cannot be started.
     """
-    texts = [passage.encoder_text for passage in read_passages(corpus)][:PASSAGES]
+    texts = list(islice(_whole_passages(deployment, corpus), PASSAGES))
     instructed = [deployment.spec.encoder.passage_instruction + text for text in texts]
     pooling = deployment.spec.encoder.pooling.value
     threads = deployment.engine_options(Model.ENCODER).threads or usable_cores()
@@ -122,6 +126,17 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
             "infinity-emb, its torch, transformers and ONNX Runtime": version,
         },
     )
+
+
+def _whole_passages(deployment: Deployment, corpus: Path) -> Iterator[str]:
+    """Passages that no side cuts: infinity-emb's optimum engine does not know the encoder's own limit."""
+    tokenizer = EncoderTokenizer(deployment.checkpoint / ENCODER_DIR, deployment.spec.encoder, for_queries=False)
+    for passage in read_passages(corpus):
+        try:
+            tokenizer.encode([passage.encoder_text.encode()])
+        except InvalidInputError:
+            continue
+        yield passage.encoder_text
 
 
 def _encode(encode: Callable[[Sequence[str]], Float32], texts: Sequence[str], _: int) -> Float32:
