@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelEnsembling
 
 from resrank.checkpoint import CheckpointSpec
 from resrank.names import Model, Tensor
@@ -34,34 +33,30 @@ def _encode_first(configs: Mapping[Model, ModelConfig]) -> None:
     _release_query_tokenizer(configs)
     configs[Model.RERANK_PROMPT].input.add(name=Tensor.QUERY_EMBEDDING, data_type=DataType.TYPE_FP32, dims=[-1])
     steps = configs[Model.RERANK].ensemble_scheduling.step
-    ordered = sorted(steps, key=lambda step: step.model_name not in _ENCODING)
-    for step in ordered:
-        if step.model_name == Model.RERANK_PROMPT:
-            step.input_map[Tensor.QUERY_EMBEDDING] = Tensor.QUERY_EMBEDDING
-    _replace(steps, ordered)
+    _step(configs, Model.RERANK_PROMPT).input_map[Tensor.QUERY_EMBEDDING] = Tensor.QUERY_EMBEDDING
+    steps.sort(key=lambda step: step.model_name not in _ENCODING)
 
 
 def _encode_never(configs: Mapping[Model, ModelConfig]) -> None:
     _release_query_tokenizer(configs)
-    scoring = configs[Model.RESIDUAL_SCORING]
-    _replace(scoring.input, [tensor for tensor in scoring.input if tensor.name != Tensor.QUERY_EMBEDDING])
+    _remove_input(configs[Model.RESIDUAL_SCORING], Tensor.QUERY_EMBEDDING)
+    del _step(configs, Model.RESIDUAL_SCORING).input_map[Tensor.QUERY_EMBEDDING]
     steps = configs[Model.RERANK].ensemble_scheduling.step
-    _replace(steps, [step for step in steps if step.model_name not in _ENCODING])
-    for step in steps:
-        step.input_map.pop(Tensor.QUERY_EMBEDDING, None)
+    for model in _ENCODING:
+        steps.remove(_step(configs, model))
 
 
 def _release_query_tokenizer(configs: Mapping[Model, ModelConfig]) -> None:
     """Takes out what makes it wait for the reranker."""
-    tokenizer = configs[Model.QUERY_TOKENIZER]
-    _replace(tokenizer.input, [tensor for tensor in tokenizer.input if tensor.name != Tensor.QUERY_STATE])
-    for step in configs[Model.RERANK].ensemble_scheduling.step:
-        if step.model_name == Model.QUERY_TOKENIZER:
-            del step.input_map[Tensor.QUERY_STATE]
+    _remove_input(configs[Model.QUERY_TOKENIZER], Tensor.QUERY_STATE)
+    del _step(configs, Model.QUERY_TOKENIZER).input_map[Tensor.QUERY_STATE]
 
 
-def _replace(repeated: Any, kept: list[Any]) -> None:
-    """What a repeated field of a message holds; protobuf has no assignment to one."""
-    copies = [type(each).FromString(each.SerializeToString()) for each in kept]
-    del repeated[:]
-    repeated.extend(copies)
+def _remove_input(config: ModelConfig, name: Tensor) -> None:
+    (tensor,) = (tensor for tensor in config.input if tensor.name == name)
+    config.input.remove(tensor)
+
+
+def _step(configs: Mapping[Model, ModelConfig], model: Model) -> ModelEnsembling.Step:
+    (step,) = (step for step in configs[Model.RERANK].ensemble_scheduling.step if step.model_name == model)
+    return step
