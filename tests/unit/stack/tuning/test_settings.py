@@ -106,7 +106,7 @@ def test_the_derived_repository_has_the_settings_and_the_exported_files(reposito
 
 def test_the_default_is_what_the_config_says(repository: Path) -> None:
     default, others = settings_of(repository, Model.RERANKER, 2)
-    assert default == Setting(1, 2, 8)
+    assert default == Setting(1, 2, 4)
     assert default not in others
     assert {(setting.instances, setting.threads) for setting in others} == {(1, 2), (2, 1)}
     assert settings_of(repository, Model.ENCODER, 6)[0] == Setting(1, 6, 64)
