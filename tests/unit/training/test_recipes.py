@@ -133,7 +133,7 @@ def test_smoke_shares_no_question_with_the_sample_collection() -> None:
     """Loaded as a run loads it, and compared without the normaliser of the exclusion."""
     data = load_data(load_config(recipe("smoke")).data, Unasked())
     trained = [candidates for source in data.train for candidates in source.lists]
-    assert (len(data.development), len(trained)) == (60, 340)
+    assert (len(data.development), len(trained)) == (30, 370)
     with gzip.open(SAMPLE / "queries.jsonl.gz", "rt", encoding="utf-8") as file:
         evaluated = {letters(json.loads(line)["text"]) for line in file}
     assert len(evaluated) == 200
