@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import tritonclient.grpc as triton_grpc
 
 from resrank.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.names import Model
@@ -90,8 +89,8 @@ def run(
             deployment.repository, Path(folder), triton_port=None, metrics_port=None, retrieval_port=None
         ) as stack,
         TimedClient(stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_TIMEOUT_S) as client,
-        triton_grpc.InferenceServerClient(stack.triton.grpc_address) as triton,
     ):
+        metrics = f"http://{stack.triton.metrics_address}/metrics"
         progress(f"storing {indexed} vectors")
         with grpc.insecure_channel(
             stack.sidecar.address, [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES)]
@@ -112,13 +111,13 @@ def run(
             progress(f"{requests} times {name}")
             for _ in range(_WARM_UP):
                 request()
-            before, spent_before = read_times(triton), dict(client.spent_s)
+            before, spent_before = read_times(metrics), dict(client.spent_s)
             times = []
             for _ in range(requests):
                 started = time.perf_counter()
                 request()
                 times.append(1e3 * (time.perf_counter() - started))
-            after = read_times(triton)
+            after = read_times(metrics)
             spent = {server: 1e3 * (client.spent_s[server] - spent_before[server]) for server in Server}
             parts[name] = time_parts(
                 ClientTime(requests, sum(times), spent[Server.TRITON], spent[Server.RETRIEVAL]),

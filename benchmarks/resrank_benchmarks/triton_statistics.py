@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from resrank.names import Model
+from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank_benchmarks.measurement import BenchmarkError
+from resrank_loadtest.server_metrics import ModelCounters, parse_metrics
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class ModelTime:
 
     Attributes:
         requests: Answered ones.
-        total: From acceptance to answer; of an ensemble all its steps and what lies between them.
+        total: From acceptance to answer, as Triton saw it; of an ensemble all its steps and what lies between them.
         queue: Waiting for an instance.
         compute: Inputs, inference and outputs in an instance; 0 for an ensemble, which computes nothing itself.
     """
@@ -36,37 +39,39 @@ class ModelTime:
         )
 
 
-def read_times(client: Any) -> dict[Model, ModelTime]:
-    """Reads the statistics of all models.
+def read_times(metrics_url: str) -> dict[Model, ModelTime]:
+    """Reads what all models have done since the server's start.
 
     Args:
-        client: ``tritonclient.grpc.InferenceServerClient``.
+        metrics_url: Triton's metrics page, on which also the engine models publish their own figures.
+
+    Raises:
+        BenchmarkError: It cannot be read.
     """
-    statistics = client.get_inference_statistics(as_json=True)
-    return model_times(statistics)
+    time.sleep(2 * PUBLISH_EVERY_S)
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=_TIMEOUT_S) as page:
+            return model_times(parse_metrics(page.read().decode()))
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{metrics_url} cannot be read: {error}") from error
 
 
-def model_times(statistics: Mapping[str, Any]) -> dict[Model, ModelTime]:
-    """Reads an answer of Triton's statistics API.
+def model_times(counters: Mapping[str, ModelCounters]) -> dict[Model, ModelTime]:
+    """Makes times of counters.
 
     Args:
-        statistics: ``ModelStatisticsResponse`` as JSON, in which fields that are 0 are missing.
-
-    Returns:
-        Model to the times since the server started.
+        counters: Of all models.
     """
-    times = {}
-    for model in statistics.get("model_stats", ()):
-        stats = model.get("inference_stats", {})
-        compute = sum(_nanoseconds(stats, part) for part in ("compute_input", "compute_infer", "compute_output"))
-        times[Model(model["name"])] = ModelTime(
-            int(stats.get("success", {}).get("count", 0)),
-            _nanoseconds(stats, "success") / 1e6,
-            _nanoseconds(stats, "queue") / 1e6,
+    return {
+        Model(name): ModelTime(
+            int(model.requests),
+            model.total_us / 1e3,
+            model.queue_us / 1e3,
             # An ensemble repeats its steps' figures.
-            0.0 if model["name"] in _ENSEMBLES else compute / 1e6,
+            0.0 if name in _ENSEMBLES else model.compute_us / 1e3,
         )
-    return times
+        for name, model in counters.items()
+    }
 
 
 def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
@@ -90,6 +95,4 @@ def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
 
 _ENSEMBLES = {each.value for each in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.EMBED_BULK, Model.RERANK)}
 
-
-def _nanoseconds(stats: Mapping[str, Any], part: str) -> int:
-    return int(stats.get(part, {}).get("ns", 0))
+_TIMEOUT_S = 10.0

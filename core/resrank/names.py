@@ -70,7 +70,11 @@ class Parameter(StrEnum):
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
-    NICENESS = "niceness"  # config of `reranker`, `bulk_encoder` on CPUs: what their processes add to theirs
+    # Config of the same models on CPUs, where requests wait in the model's process (``resrank.serving.queued``).
+    NICENESS = "niceness"  # what the engine's threads add to the process's
+    ENGINES = "engines"  # engines side by side; 1 where it is missing
+    BATCH_ROWS = "batch_rows"  # rows that one call should have at most; all that a request may have where it is missing
+    MAX_QUEUE_SIZE = "max_queue_size"  # requests that may wait; also config of `rerank_text`, `search`: under way
     VOCABULARY_SIZE = "vocabulary_size"  # config of the same models: token ids lie below
     MAX_TOKENS = "max_tokens"  # config of the same models: longest row
     # Lengths that rows are padded to, ascending, as text "16,32,64"; without them nothing is padded ahead. In the
@@ -83,6 +87,17 @@ class Parameter(StrEnum):
     CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
     MODE = "mode"  # request to `search`: hybrid, dense or lexical
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
+
+
+class LoadMetric(StrEnum):
+    """What models whose requests wait in their own process add to Triton's metrics, each with the label ``model``."""
+
+    REQUESTS = "resrank_requests_total"  # label `outcome`: ok, invalid, queue_full, deadline, cancelled, failed
+    ROWS = "resrank_rows_total"
+    BATCHES = "resrank_batches_total"
+    QUEUE = "resrank_queue_seconds_total"
+    COMPUTE = "resrank_compute_seconds_total"
+    WAITING = "resrank_waiting_requests"
 
 
 RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelOptimizationPolicy
+from tritonclient.grpc.model_config_pb2 import (
+    ModelConfig,
+    ModelInstanceGroup,
+    ModelOptimizationPolicy,
+    ModelQueuePolicy,
+)
 
 from resrank.buckets import format_buckets
 from resrank.checkpoint import CheckpointSpec
@@ -21,6 +26,13 @@ GRAPH_BATCHES = (1, 2, 4, 8)
 MAX_GRAPHS = 64
 """Captured graphs of one engine. Each costs device memory and a part of a second at start, and what a graph saves, the
 launching of a few hundred kernels, weighs most in the smallest shapes: those come first."""
+
+FRONT_QUEUE = 512
+"""Requests that may wait in front of a step before the engines, which on a GPU may be the slowest of all."""
+
+QUEUE_TIMEOUT_US = 60_000_000
+"""Longest wait of a request that names no timeout; its own counts only where it is shorter than a default that is not
+0."""
 
 Shapes = Mapping[Tensor, tuple[int, ...]]
 """Input to its shape without the batch dimension."""
@@ -42,6 +54,8 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
     set_parameters(configs[Model.QUERY_TOKENIZER], {tokens: format_buckets(buckets.query_tokens)})
     set_parameters(configs[Model.RERANK_PROMPT], prompt_buckets)
     engine_buckets = {Model.ENCODER: {tokens: format_buckets(gpu.token_buckets)}, Model.RERANKER: prompt_buckets}
+    for front in (Model.PASSAGE_TOKENIZER, Model.QUERY_TOKENIZER, Model.RERANK_PROMPT):
+        _queue_in_triton(configs[front], FRONT_QUEUE)
     _queue_bulk_with_the_rest(configs)
     graph_shapes = {
         Model.ENCODER: encoder_shapes(gpu),
@@ -50,7 +64,9 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
     for model, shapes in graph_shapes.items():
         config = configs[model]
         config.max_batch_size = gpu.max_batch(model)
-        config.parameters.pop(Parameter.NICENESS.value, None)  # a GPU waits for the process that launches its kernels
+        _queue_in_triton(config, int(config.parameters[Parameter.MAX_QUEUE_SIZE.value].string_value))
+        for name in _OWN_QUEUE:
+            config.parameters.pop(name.value, None)
         _place_on_gpus(config, gpu)
         _prefer_batches(config)
         if gpu.host is EngineHost.TRITON:
@@ -90,6 +106,19 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
             Tensor.LAST_POSITION: (1,),
             Tensor.CANDIDATES: (width, spec.encoder.embedding_dim),
         }
+
+
+_OWN_QUEUE = (Parameter.MAX_QUEUE_SIZE, Parameter.BATCH_ROWS, Parameter.NICENESS)
+"""What only an engine on a CPU is told. A GPU waits for the process that launches its kernels."""
+
+
+def _queue_in_triton(config: ModelConfig, size: int) -> None:
+    """Bounds Triton's own queue, the only one that knows priorities and that its TensorRT backend has."""
+    policy = config.dynamic_batching.default_queue_policy
+    policy.max_queue_size = size
+    policy.default_timeout_microseconds = QUEUE_TIMEOUT_US
+    policy.allow_timeout_override = True
+    policy.timeout_action = ModelQueuePolicy.REJECT
 
 
 def _queue_bulk_with_the_rest(configs: Configs) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.names import Model
+from resrank.names import Model, Parameter
 
 WAIT_S = 2.0
 """Longest wait in a queue. People leave a search that takes longer than some seconds, and what waits longer than its
@@ -14,7 +14,7 @@ caller is computed for nobody; a burst that fills the queues is worked off in th
 
 LEAST_WAITING = 8
 """Room for the two batches that follow the one under way, however slow a model is: with fewer requests waiting the
-batches would be smaller than the engine takes (``preferred_batch_size`` of the reranker's config)."""
+batches would be smaller than the engine takes (``batch_rows`` of the reranker's config)."""
 
 _CANDIDATES = 100  # the usual first pass, of which `rerank_text` encodes the texts
 
@@ -41,5 +41,10 @@ def bound_queues(configs: Mapping[Model, ModelConfig], row_ms: Mapping[Model, fl
     if Model.ENCODER in row_ms and Model.RERANKER in row_ms:
         costs[Model.RERANK_TEXT] = _CANDIDATES * row_ms[Model.ENCODER] + row_ms[Model.RERANKER]
     for model, cost in costs.items():
-        policy = configs[model].dynamic_batching.default_queue_policy
-        policy.max_queue_size = queue_size(cost, most=policy.max_queue_size)
+        config = configs[model]
+        if Parameter.MAX_QUEUE_SIZE in config.parameters:  # the queue in the model's own process
+            bound = config.parameters[Parameter.MAX_QUEUE_SIZE.value]
+            bound.string_value = str(queue_size(cost, most=int(bound.string_value)))
+        else:
+            policy = config.dynamic_batching.default_queue_policy
+            policy.max_queue_size = queue_size(cost, most=policy.max_queue_size)

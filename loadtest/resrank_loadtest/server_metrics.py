@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from resrank.names import LoadMetric
+
 _COMPUTE = (
     "nv_inference_compute_input_duration_us",
     "nv_inference_compute_infer_duration_us",
@@ -25,6 +27,7 @@ class ModelCounters:
         executions: Batches that ran.
         queue_us: Microseconds that requests spent in the model's queue.
         compute_us: Microseconds that the model worked on them, copies included.
+        total_us: Microseconds from their acceptance to their answer, as Triton saw it.
         pending: Requests that wait at this moment.
     """
 
@@ -34,6 +37,7 @@ class ModelCounters:
     executions: float = 0
     queue_us: float = 0
     compute_us: float = 0
+    total_us: float = 0
     pending: float = 0
 
 
@@ -42,10 +46,20 @@ _FIELDS = {
     "nv_inference_request_failure": "failures",
     "nv_inference_count": "rows",
     "nv_inference_exec_count": "executions",
+    "nv_inference_request_duration_us": "total_us",
     "nv_inference_queue_duration_us": "queue_us",
     "nv_inference_pending_request_count": "pending",
     **dict.fromkeys(_COMPUTE, "compute_us"),
 }
+_OWN_FIELDS = {
+    LoadMetric.REQUESTS: "requests",
+    LoadMetric.ROWS: "rows",
+    LoadMetric.BATCHES: "executions",
+    LoadMetric.QUEUE: "queue_us",
+    LoadMetric.COMPUTE: "compute_us",
+    LoadMetric.WAITING: "pending",
+}
+"""What models count themselves whose requests Triton only hands over, so that its own figures of them say nothing."""
 
 
 def parse_metrics(text: str) -> dict[str, ModelCounters]:
@@ -60,20 +74,27 @@ def parse_metrics(text: str) -> dict[str, ModelCounters]:
     Raises:
         ValueError: It is not that format, or tells of no model.
     """
-    models: dict[str, dict[str, float]] = {}
+    counted: dict[str, dict[str, float]] = {}
+    own: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(text):
-        # The family's name: the parser gives counters' samples the ending of OpenMetrics, which Triton leaves out.
-        name = _FIELDS.get(family.name)
-        if name is None:
-            continue
         for sample in family.samples:
-            if "model" not in sample.labels:
-                continue
-            counters = models.setdefault(sample.labels["model"], {})
-            counters[name] = counters.get(name, 0.0) + sample.value
-    if not models:
+            # The family's name: the parser gives counters' samples the ending of OpenMetrics, which Triton leaves out.
+            if (name := _FIELDS.get(family.name)) is not None and "model" in sample.labels:
+                _add(counted, sample.labels["model"], name, sample.value)
+            elif sample.name in _OWN_FIELDS and "model" in sample.labels:
+                name = _OWN_FIELDS[LoadMetric(sample.name)]
+                if sample.labels.get("outcome", "ok") != "ok":
+                    name = "failures"
+                scale = 1e6 if name.endswith("_us") else 1.0
+                _add(own, sample.labels["model"], name, scale * sample.value)
+    if not counted:
         raise ValueError("no counters of models in it")
-    return {model: ModelCounters(**counters) for model, counters in models.items()}
+    return {model: ModelCounters(**counters) for model, counters in {**counted, **own}.items()}
+
+
+def _add(models: dict[str, dict[str, float]], model: str, name: str, value: float) -> None:
+    counters = models.setdefault(model, {})
+    counters[name] = counters.get(name, 0.0) + value
 
 
 @dataclass(frozen=True)

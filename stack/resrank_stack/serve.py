@@ -69,13 +69,13 @@ def tuning_table(choices: Mapping[Model, Choice]) -> Table:
         choices: Of each engine model.
     """
     table = Table(title="Tuning", title_justify="left")
-    for title in ("model", "instances", "threads", "rows in a call", "rows/s", "lone row, ms", ""):
+    for title in ("model", "engines", "threads", "rows in a call", "rows/s", "lone row, ms", ""):
         table.add_column(title, justify="left" if title in ("model", "") else "right")
     for model, choice in choices.items():
         for setting, sample in choice.samples.items():
             table.add_row(
                 model.value,
-                str(setting.instances),
+                str(setting.engines),
                 str(setting.threads),
                 str(setting.rows),
                 f"{sample.rows_per_s:.2f}",
@@ -99,7 +99,7 @@ def _remark(choice: Choice, setting: Setting) -> str:
 
 def _describe(settings: TunedSettings) -> str:
     return "; ".join(
-        f"{model.value} {chosen.instances} x {chosen.threads} threads, {chosen.rows} rows in a call"
+        f"{model.value} {chosen.engines} x {chosen.threads} threads, {chosen.rows} rows in a call"
         for model, chosen in settings.models.items()
     )
 

@@ -30,8 +30,10 @@ class _MetricFamily:
         self._name = name
 
     def Metric(self, labels: dict[str, str]) -> _Metric:
-        assert list(labels) == ["model"]
-        return _Metric(self._values, self._name)
+        """The figure's name, behind it the value of the label that it has beside ``model``."""
+        others = [f"{{{value}}}" for label, value in labels.items() if label != "model"]
+        assert "model" in labels
+        return _Metric(self._values, self._name + "".join(others))
 
 
 class _Metric:

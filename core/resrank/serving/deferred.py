@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
+from resrank.serving.load_metrics import LoadMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Arrays, Outcome, StepRequest
 
@@ -43,15 +44,17 @@ class RequestStep(Protocol):
 class DeferredBackend:
     """Runs a step for every request of one model instance, all at the same time, in an event loop of its own thread.
 
-    Since nothing waits long in Triton's queue, the queue's bound is kept here: requests under way beyond it are shed.
+    Since nothing waits long in Triton's queue, the bound is kept here: requests under way beyond it are shed.
 
     Args:
-        backend: Reads requests and makes responses.
+        backend: Reads requests and makes responses; knows the bound.
+        metrics: Counts what happens.
         step: The model's logic.
     """
 
-    def __init__(self, backend: PythonBackend, step: RequestStep) -> None:
+    def __init__(self, backend: PythonBackend, metrics: LoadMetrics, step: RequestStep) -> None:
         self._backend = backend
+        self._metrics = metrics
         self._step = step
         self._under_way = 0
         self._loop = asyncio.new_event_loop()
@@ -73,20 +76,19 @@ class DeferredBackend:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._metrics.close()
 
     async def _answer(self, request: Any) -> None:
-        # Whatever happens a response is sent: a request without one would wait for ever, and Triton with it.
         self._under_way += 1
+        self._metrics.waiting(1)
         try:
             outcome = await self._outcome(request)
         except BaseException as error:  # also a cancellation, which no caller would ever hear of
             outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
         finally:
             self._under_way -= 1
-        try:
-            self._backend.send(request, outcome)
-        except Exception as error:  # no response can be made of these outputs
-            self._backend.send(request, error)
+            self._metrics.waiting(-1)
+        self._metrics.ended(self._backend.send(request, outcome))
 
     async def _outcome(self, request: Any) -> Outcome:
         self._backend.refuse_above_queue_bound(self._under_way)

@@ -1,6 +1,6 @@
 """``encoder`` and ``reranker`` in the Python backend: the rows of a whole batch of requests through an engine.
 
-Requests come as Triton's batcher joined them, with different lengths. Rows are taken out of their requests, stripped
+Requests of a batch have different lengths. Rows are taken out of their requests, stripped
 of padding, grouped by length, padded to what suits the engine, computed and put back, so a request's answer does not
 depend on its company.
 """
@@ -44,7 +44,7 @@ class EngineLimits:
     max_candidates: int | None = None
 
 
-class _Graph(Protocol):
+class Graph(Protocol):
     """What encoder and reranker do differently."""
 
     role: ClassVar[Model]
@@ -152,7 +152,9 @@ class RerankerGraph:
 class EngineStep:
     """Runs batches of requests through one engine."""
 
-    def __init__(self, engine: Engine, graph: _Graph, limits: EngineLimits, policy: BatchingPolicy) -> None:
+    def __init__(
+        self, engine: Engine, graph: Graph, limits: EngineLimits, policy: BatchingPolicy, *, batch_rows: int
+    ) -> None:
         """Joins an engine with the graph that it runs.
 
         Args:
@@ -160,14 +162,16 @@ class EngineStep:
             graph: :class:`EncoderGraph` or :class:`RerankerGraph`.
             limits: What the graph can take.
             policy: What suits the engine.
+            batch_rows: Rows of several requests that are to be computed together at most.
         """
         self._engine = engine
         self._graph = graph
         self._limits = limits
         self._policy = policy
+        self._batch_rows = batch_rows
 
     @classmethod
-    def load(cls, instance: ModelInstance, graph: _Graph) -> Self:
+    def load(cls, instance: ModelInstance, graph: Graph) -> Self:
         """Makes the engine ready that a model's config asks for.
 
         Args:
@@ -187,6 +191,7 @@ class EngineStep:
             kind, Precision(parameters[Parameter.PRECISION]), int(parameters[Parameter.THREADS]), device
         )
         rows, tokens = instance.max_rows, int(parameters[Parameter.MAX_TOKENS])
+        together = int(parameters.get(Parameter.BATCH_ROWS, rows))
         if on_gpu:
             policy = BatchingPolicy.on_gpu(graph.role, parameters, max_rows=rows, max_tokens=tokens)
         else:
@@ -196,7 +201,16 @@ class EngineStep:
             min(tokens, policy.lengths[-1]) if policy.lengths else tokens,
             policy.candidates[-1] if policy.candidates else None,
         )
-        return cls(load_engine(engine_path(instance.folder, graph.role, options), options), graph, limits, policy)
+        engine = load_engine(engine_path(instance.folder, graph.role, options), options)
+        return cls(engine, graph, limits, policy, batch_rows=together)
+
+    def rows_at_once(self, waiting: int) -> int:
+        """As many as one call takes: what is left over is answered sooner with those who come meanwhile.
+
+        Args:
+            waiting: Rows that there are, at least 1.
+        """
+        return self._policy.rows_in_a_call(min(waiting, self._batch_rows))
 
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
         """Computes a batch in as few calls as its spread of lengths deserves (see the protocol)."""

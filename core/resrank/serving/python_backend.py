@@ -26,7 +26,7 @@ from resrank.errors import (
     ServerUnavailableError,
 )
 from resrank.names import Model, Parameter, Tensor
-from resrank.serving.step import Arrays, Outcome, Step, StepRequest
+from resrank.serving.step import Arrays, CancelledRequestError, Outcome, Step, StepRequest
 
 _SHED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
@@ -91,8 +91,7 @@ class PythonBackend:
         self._model = args["model_name"]
         config = json.loads(args["model_config"])
         self._inputs = [Tensor(tensor["name"]) for tensor in config["input"]]
-        policy = config.get("dynamic_batching", {}).get("default_queue_policy", {})
-        self._queue_bound = int(policy.get("max_queue_size", 0))
+        self._queue_bound = int(config_parameters(args).get(Parameter.MAX_QUEUE_SIZE, 0))
 
     def execute(self, step: Step, requests: Sequence[Any]) -> list[Any]:
         """Answers one batch.
@@ -112,29 +111,45 @@ class PythonBackend:
             outcomes = [error] * len(valid)
         return self._respond(read, outcomes)
 
-    def send(self, request: Any, outcome: Outcome) -> None:
+    def send(self, request: Any, outcome: Outcome) -> Outcome:
         """Answers one request of a batch whose ``execute`` has returned (see :mod:`resrank.serving.deferred`).
+
+        Whatever happens an answer is sent: a request without one would wait for ever, and Triton with it.
 
         Args:
             request: A ``pb_utils.InferenceRequest``.
             outcome: Its outputs, those that the caller asked for or more, or its error.
+
+        Returns:
+            What was sent: the outcome, or the error that no response can be made of it.
         """
-        if not isinstance(outcome, Exception):
-            wanted = request.requested_output_names()
-            outcome = {name: array for name, array in outcome.items() if name.value in wanted}
-        request.get_response_sender().send(self._response(outcome), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        try:
+            self._send(request, outcome)
+        except Exception as error:
+            self._send(request, error)
+            return error
+        return outcome
 
     def refuse_above_queue_bound(self, requests: int) -> None:
-        """Sheds a request that is one too many by the model's queue policy.
+        """Sheds a request that is one too many by the model's config.
 
         Args:
-            requests: Under way, this one included.
+            requests: That wait or are under way, this one included.
 
         Raises:
             QueueFullError: They are more than the bound.
         """
         if self._queue_bound and requests > self._queue_bound:
-            raise QueueFullError(f"{_SHED[0]} of {self._model}: {self._queue_bound} requests are under way")
+            raise QueueFullError(f"{_SHED[0]} of {self._model}: {self._queue_bound} requests are before it")
+
+    @staticmethod
+    def cancelled(request: Any) -> bool:
+        """Whether the caller has gone; a question to Triton of about 50 microseconds.
+
+        Args:
+            request: A ``pb_utils.InferenceRequest``.
+        """
+        return bool(request.is_cancelled())
 
     async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
         """Calls another model of the repository on behalf of a request.
@@ -193,6 +208,12 @@ class PythonBackend:
             request.requested_output_names(),
         )
 
+    def _send(self, request: Any, outcome: Outcome) -> None:
+        if not isinstance(outcome, Exception):
+            wanted = request.requested_output_names()
+            outcome = {name: array for name, array in outcome.items() if name.value in wanted}
+        request.get_response_sender().send(self._response(outcome), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
     def _read_or_error(self, request: Any) -> StepRequest | Exception:
         try:
             return self.read(request)
@@ -212,23 +233,25 @@ class PythonBackend:
 
     def _error(self, error: Exception) -> Any:
         """The one table from errors to Triton's codes."""
-        triton_error = self._pb.TritonError
+        codes = self._pb.TritonError
+        text = str(error)
         match error:
             case InvalidInputError():
-                return triton_error(str(error), triton_error.INVALID_ARG)
+                code = codes.INVALID_ARG
             case QueueFullError() | ServerUnavailableError():
-                return triton_error(str(error), triton_error.UNAVAILABLE)
+                code = codes.UNAVAILABLE
             case DeadlineExceededError():
-                return triton_error(f"{_SHED[1]}: {error}", triton_error.UNAVAILABLE)
+                code, text = codes.UNAVAILABLE, f"{_SHED[1]}: {text}"
+            case CancelledRequestError():
+                code = codes.CANCELLED
             case RetrievalError():
-                return triton_error(f"{RETRIEVAL_FAILURE}{error}", triton_error.INTERNAL)
+                code, text = codes.INTERNAL, f"{RETRIEVAL_FAILURE}{text}"
             case ResRankError():
-                return triton_error(str(error), triton_error.INTERNAL)
+                code = codes.INTERNAL
             case _:
                 self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
-                return triton_error(
-                    f"internal error in {self._model}, see the server's log: {error!r}", triton_error.INTERNAL
-                )
+                code, text = codes.INTERNAL, f"internal error in {self._model}, see the server's log: {error!r}"
+        return codes(text, code)
 
 
 def inner_error(message: str) -> ResRankError:

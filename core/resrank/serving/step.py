@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
+from resrank.errors import ResRankError
 from resrank.names import Tensor
 
 Arrays: TypeAlias = Mapping[Tensor, NDArray[Any]]
@@ -37,6 +38,10 @@ class StepRequest:
         return not self.wanted or not set(outputs).isdisjoint(self.wanted)
 
 
+class CancelledRequestError(ResRankError):
+    """Nobody waits for the answer any more (gRPC ``CANCELLED``, which nobody hears)."""
+
+
 class Step(Protocol):
     """One model's logic."""
 
@@ -44,7 +49,7 @@ class Step(Protocol):
         """Computes one batch.
 
         Args:
-            requests: What Triton's batcher put together; shapes may differ from one to the next.
+            requests: What is computed together; shapes may differ from one to the next.
 
         Returns:
             In the same order, each request's outputs or the error that it alone gets.

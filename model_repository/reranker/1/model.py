@@ -9,14 +9,17 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.serving.engine_host import EngineStep, RerankerGraph
-            from resrank.serving.python_backend import ModelInstance, PythonBackend
+            from resrank.serving.engine_host import RerankerGraph
+            from resrank.serving.hosting import open_host
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
-        self._backend = PythonBackend(pb_utils, args)
-        self._step = EngineStep.load(ModelInstance.from_args(args), RerankerGraph())
+        self._host = open_host(pb_utils, args, RerankerGraph())
 
-    def execute(self, requests: list) -> list:
-        """Answers one batch."""
-        return self._backend.execute(self._step, requests)
+    def execute(self, requests: list) -> list | None:
+        """Answers one batch, or takes it and answers when the engine gets there."""
+        return self._host.execute(requests)
+
+    def finalize(self) -> None:
+        """Ends when all is answered."""
+        self._host.close()

@@ -42,7 +42,7 @@ def serve(
     tune: Annotated[
         bool,
         typer.Option(
-            "--tune", help="First measure which instances, threads and batches suit this CPU (2 to 3 minutes)."
+            "--tune", help="First measure how many engines, threads and batches suit this CPU (2 to 3 minutes)."
         ),
     ] = False,
 ) -> None:

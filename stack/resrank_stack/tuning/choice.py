@@ -23,12 +23,12 @@ class Setting:
     """One way to run an engine.
 
     Attributes:
-        instances: Processes, each with an engine of its own.
+        engines: Side by side in the model's process.
         threads: Threads in each.
         rows: Rows in one call.
     """
 
-    instances: int
+    engines: int
     threads: int
     rows: int
 
@@ -38,7 +38,7 @@ class Sample:
     """What one measurement of a setting gave.
 
     Attributes:
-        rows_per_s: Throughput of all instances together.
+        rows_per_s: Throughput of all engines together.
         lone_ms: Milliseconds of one row while nothing else runs.
     """
 

@@ -9,7 +9,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.errors import StackError
 from resrank.names import Model, Parameter
-from resrank_export.model_configs import CONFIG_FILE
+from resrank_export.model_configs import CONFIG_FILE, set_parameters
 from resrank_export.queue_bounds import bound_queues
 from resrank_stack.tuning.settings import TunedSettings
 
@@ -49,10 +49,14 @@ def derive(repository: Path, settings: TunedSettings, folder: Path) -> None:
     configs = {model: read_config(repository, model) for model in models}
     for model, chosen in settings.models.items():
         config = configs[model]
-        config.instance_group[0].count = chosen.instances
-        config.parameters[Parameter.THREADS.value].string_value = str(chosen.threads)
-        del config.dynamic_batching.preferred_batch_size[:]
-        config.dynamic_batching.preferred_batch_size.append(chosen.rows)
+        set_parameters(
+            config,
+            {
+                Parameter.ENGINES: chosen.engines,
+                Parameter.THREADS: chosen.threads,
+                Parameter.BATCH_ROWS: chosen.rows,
+            },
+        )
     bound_queues(configs, {model: chosen.row_ms for model, chosen in settings.models.items()})
     for entry in repository.iterdir():
         if entry.name not in models:

@@ -44,13 +44,13 @@ class ModelSettings(StrictModel):
     """How one engine model is run.
 
     Attributes:
-        instances: Processes, each with an engine of its own.
+        engines: Side by side in the model's process.
         threads: Threads in each.
         rows: Rows that the batcher joins for one call.
         row_ms: Milliseconds of a row under full load, from which its queue is bounded.
     """
 
-    instances: int = Field(ge=1)
+    engines: int = Field(ge=1)
     threads: int = Field(ge=1)
     rows: int = Field(ge=1)
     row_ms: float = Field(gt=0)

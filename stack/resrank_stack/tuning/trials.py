@@ -1,4 +1,4 @@
-"""Runs a repository's engine as Triton would, in processes of its own, and times it."""
+"""Runs a repository's engine as its model would, each in a process of its own, and times it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Trials:
                 engine.close()
 
     def measure(self, setting: Setting) -> Sample:
-        """Measures all instances of a setting at the same time, and before that one row by one of them.
+        """Measures all engines of a setting at the same time, and before that one row by one of them.
 
         Raises:
             StackError: An engine cannot be made or fails.
@@ -75,8 +75,8 @@ class Trials:
         return Sample(sum(engine.end() for engine in engines), self._lone_ms[setting.threads])
 
     def _made(self, setting: Setting) -> list[_Engine]:
-        engines = self._engines.setdefault((setting.instances, setting.threads), [])
-        while len(engines) < setting.instances:
+        engines = self._engines.setdefault((setting.engines, setting.threads), [])
+        while len(engines) < setting.engines:
             engines.append(_Engine(self._repository, self._model, setting.threads, self._sample))
         for engine in engines:
             engine.wait()

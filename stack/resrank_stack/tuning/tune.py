@@ -54,7 +54,7 @@ def tune(
             choices[model] = choose(default, others, trials.measure, budget_s=budget_s)
     models = {
         model: ModelSettings(
-            instances=choice.chosen.instances,
+            engines=choice.chosen.engines,
             threads=choice.chosen.threads,
             rows=choice.chosen.rows,
             row_ms=1e3 / choice.rows_per_s,
@@ -76,16 +76,19 @@ def settings_of(repository: Path, model: Model, cores: int) -> tuple[Setting, li
         The default and the others, the most promising first.
     """
     config = read_config(repository, model)
-    preferred = config.dynamic_batching.preferred_batch_size
-    threads = int(config.parameters[Parameter.THREADS.value].string_value) or cores
-    default = Setting(config.instance_group[0].count, threads, max(preferred, default=config.max_batch_size))
+    parameters = {name: parameter.string_value for name, parameter in config.parameters.items()}
+    default = Setting(
+        int(parameters.get(Parameter.ENGINES, 1)),
+        int(parameters[Parameter.THREADS]) or cores,
+        int(parameters.get(Parameter.BATCH_ROWS, config.max_batch_size)),
+    )
     rows = [count for count in _ROWS[model] if count <= config.max_batch_size]
-    others = [Setting(instances, per, count) for instances, per in _splits(cores) for count in rows]
+    others = [Setting(engines, per, count) for engines, per in _splits(cores) for count in rows]
     return default, [setting for setting in others if setting != default]
 
 
 def _splits(cores: int) -> Iterator[tuple[int, int]]:
-    """Instances and threads that use all cores: one engine, two halves, four quarters, and one engine a core."""
-    for instances in sorted({1, 2, 4, cores}):
-        if instances <= cores:
-            yield instances, cores // instances
+    """Engines and threads that use all cores: one engine, two halves, four quarters, and one engine a core."""
+    for engines in sorted({1, 2, 4, cores}):
+        if engines <= cores:
+            yield engines, cores // engines

@@ -64,7 +64,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     for model in ("encoder", "reranker"):  # so that a queue fills with the load of one Python process
         path = folder / "repository" / model / "config.pbtxt"
         config = text_format.Parse(path.read_text(), ModelConfig())
-        config.dynamic_batching.default_queue_policy.max_queue_size = QUEUE
+        config.parameters["max_queue_size"].string_value = str(QUEUE)
         path.write_text(text_format.MessageToString(config))
     with gzip.open(SAMPLE / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         (folder / "corpus.jsonl").write_text("".join(line for line, _ in zip(file, range(PASSAGES), strict=False)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
 from resrank.engines import EngineKind, Precision
 from resrank.modeling import ResRankModel
 from resrank.names import Parameter
+from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank_export.export_options import ExportOptions
 from resrank_export.exporter import export_checkpoint
+from resrank_loadtest.server_metrics import ModelCounters, parse_metrics
 from resrank_stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
 
@@ -106,6 +109,13 @@ class Served(Exported):
 
     address: str
     client: Any
+    metrics_address: str
+
+    def counters(self) -> dict[str, ModelCounters]:
+        """What every model has done so far."""
+        time.sleep(2 * PUBLISH_EVERY_S)
+        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10.0) as answer:
+            return parse_metrics(answer.read().decode())
 
 
 @pytest.fixture(scope="session")
@@ -132,14 +142,15 @@ def served(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) 
         TritonProcess(made.repository) as triton,
         triton_grpc.InferenceServerClient(triton.grpc_address) as client,
     ):
-        yield Served(made.checkpoint, made.repository, made.reference, triton.grpc_address, client)
+        yield Served(
+            made.checkpoint, made.repository, made.reference, triton.grpc_address, client, triton.metrics_address
+        )
 
 
 @dataclass(frozen=True)
 class Searching(Served):
     """Behind a Triton that knows a sidecar's socket, and whose embedding cache is the smallest there is."""
 
-    metrics_address: str
     socket: Path
 
     def metric(self, name: str) -> float:
@@ -151,12 +162,8 @@ class Searching(Served):
 
     def passages_encoded(self) -> int:
         """Rows that the encoder has had so far, without those of queries."""
-
-        def rows(model: str) -> int:
-            (statistics,) = self.client.get_inference_statistics(model).model_stats
-            return int(statistics.inference_count)
-
-        return rows("encoder") - rows("query_tokenizer")
+        counters = self.counters()
+        return int(counters["encoder"].rows - counters["query_tokenizer"].rows)
 
 
 CACHE_MIB = 1

@@ -41,7 +41,14 @@ def padded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         TritonProcess(folder / "repository") as triton,
         triton_grpc.InferenceServerClient(triton.grpc_address) as client,
     ):
-        yield Served(folder / "checkpoint", folder / "repository", reference, triton.grpc_address, client)
+        yield Served(
+            folder / "checkpoint",
+            folder / "repository",
+            reference,
+            triton.grpc_address,
+            client,
+            triton.metrics_address,
+        )
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 12])

@@ -48,17 +48,12 @@ def test_unequal_requests_at_the_same_time_get_what_they_get_alone(served: Serve
         (" ".join(words[: 1 + index % len(words)]), unit_vectors(1 + 5 * index % 16, served.spec.encoder.embedding_dim))
         for index in range(48)
     ]
-    before = executions(served, "reranker")
+    before = served.counters()["reranker"].executions
     with ThreadPoolExecutor(16) as threads:
         together = list(threads.map(lambda case: rerank(served, *case), cases))
-    assert executions(served, "reranker") - before < len(cases), "nothing was batched, so this shows nothing"
+    assert served.counters()["reranker"].executions - before < len(cases), "nothing was batched, so this shows nothing"
     for (query, candidates), scores in zip(cases, together, strict=True):
         np.testing.assert_allclose(scores, served.reference.rerank(query, candidates), atol=TOLERANCE)
-
-
-def executions(served: Served, model: str) -> int:
-    (statistics,) = served.client.get_inference_statistics(model).model_stats
-    return int(statistics.execution_count)
 
 
 @pytest.mark.parametrize("model", ["embed_passage", "embed_query"])

@@ -62,7 +62,7 @@ def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeyp
     assert len(steps) == 2
     settings, _ = write_settings(
         made.repository,
-        {**settings.models, Model.RERANKER: ModelSettings(instances=2, threads=1, rows=2, row_ms=100.0)},
+        {**settings.models, Model.RERANKER: ModelSettings(engines=2, threads=1, rows=2, row_ms=100.0)},
     )
     candidates = unit_vectors(4, made.spec.encoder.embedding_dim)
     with (
@@ -71,8 +71,8 @@ def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeyp
     ):
         served = Path(stack.triton.repository)
         config = client.get_model_config("reranker").config
-        assert config.instance_group[0].count == 2
-        assert config.dynamic_batching.default_queue_policy.max_queue_size == 20
+        assert config.parameters["engines"].string_value == "2"
+        assert config.parameters["max_queue_size"].string_value == "20"
         scores = client.infer("rerank", rerank_inputs(QUERY, candidates)).as_numpy("SCORES")[0]
     np.testing.assert_allclose(scores, made.reference.rerank(QUERY, candidates), atol=1e-3)
     assert served != made.repository
@@ -83,7 +83,7 @@ def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeyp
 def test_a_stack_that_cannot_be_made_leaves_no_folder(
     made: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = ModelSettings(instances=1, threads=1, rows=2, row_ms=100.0)
+    chosen = ModelSettings(engines=1, threads=1, rows=2, row_ms=100.0)
     settings, _ = write_settings(made.repository, dict.fromkeys((Model.ENCODER, Model.RERANKER), chosen))
     folders = tmp_path / "temporary"
     folders.mkdir()

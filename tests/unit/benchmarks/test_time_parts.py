@@ -19,43 +19,38 @@ from resrank_benchmarks.time_parts import (
     time_parts,
 )
 from resrank_benchmarks.triton_statistics import ModelTime, model_times
+from resrank_loadtest.server_metrics import ModelCounters
 
 
-def recorded(name: str, count: int, success: int, queue: int, *compute: int) -> dict[str, object]:
-    """One model as Triton 2.51 answers in JSON: counts and nanoseconds are text, and what is 0 is missing."""
-    parts = {"success": success, "queue": queue}
-    parts |= dict(zip(("compute_input", "compute_infer", "compute_output"), compute, strict=True))
-    stats = {part: {"count": str(count), "ns": str(spent)} for part, spent in parts.items() if spent}
-    return {"name": name, "version": "1", "inference_stats": stats}
+def recorded(count: int, total: float, queue: float, compute: float) -> ModelCounters:
+    """Milliseconds together."""
+    return ModelCounters(requests=count, total_us=1e3 * total, queue_us=1e3 * queue, compute_us=1e3 * compute)
 
 
-# Of two searches, in nanoseconds; the encoder ran twice for each, once for the embedding and once inside of rerank.
-STATISTICS = {
-    "model_stats": [
-        recorded("query_tokenizer", 4, 4_000_000, 400_000, 200_000, 3_000_000, 400_000),
-        recorded("encoder", 4, 40_000_000, 1_000_000, 1_000_000, 36_000_000, 2_000_000),
-        recorded("rerank_prompt", 2, 5_000_000, 500_000, 500_000, 3_500_000, 500_000),
-        recorded("reranker", 2, 500_000_000, 1_000_000, 2_000_000, 490_000_000, 7_000_000),
-        recorded("residual_scoring", 2, 3_000_000, 0, 300_000, 2_400_000, 300_000),
-        recorded("embed_query", 2, 23_000_000, 700_000, 600_000, 19_500_000, 1_200_000),
-        recorded("rerank", 2, 533_000_000, 2_200_000, 3_000_000, 515_400_000, 9_000_000),
-        recorded("passage_tokenizer", 0, 0, 0, 0, 0, 0),
-    ]
+# Of two searches; the encoder ran twice for each, once for the embedding and once inside of rerank.
+COUNTERS = {
+    "query_tokenizer": recorded(4, 4, 0.4, 3.6),
+    "encoder": recorded(4, 0, 1, 39),
+    "rerank_prompt": recorded(2, 5, 0.5, 4.5),
+    "reranker": recorded(2, 0, 1, 499),
+    "residual_scoring": recorded(2, 3, 0, 3),
+    "embed_query": recorded(2, 23, 0.7, 21.3),
+    "rerank": recorded(2, 533, 2.2, 527.4),
+    "passage_tokenizer": recorded(0, 0, 0, 0),
 }
 CLIENT_TIME = ClientTime(requests=2, total=600.0, triton=562.0, sidecar=30.0)
 ENSEMBLES = (Model.EMBED_QUERY, Model.RERANK)
 
 
-def test_statistics_are_read_in_milliseconds_and_missing_fields_are_zero() -> None:
-    times = model_times(STATISTICS)
-    assert times[Model.RERANKER] == ModelTime(2, 500.0, 1.0, 499.0)
-    assert times[Model.RESIDUAL_SCORING] == ModelTime(2, 3.0, 0.0, 3.0)
+def test_counters_become_milliseconds() -> None:
+    times = model_times(COUNTERS)
+    assert times[Model.RERANKER] == ModelTime(2, 0.0, 1.0, 499.0)
     assert times[Model.PASSAGE_TOKENIZER] == ModelTime(0, 0.0, 0.0, 0.0)
     assert times[Model.RERANK].compute == 0.0  # its steps', which are counted there
 
 
 def test_the_parts_of_a_search_are_those_worked_out_by_hand() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
     assert parts == pytest.approx(
         {
             CLIENT: 4.0,
@@ -74,38 +69,32 @@ def test_the_parts_of_a_search_are_those_worked_out_by_hand() -> None:
 
 
 def test_the_parts_add_up_to_the_request() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
     assert sum(parts.values()) == pytest.approx(300.0)
     assert set(parts) == set(PARTS)
     assert min(parts.values()) >= 0
 
 
 def test_only_what_was_added_between_two_moments_counts() -> None:
-    before = model_times(STATISTICS)
+    before = model_times(COUNTERS)
     doubled = {
-        "model_stats": [
-            {
-                **model,
-                "inference_stats": {
-                    part: {key: str(2 * int(value)) for key, value in each.items()}
-                    for part, each in model["inference_stats"].items()
-                },
-            }
-            for model in STATISTICS["model_stats"]
-        ]
+        name: recorded(
+            2 * int(model.requests), *(2 * us / 1e3 for us in (model.total_us, model.queue_us, model.compute_us))
+        )
+        for name, model in COUNTERS.items()
     }
     after = model_times(doubled)
     assert {model: after[model].since(before[model]) for model in after} == before
 
 
 def test_requests_of_others_are_noticed() -> None:
-    triton = model_times(STATISTICS)
+    triton = model_times(COUNTERS)
     with pytest.raises(BenchmarkError, match="Triton counted 2 requests to embed_query, the benchmark made 3"):
         time_parts(replace(CLIENT_TIME, requests=3), triton, ENSEMBLES, query_residual=True)
 
 
 def test_steps_that_overlap_a_little_leave_a_sum_within_the_tolerance() -> None:
-    triton = model_times(STATISTICS)
+    triton = model_times(COUNTERS)
     triton[Model.RERANK] = replace(triton[Model.RERANK], total=525.0)  # 8 ms less than before, 4 of them missing
     parts = time_parts(replace(CLIENT_TIME, triton=552.0, total=590.0), triton, ENSEMBLES, query_residual=True)
     assert parts[BETWEEN] == 0.0
@@ -114,11 +103,11 @@ def test_steps_that_overlap_a_little_leave_a_sum_within_the_tolerance() -> None:
 
 def test_figures_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(BenchmarkError, match="gRPC and transport came out negative"):
-        time_parts(replace(CLIENT_TIME, triton=500.0), model_times(STATISTICS), ENSEMBLES, query_residual=True)
+        time_parts(replace(CLIENT_TIME, triton=500.0), model_times(COUNTERS), ENSEMBLES, query_residual=True)
 
 
 def test_table_and_bars_hold_every_part_that_occurs_and_the_sum() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(STATISTICS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
     study = breakdown_study({"search": parts}, {"search": [290.0, 330.0]}, 1000)
     *rows, last, outside = study.rows
     assert [row[0] for row in rows] == [part for part in PARTS if parts[part]]

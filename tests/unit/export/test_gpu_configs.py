@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
 from resrank.buckets import bucket_length
 from resrank.checkpoint import CheckpointSpec
@@ -65,6 +65,8 @@ def test_tritons_backend_gets_plans(make: Make) -> None:
         queue = config.dynamic_batching.default_queue_policy
         assert queue.max_queue_size == 128
         assert queue.allow_timeout_override
+        assert queue.default_timeout_microseconds > 0, "without a default, a request's own timeout is not looked at"
+        assert queue.timeout_action == ModelQueuePolicy.REJECT
         assert config.dynamic_batching.max_queue_delay_microseconds == 0
 
 
@@ -72,7 +74,9 @@ def test_tritons_backend_gets_plans(make: Make) -> None:
 def test_bulk_work_shares_the_encoder_at_a_lower_priority(make: Make, runtime: Runtime) -> None:
     configs, _ = make(runtime)
     assert Model.BULK_ENCODER not in configs
-    assert all("niceness" not in config.parameters for config in configs.values())
+    for model, config in configs.items():
+        own_queue = {"max_queue_size"} if model in (Model.RERANK_TEXT, Model.SEARCH) else set()
+        assert {"niceness", "max_queue_size", "batch_rows"} & set(config.parameters) == own_queue
     assert [step.model_name for step in configs[Model.EMBED_BULK].ensemble_scheduling.step] == [
         "passage_tokenizer",
         "encoder",

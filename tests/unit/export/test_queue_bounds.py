@@ -20,7 +20,16 @@ def test_size(row_ms: float, most: int, expected: int) -> None:
 def test_a_model_that_was_not_measured_keeps_its_bound() -> None:
     configs = {model: ModelConfig() for model in (Model.ENCODER, Model.RERANKER, Model.RERANK_TEXT)}
     for config in configs.values():
-        config.dynamic_batching.default_queue_policy.max_queue_size = 128
+        config.parameters["max_queue_size"].string_value = "128"
     bound_queues(configs, {Model.RERANKER: 200.0})
-    sizes = {model: config.dynamic_batching.default_queue_policy.max_queue_size for model, config in configs.items()}
-    assert sizes == {Model.ENCODER: 128, Model.RERANKER: 10, Model.RERANK_TEXT: 128}
+    sizes = {model: config.parameters["max_queue_size"].string_value for model, config in configs.items()}
+    assert sizes == {Model.ENCODER: "128", Model.RERANKER: "10", Model.RERANK_TEXT: "128"}
+    assert not configs[Model.RERANKER].HasField("dynamic_batching")
+
+
+def test_where_triton_keeps_the_queue_its_policy_is_bounded() -> None:
+    config = ModelConfig()
+    config.dynamic_batching.default_queue_policy.max_queue_size = 128
+    bound_queues({Model.RERANKER: config}, {Model.RERANKER: 200.0})
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 10
+    assert not config.parameters

@@ -53,6 +53,35 @@ def test_a_page_is_read_by_model_with_versions_and_reasons_added_up() -> None:
     }
 
 
+OWN = """
+# HELP resrank_requests_total Requests that ended, by outcome
+# TYPE resrank_requests_total counter
+resrank_requests_total{model="encoder",outcome="ok"} 300
+resrank_requests_total{model="encoder",outcome="queue_full"} 20
+resrank_requests_total{model="encoder",outcome="deadline"} 3
+resrank_requests_total{model="rerank_text",outcome="ok"} 2
+# TYPE resrank_rows_total counter
+resrank_rows_total{model="encoder"} 600
+# TYPE resrank_batches_total counter
+resrank_batches_total{model="encoder"} 150
+# TYPE resrank_queue_seconds_total counter
+resrank_queue_seconds_total{model="encoder"} 1.5
+# TYPE resrank_compute_seconds_total counter
+resrank_compute_seconds_total{model="encoder"} 2.25
+# TYPE resrank_waiting_requests gauge
+resrank_waiting_requests{model="encoder"} 4
+"""
+
+
+def test_what_a_model_counts_itself_replaces_what_triton_saw_of_it() -> None:
+    models = parse_metrics(PAGE + OWN)
+    assert models["encoder"] == ModelCounters(
+        requests=300, failures=23, rows=600, executions=150, queue_us=1_500_000, compute_us=2_250_000, pending=4
+    )
+    assert models["reranker"] == ModelCounters(requests=4)
+    assert models["rerank_text"] == ModelCounters(requests=2)
+
+
 @pytest.mark.parametrize("page", ["", "<html>not found</html>", "nv_cpu_utilization 0.5\n"])
 def test_another_page_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match=r".+"):

@@ -13,8 +13,10 @@ import pytest
 from resrank.errors import InvalidInputError
 from resrank.names import Tensor
 from resrank.serving.deferred import DeferredBackend
+from resrank.serving.load_metrics import LoadMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Arrays, StepRequest
+from support.pb_metrics import PbMetrics
 
 from .test_python_backend import ARGS, CONFIG, PbRequest, PbResponse, PbTensor, PbUtils
 
@@ -84,12 +86,19 @@ def pb() -> PbUtils:
 
 
 @pytest.fixture
-def deferred(step: Waiting, pb: PbUtils) -> Any:
-    config = {**CONFIG, "dynamic_batching": {"default_queue_policy": {"max_queue_size": 4}}}
-    made = DeferredBackend(PythonBackend(pb, {**ARGS, "model_config": json.dumps(config)}), step)
+def deferred(step: Waiting, pb: PbUtils, metrics: PbMetrics) -> Any:
+    config = {**CONFIG, "parameters": {"max_queue_size": {"string_value": "4"}}}
+    backend = PythonBackend(pb, {**ARGS, "model_config": json.dumps(config)})
+    made = DeferredBackend(backend, LoadMetrics(metrics, "rerank_text"), step)
     yield made
     step.go.set()
     made.close()
+    assert metrics.values["resrank_waiting_requests"] == 0
+
+
+@pytest.fixture
+def metrics() -> PbMetrics:
+    return PbMetrics()
 
 
 def test_a_quick_request_does_not_wait_for_a_slow_one(deferred: DeferredBackend, step: Waiting) -> None:

@@ -102,7 +102,7 @@ def run(
     limits: EngineLimits = LIMITS,
 ) -> tuple[list[Any], CountingEngine]:
     engine: CountingEngine = EncoderArithmetic() if isinstance(graph, EncoderGraph) else RerankerArithmetic()
-    return EngineStep(engine, graph, limits, policy(graph)).run(requests), engine
+    return EngineStep(engine, graph, limits, policy(graph), batch_rows=64).run(requests), engine
 
 
 devices = pytest.mark.parametrize("policy", [on_cpu, on_gpu])
@@ -229,7 +229,7 @@ def test_an_engine_that_fails_fails_the_requests_of_that_call_only() -> None:
                 raise RuntimeError("out of memory")
             return super().compute(inputs)
 
-    step = EngineStep(Failing(), EncoderGraph(), LIMITS, on_cpu(EncoderGraph()))
+    step = EngineStep(Failing(), EncoderGraph(), LIMITS, on_cpu(EncoderGraph()), batch_rows=64)
     short, both, long = step.run([encoder_request([3]), encoder_request([3, 60]), encoder_request([60])])
     assert Tensor.EMBEDDING in short
     assert isinstance(both, RuntimeError)

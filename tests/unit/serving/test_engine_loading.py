@@ -13,9 +13,15 @@ from resrank.engines import EngineError, EngineKind, EngineOptions, Precision
 from resrank.names import Model, Tensor
 from resrank.serving.batching import GPU_ROWS, BatchingPolicy
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph, engine_path
+from resrank.serving.hosting import open_host
 from resrank.serving.python_backend import ModelInstance
+from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import StepRequest
+from support.pb_metrics import PbMetrics
 from support.tiny_checkpoint import make_tiny_checkpoint
+
+from .test_deferred import Answered
+from .test_python_backend import PbUtils
 
 
 def triton_args(folder: Path, model: Model, *, gpu: int | None = None, **parameters: str) -> dict[str, str]:
@@ -118,3 +124,39 @@ def test_a_call_takes_no_more_rows_than_the_config_allows() -> None:
     groups = policy.group([10] * 11)
     assert sorted(row for group in groups for row in group.tolist()) == list(range(11))
     assert max(len(group) for group in groups) == 4
+
+
+@pytest.mark.parametrize("own_queue", [True, False])
+def test_the_config_says_where_requests_wait(repository: Path, own_queue: bool) -> None:
+    bounds = {"max_queue_size": "8", "engines": "2", "batch_rows": "3"} if own_queue else {}
+    args = triton_args(repository, Model.ENCODER, **PARAMETERS, **bounds)
+    config = json.loads(args["model_config"])
+    config["input"] = [{"name": "INPUT_IDS"}, {"name": "ATTENTION_MASK"}]
+    pb = PbUtils()
+    pb.MetricFamily = PbMetrics().MetricFamily  # type: ignore[attr-defined]
+    host = open_host(pb, {**args, "model_config": json.dumps(config)}, EncoderGraph())
+    ids = np.array([[5, 6, 7]])
+    request = Answered({"INPUT_IDS": ids, "ATTENTION_MASK": np.ones_like(ids)})
+    answered = host.execute([request])
+    if own_queue:
+        assert answered is None
+        vectors = request.answer()
+    else:
+        assert request.sent == []
+        assert answered is not None
+        vectors = answered[0].output_tensors[0].array
+    host.close()
+    assert vectors.shape == (1, 32)
+    assert isinstance(host, QueuedBackend) == own_queue
+
+
+def test_a_batch_has_as_many_rows_as_one_call_takes(repository: Path) -> None:
+    def rows(batch_rows: str) -> list[int]:
+        parameters = {name: value for name, value in PARAMETERS.items() if not name.endswith("buckets")}
+        args = triton_args(repository, Model.ENCODER, **parameters, batch_rows=batch_rows)
+        step = EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
+        return [step.rows_at_once(waiting) for waiting in (1, 3, 4, 7, 100)]
+
+    assert rows("4") == [1, 2, 4, 4, 4]
+    assert rows("6") == [1, 2, 4, 4, 4]
+    assert rows("16") == [1, 2, 4, 4, 16]

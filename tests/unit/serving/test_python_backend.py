@@ -23,7 +23,7 @@ from resrank.errors import (
 )
 from resrank.names import Model, Tensor
 from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
-from resrank.serving.step import Outcome, StepRequest
+from resrank.serving.step import CancelledRequestError, Outcome, StepRequest
 
 
 @dataclass
@@ -48,6 +48,7 @@ class PbErrors:
     INVALID_ARG = "INVALID_ARG"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
+    CANCELLED = "CANCELLED"
 
     def __call__(self, text: str, code: str) -> PbError:
         return PbError(text, code)
@@ -72,6 +73,7 @@ class PbRequest:
     timeout_us: int = 0
     wanted: tuple[str, ...] = ("EMBEDDING",)
     sent: list[PbResponse] = field(default_factory=list)
+    gone: bool = False
 
     def requested_output_names(self) -> tuple[str, ...]:
         return self.wanted
@@ -88,6 +90,9 @@ class PbRequest:
 
     def timeout(self) -> int:
         return self.timeout_us
+
+    def is_cancelled(self) -> bool:
+        return self.gone
 
 
 class PbUtils:
@@ -184,6 +189,7 @@ def test_each_request_gets_its_own_answer() -> None:
     [
         (ServerUnavailableError("the sidecar is away"), "the sidecar is away", "UNAVAILABLE"),
         (DeadlineExceededError("too late"), "Request timeout expired: too late", "UNAVAILABLE"),
+        (CancelledRequestError("gone"), "gone", "CANCELLED"),
         (RetrievalError("another encoder"), "retrieval: another encoder", "INTERNAL"),
     ],
 )
@@ -204,7 +210,7 @@ def test_outputs_that_nobody_asked_for_are_not_sent() -> None:
 
 
 def test_requests_beyond_the_queues_bound_are_shed() -> None:
-    bounded = {**CONFIG, "dynamic_batching": {"default_queue_policy": {"max_queue_size": 3}}}
+    bounded = {**CONFIG, "parameters": {"max_queue_size": {"string_value": "3"}}}
     backend = PythonBackend(PbUtils(), {**ARGS, "model_config": json.dumps(bounded)})
     backend.refuse_above_queue_bound(3)
     with pytest.raises(QueueFullError, match="Exceeds maximum queue size of query_tokenizer: 3 requests"):

@@ -124,7 +124,7 @@ def test_padding_to_buckets_leaves_the_scores(linear: Case, precision: Precision
     engine = linear.engine(Model.RERANKER, precision)
     policy = BatchingPolicy.on_gpu(Model.RERANKER, BUCKETS, max_rows=16, max_tokens=64)
     requests = reranker_requests()
-    outcomes = EngineStep(engine, RerankerGraph(), LIMITS, policy).run(requests)
+    outcomes = EngineStep(engine, RerankerGraph(), LIMITS, policy, batch_rows=64).run(requests)
     for request, outcome in zip(requests, outcomes, strict=True):
         alone = engine.run(request.inputs)
         assert outcome[Tensor.PASSAGE_STATES].shape == alone[Tensor.PASSAGE_STATES].shape
@@ -138,7 +138,7 @@ def test_padding_to_buckets_leaves_the_embeddings(case: Case) -> None:
     rng = np.random.default_rng(4)
     rows = [rng.integers(10, 60, (1, length)) for length in (3, 17, 41, 5, 64)]
     requests = [StepRequest({Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: np.ones_like(ids)}) for ids in rows]
-    outcomes = EngineStep(engine, EncoderGraph(), LIMITS, policy).run(requests)
+    outcomes = EngineStep(engine, EncoderGraph(), LIMITS, policy, batch_rows=64).run(requests)
     for ids, outcome in zip(rows, outcomes, strict=True):
         with torch.no_grad():
             expected = case.model.encode(torch.from_numpy(ids), torch.ones(ids.shape, dtype=torch.int64)).numpy()

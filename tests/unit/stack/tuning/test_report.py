@@ -42,7 +42,7 @@ def test_serve_says_that_it_applies_settings(tmp_path: Path, monkeypatch: pytest
     console = Console(file=io.StringIO(), width=200)
     assert tuned_settings(tmp_path / "repository", console, tune=False) is None
     assert console.file.getvalue() == ""  # type: ignore[attr-defined]
-    found = ModelSettings(instances=2, threads=1, rows=4, row_ms=80.0)
+    found = ModelSettings(engines=2, threads=1, rows=4, row_ms=80.0)
     written, _ = write_settings(tmp_path / "repository", {Model.RERANKER: found})
     assert tuned_settings(tmp_path / "repository", console, tune=False) == written
     said = console.file.getvalue()  # type: ignore[attr-defined]

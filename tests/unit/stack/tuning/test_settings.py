@@ -21,8 +21,8 @@ from resrank_stack.tuning.tune import settings_of, tune
 from support.tiny_manifest import write_tiny_manifest
 
 CHOSEN = {
-    Model.ENCODER: ModelSettings(instances=1, threads=4, rows=32, row_ms=2.5),
-    Model.RERANKER: ModelSettings(instances=4, threads=1, rows=4, row_ms=80.0),
+    Model.ENCODER: ModelSettings(engines=1, threads=4, rows=32, row_ms=2.5),
+    Model.RERANKER: ModelSettings(engines=4, threads=1, rows=4, row_ms=80.0),
 }
 HERE = MachineFacts(cpu="here", cores=4, engines={"openvino": "2026.4.1"})
 
@@ -97,20 +97,20 @@ def test_the_derived_repository_has_the_settings_and_the_exported_files(reposito
     assert {path.name for path in derived.iterdir()} == {path.name for path in repository.iterdir()}
     assert (derived / "reranker" / "1" / "model.onnx").read_bytes() == b"weights"
     config = read_config(derived, Model.RERANKER)
-    assert config.instance_group[0].count == 4
-    assert config.parameters["threads"].string_value == "1"
-    assert list(config.dynamic_batching.preferred_batch_size) == [4]
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 25  # two seconds
-    assert read_config(derived, Model.RERANK_TEXT).dynamic_batching.default_queue_policy.max_queue_size == 8
+    assert config.instance_group[0].count == 1
+    chosen = ("engines", "threads", "batch_rows")
+    assert [config.parameters[name].string_value for name in chosen] == ["4", "1", "4"]
+    assert config.parameters["max_queue_size"].string_value == "25"  # two seconds
+    assert read_config(derived, Model.RERANK_TEXT).parameters["max_queue_size"].string_value == "8"
 
 
 def test_the_default_is_what_the_config_says(repository: Path) -> None:
     default, others = settings_of(repository, Model.RERANKER, 2)
     assert default == Setting(1, 2, 4)
     assert default not in others
-    assert {(setting.instances, setting.threads) for setting in others} == {(1, 2), (2, 1)}
+    assert {(setting.engines, setting.threads) for setting in others} == {(1, 2), (2, 1)}
     assert settings_of(repository, Model.ENCODER, 6)[0] == Setting(1, 6, 64)
-    assert all(setting.instances * setting.threads <= 6 for setting in settings_of(repository, Model.ENCODER, 6)[1])
+    assert all(setting.engines * setting.threads <= 6 for setting in settings_of(repository, Model.ENCODER, 6)[1])
 
 
 def test_a_repository_for_gpus_is_not_tuned(repository: Path) -> None:

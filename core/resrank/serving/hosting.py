@@ -1,0 +1,70 @@
+"""How an engine model takes its requests: from a queue of its own on a CPU, as Triton's batcher joins them on a GPU.
+
+Triton's queue knows priorities, which one encoder for all needs, and its TensorRT backend has no other. Half a second
+of standing still (see :mod:`resrank.serving.queued`) is rare where a call takes milliseconds and the next request is
+never far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from resrank.names import Parameter
+from resrank.serving.engine_host import EngineStep, Graph
+from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.python_backend import ModelInstance, PythonBackend
+from resrank.serving.queued import QueuedBackend
+
+
+class EngineHost(Protocol):
+    """What Triton's Python model of an engine hands everything to."""
+
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answers a batch of ``pb_utils.InferenceRequest`` objects, or takes it and answers later (None)."""
+        ...
+
+    def close(self) -> None:
+        """Ends when all is answered."""
+        ...
+
+
+class BatchHost:
+    """Computes what Triton's batcher joined before it returns.
+
+    Args:
+        backend: Reads requests and makes responses.
+        step: The engine's.
+    """
+
+    def __init__(self, backend: PythonBackend, step: EngineStep) -> None:
+        self._backend = backend
+        self._step = step
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers one batch (see the protocol)."""
+        return self._backend.execute(self._step, requests)
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+def open_host(pb_utils: Any, args: Mapping[str, str], graph: Graph) -> EngineHost:
+    """Makes an engine model ready.
+
+    Args:
+        pb_utils: The module ``triton_python_backend_utils``, which exists inside Triton only.
+        args: What Triton gives to ``initialize``.
+        graph: What the engine computes.
+
+    Raises:
+        EngineError: The engine is not installed, or refuses its files or the machine.
+        CheckpointError: Torch's files are damaged.
+    """
+    backend, instance = PythonBackend(pb_utils, args), ModelInstance.from_args(args)
+    load = partial(EngineStep.load, instance, graph)
+    if Parameter.MAX_QUEUE_SIZE not in instance.parameters:
+        return BatchHost(backend, load())
+    engines = int(instance.parameters.get(Parameter.ENGINES, 1))
+    return QueuedBackend(backend, LoadMetrics(pb_utils, args["model_name"]), load, engines=engines)

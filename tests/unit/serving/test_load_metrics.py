@@ -1,0 +1,61 @@
+"""What a model counts reaches Triton's metrics, at 0 from the start and in time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from resrank.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
+from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S, LoadMetrics, outcome_name
+from resrank.serving.step import CancelledRequestError, Outcome
+from support.pb_metrics import PbMetrics
+
+
+def test_figures_are_there_before_anything_has_happened() -> None:
+    pb = PbMetrics()
+    LoadMetrics(pb, "encoder").close()
+    assert set(pb.values.values()) == {0}
+    assert {f"resrank_requests_total{{{outcome}}}" for outcome in OUTCOMES} < set(pb.values)
+
+
+def test_what_happened_is_added_up_and_published() -> None:
+    pb = PbMetrics()
+    metrics = LoadMetrics(pb, "encoder")
+    metrics.waiting(3)
+    metrics.waiting(-2)
+    metrics.batch(4, 0.5, 2.0)
+    metrics.batch(2, 0.25, 1.0)
+    metrics.ended({})
+    metrics.ended(QueueFullError("full"))
+    until = time.monotonic() + 40 * PUBLISH_EVERY_S
+    while pb.values["resrank_batches_total"] < 2 and time.monotonic() < until:
+        time.sleep(PUBLISH_EVERY_S / 5)
+    metrics.ended({})
+    metrics.close()
+    assert {name: value for name, value in pb.values.items() if value} == {
+        "resrank_waiting_requests": 1,
+        "resrank_batches_total": 2,
+        "resrank_rows_total": 6,
+        "resrank_queue_seconds_total": 0.75,
+        "resrank_compute_seconds_total": 3.0,
+        "resrank_requests_total{ok}": 2,
+        "resrank_requests_total{queue_full}": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "name"),
+    [
+        ({}, "ok"),
+        (InvalidInputError("QUERY", "empty"), "invalid"),
+        (QueueFullError("full"), "queue_full"),
+        (DeadlineExceededError("late"), "deadline"),
+        (CancelledRequestError("gone"), "cancelled"),
+        (ResRankError("broken"), "failed"),
+        (ZeroDivisionError("oops"), "failed"),
+    ],
+)
+def test_every_outcome_has_a_name(outcome: Outcome, name: str) -> None:
+    assert outcome_name(outcome) == name
+    assert name in OUTCOMES

@@ -1,0 +1,222 @@
+"""First come, first served, in the batches that the engine wants; every request is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from resrank.engines import EngineError
+from resrank.errors import InvalidInputError
+from resrank.names import Tensor
+from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.python_backend import PythonBackend
+from resrank.serving.queued import QueuedBackend
+from resrank.serving.step import Outcome, StepRequest
+from support.pb_metrics import PbMetrics
+
+from .test_deferred import Answered
+from .test_python_backend import ARGS, CONFIG, PbUtils
+
+BOUND = 6
+
+
+class Gated:
+    """Doubles numbers, one batch each time it is let go; takes four rows at once."""
+
+    def __init__(self) -> None:
+        self.started = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+        self.niceness: int | None = None
+
+    def rows_at_once(self, waiting: int) -> int:
+        return min(waiting, 4)
+
+    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+        numbers = [request.inputs[Tensor.TEXT] for request in requests]
+        self.batches.append([int(number[0, 0]) for number in numbers])
+        self.started.release()
+        assert self.go.acquire(timeout=10.0)
+        self.niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        if self.batches[-1] == [13]:
+            raise ZeroDivisionError("oops")
+        return [
+            InvalidInputError("TEXT", "unlucky") if number[0, 0] == 7 else {Tensor.EMBEDDING: 2 * number}
+            for number in numbers
+        ]
+
+
+def asked(number: int, rows: int = 1, **fields: object) -> Answered:
+    return Answered({"TEXT": np.full((rows, 1), number)}, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def step() -> Gated:
+    return Gated()
+
+
+@pytest.fixture
+def metrics() -> PbMetrics:
+    return PbMetrics()
+
+
+Make = Callable[..., QueuedBackend]
+
+
+@pytest.fixture
+def make(step: Gated, metrics: PbMetrics) -> Iterator[Make]:
+    made: list[QueuedBackend] = []
+
+    def queued(engines: int = 1) -> QueuedBackend:
+        config = {**CONFIG, "parameters": {"max_queue_size": {"string_value": str(BOUND)}}}
+        backend = PythonBackend(PbUtils(), {**ARGS, "model_config": json.dumps(config)})
+        made.append(QueuedBackend(backend, LoadMetrics(metrics, "encoder"), lambda: step, engines=engines))
+        return made[-1]
+
+    yield queued
+    step.go.release(1000)
+    for backend in made:
+        backend.close()
+    assert metrics.values["resrank_waiting_requests"] == 0
+
+
+def busy(queued: QueuedBackend, step: Gated) -> Answered:
+    """A request that is being computed until the step is let go."""
+    first = asked(0)
+    queued.execute([first])
+    assert step.started.acquire(timeout=10.0)
+    return first
+
+
+def test_what_came_while_the_engine_worked_goes_together_in_its_order(make: Make, step: Gated) -> None:
+    queued = make()
+    first = busy(queued, step)
+    others = [asked(number) for number in range(1, 7)]
+    for request in others:
+        queued.execute([request])
+    step.go.release(3)
+    assert [request.answer().item() for request in (first, *others)] == [0, 2, 4, 6, 8, 10, 12]
+    assert step.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_a_request_is_never_split_and_does_not_overtake(make: Make, step: Gated) -> None:
+    queued = make()
+    busy(queued, step)
+    requests = [asked(1), asked(2, rows=9), asked(3), asked(4, rows=3), asked(5)]
+    queued.execute(requests)
+    step.go.release(10)
+    assert [len(request.answer()) for request in requests] == [1, 9, 1, 3, 1]
+    assert step.batches == [[0], [1], [2], [3, 4], [5]]
+
+
+def test_who_finds_the_queue_full_is_told_at_once(make: Make, step: Gated) -> None:
+    queued = make()
+    first = busy(queued, step)
+    waiting = [asked(number) for number in range(1, 1 + BOUND)]
+    shed = asked(50)
+    queued.execute([*waiting, shed])
+    code, text = shed.answer()
+    assert (code, text.startswith("Exceeds maximum queue size")) == ("UNAVAILABLE", True)
+    assert first.sent == []
+    step.go.release(10)
+    assert [request.answer().item() for request in waiting] == [2, 4, 6, 8, 10, 12]
+    assert all(50 not in batch for batch in step.batches)
+
+
+def test_what_nobody_waits_for_is_dropped_before_it_is_computed(make: Make, step: Gated, metrics: PbMetrics) -> None:
+    queued = make()
+    busy(queued, step)
+    late, gone, wanted = asked(1, timeout_us=1), asked(2, gone=True), asked(3, timeout_us=60_000_000)
+    queued.execute([late, gone, wanted])
+    step.go.release(10)
+    code, text = late.answer()
+    assert (code, text.startswith("Request timeout expired: waited ")) == ("UNAVAILABLE", True)
+    assert gone.answer()[0] == "CANCELLED"
+    assert wanted.answer().item() == 6
+    assert step.batches == [[0], [3]]
+    queued.close()
+    figures = {name: value for name, value in metrics.values.items() if value and "seconds" not in name}
+    assert figures == {
+        "resrank_requests_total{ok}": 2,
+        "resrank_requests_total{deadline}": 1,
+        "resrank_requests_total{cancelled}": 1,
+        "resrank_batches_total": 2,
+        "resrank_rows_total": 2,
+    }
+    assert metrics.values["resrank_compute_seconds_total"] > 0
+
+
+def test_a_batch_of_which_nothing_is_left_is_no_batch(make: Make, step: Gated) -> None:
+    queued = make()
+    busy(queued, step)
+    gone = [asked(number, gone=True) for number in range(1, 5)]
+    wanted = asked(5)
+    queued.execute([*gone, wanted])
+    step.go.release(10)
+    assert wanted.answer().item() == 10
+    assert step.batches == [[0], [5]]
+
+
+def test_an_error_is_its_requests_and_a_failed_batch_is_not_the_last(make: Make, step: Gated) -> None:
+    queued = make()
+    busy(queued, step)
+    unlucky, fine = asked(7), asked(1)
+    unreadable = Answered({"TEXT": np.ones((1, 1))}, given={"truncate": 1})
+    queued.execute([unlucky, unreadable, fine])
+    step.go.release(2)
+    assert unlucky.answer() == ("INVALID_ARG", "TEXT: unlucky")
+    assert unreadable.answer()[0] == "INVALID_ARG"
+    assert fine.answer().item() == 2
+    broken = asked(13)
+    queued.execute([broken])
+    step.go.release(1)
+    assert broken.answer()[0] == "INTERNAL"
+    later = asked(4)
+    queued.execute([later])
+    step.go.release(1)
+    assert later.answer().item() == 8
+
+
+def test_engines_share_the_queue(make: Make, step: Gated) -> None:
+    queued = make(engines=2)
+    first = busy(queued, step)
+    second = busy(queued, step)
+    assert step.batches == [[0], [0]]
+    step.go.release(2)
+    assert (first.answer().item(), second.answer().item()) == (0, 0)
+
+
+def test_at_the_end_all_that_waits_is_answered(make: Make, step: Gated) -> None:
+    queued = make()
+    requests = [busy(queued, step), *map(asked, range(1, 6))]
+    queued.execute(requests[1:])
+    step.go.release(10)
+    queued.close()
+    assert all(len(request.sent) == 1 for request in requests)
+
+
+def test_the_engines_thread_can_be_nicer_than_the_one_that_sheds(step: Gated, metrics: PbMetrics) -> None:
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def nice() -> Gated:
+        os.nice(1)
+        return step
+
+    queued = QueuedBackend(PythonBackend(PbUtils(), ARGS), LoadMetrics(metrics, "encoder"), nice)
+    step.go.release(1)
+    busy(queued, step).answer()
+    queued.close()
+    assert (step.niceness, os.getpriority(os.PRIO_PROCESS, 0)) == (min(19, usual + 1), usual)
+
+
+def test_an_engine_that_cannot_be_made_is_said_where_it_was_asked_for(metrics: PbMetrics) -> None:
+    def fail() -> Gated:
+        raise EngineError("no such engine")
+
+    with pytest.raises(EngineError, match="no such engine"):
+        QueuedBackend(PythonBackend(PbUtils(), ARGS), LoadMetrics(metrics, "encoder"), fail)
