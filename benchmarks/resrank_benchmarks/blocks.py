@@ -32,7 +32,7 @@ LONGEST_PASS = 1000
 
 _LONG_RUNS_FROM = 1000  # lists that are timed once: they are many passes each already
 _TOP = 10
-_SCORE_TOLERANCE = 2e-3  # what else the batcher joined may change the padding
+_SCORE_TOLERANCE = 2e-3  # what else was computed together may change the padding
 _TIMEOUT_S = 600.0
 
 

@@ -176,7 +176,7 @@ def breakdown_study(parts: dict[str, dict[str, float]], totals: dict[str, list[f
         ),
         notes=(
             f"The search is dense, over {indexed:,} drawn vectors in a flat index. Steps and queues are from Triton's "
-            "statistics; transport and what lies between steps are what remains of the time seen from outside.",
+            "metrics page; transport and what lies between steps are what remains of the time seen from outside.",
         ),
         facts={
             f"{name}, median (p95), ms": f"{side.median:.1f} ({side.p95:.1f}) in {side.runs}"

@@ -23,7 +23,7 @@ _K = 10
 _PASSAGES = 2000
 _WARM_UP = 5
 _TIMEOUT_S = 60.0
-_SCORE_TOLERANCE = 1e-3  # the same engines; only what the batcher joins can differ
+_SCORE_TOLERANCE = 1e-3  # the same engines; only what is computed together can differ
 
 
 def run(deployment: Deployment, *, runs: int = 60, progress: Progress = lambda _: None) -> Study:

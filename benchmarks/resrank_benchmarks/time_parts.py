@@ -12,7 +12,7 @@ from resrank_benchmarks.triton_statistics import ModelTime, steps_of
 CLIENT = "client: checks, serialisation, parsing"
 TRANSPORT = "gRPC and transport"
 SIDECAR = "sidecar's search, its gRPC included"
-QUEUE = "Triton queues"
+QUEUE = "queues"
 BETWEEN = "Triton between steps"
 
 TOLERANCE = 0.05
@@ -57,7 +57,7 @@ def time_parts(
 
     Args:
         client: As the client saw it.
-        triton: What Triton added to its statistics meanwhile.
+        triton: What its metrics page added meanwhile.
         ensembles: That each request calls once.
         query_residual: As for :func:`~resrank_benchmarks.triton_statistics.steps_of`.
 

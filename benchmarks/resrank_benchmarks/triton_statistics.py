@@ -20,7 +20,7 @@ class ModelTime:
     Attributes:
         requests: Answered ones.
         total: From acceptance to answer, as Triton saw it; of an ensemble all its steps and what lies between them.
-        queue: Waiting for an instance.
+        queue: Waiting for the engine, or for Triton to hand the request over.
         compute: Inputs, inference and outputs in an instance; 0 for an ensemble, which computes nothing itself.
     """
 
@@ -65,10 +65,10 @@ def model_times(counters: Mapping[str, ModelCounters]) -> dict[Model, ModelTime]
     return {
         Model(name): ModelTime(
             int(model.requests),
-            model.total_us / 1e3,
-            model.queue_us / 1e3,
+            (model.total_us or 0.0) / 1e3,
+            (model.queue_us or 0.0) / 1e3,
             # An ensemble repeats its steps' figures.
-            0.0 if name in _ENSEMBLES else model.compute_us / 1e3,
+            0.0 if name in _ENSEMBLES else (model.compute_us or 0.0) / 1e3,
         )
         for name, model in counters.items()
     }

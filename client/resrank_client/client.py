@@ -245,7 +245,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
 
         # After an error nothing more is sent, and what is under way is waited for, at most until the deadline. It is
         # not cancelled: a cancellation that meets a full queue in an ensemble crashes Triton 2.51 (the race of its
-        # issue 8034), and saves it no work.
+        # issue 8034) where queues are Triton's, and within an ensemble it saves no work.
         with ThreadPoolExecutor(min(len(calls), self._settings.max_in_flight), "resrank") as pool:
             workers = [pool.submit(work) for _ in range(min(len(calls), self._settings.max_in_flight))]
             try:

@@ -273,7 +273,7 @@ def _infer(
         for tensor in inputs():
             request.inputs.add(name=tensor.name.value, datatype=tensor.datatype, shape=tensor.shape)
             request.raw_input_contents.append(tensor.content)
-        # Triton drops from its queues, without computing it, what has waited longer than this (microseconds).
+        # Queues drop, without computing it, what has waited longer than this (microseconds).
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
         if priority is not None:
             request.parameters["priority"].int64_param = priority

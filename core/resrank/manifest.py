@@ -23,7 +23,7 @@ from resrank.engines.plan import plan_file as capability_plan_file
 from resrank.errors import ResRankError
 from resrank.names import MANIFEST_FILE, PLAN_FILE, Model
 
-MANIFEST_SCHEMA: Final = 2
+MANIFEST_SCHEMA: Final = 3
 
 Capability = Annotated[str, Field(pattern=r"^[1-9]\d?\.\d$")]
 """A GPU's compute capability as NVIDIA writes it: ``8.9``, ``12.0``."""
@@ -217,7 +217,7 @@ class Manifest(StrictModel):
         versions: Package to version at the export, None for what was not installed.
     """
 
-    schema_version: Literal[2] = MANIFEST_SCHEMA
+    schema_version: Literal[3] = MANIFEST_SCHEMA
     runtime: Runtime
     engine_host: EngineHost
     checkpoint: CheckpointFacts

@@ -97,7 +97,8 @@ class LoadMetric(StrEnum):
     BATCHES = "resrank_batches_total"
     QUEUE = "resrank_queue_seconds_total"
     COMPUTE = "resrank_compute_seconds_total"
-    WAITING = "resrank_waiting_requests"
+    WAITING = "resrank_waiting_requests"  # for an engine
+    UNDER_WAY = "resrank_requests_under_way"  # in a model that calls others
 
 
 RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"

@@ -21,9 +21,7 @@ from resrank.names import VERSION, Model, Tensor
 from resrank.serving.prompting import PromptingStep
 from resrank.serving.step import Step, StepRequest
 from resrank.serving.tokenization import TokenizationStep
-
-WARMUP_FOLDER = "warmup"
-"""Inside a model's folder: where Triton looks for ``input_data_file``."""
+from resrank.serving.warmup_samples import WARMUP_FOLDER
 
 _QUERY = b"which river flows through the capital of France?"
 _PASSAGE = b"Paris is the capital of France and lies on the Seine. "

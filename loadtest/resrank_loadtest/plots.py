@@ -49,8 +49,8 @@ def draw_timeline(summary: Summary, timeline: Timeline) -> bytes:
     if intervals:
         steps = [model for model in engines_first(list(intervals)) if model not in _ENSEMBLES]
         colours = {model: f"C{place % 10}" for place, model in enumerate(steps)}
-        _draw_models(axes[-2], intervals, colours, "queue_ms", "Triton: wait in queue", legend=True)
-        _draw_models(axes[-1], intervals, colours, "compute_ms", "Triton: work on a request", legend=False)
+        _draw_models(axes[-2], intervals, colours, "queue_ms", "server: wait in queue", legend=True)
+        _draw_models(axes[-1], intervals, colours, "compute_ms", "server: work on a request", legend=False)
     for axis in axes:
         axis.grid(alpha=0.3)
         _draw_phases(axis, summary, named=axis is axes[0])

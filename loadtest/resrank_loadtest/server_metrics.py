@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -25,19 +25,20 @@ class ModelCounters:
         failures: Requests that were refused, shed or failed.
         rows: Rows in the requests that were answered.
         executions: Batches that ran.
-        queue_us: Microseconds that requests spent in the model's queue.
-        compute_us: Microseconds that the model worked on them, copies included.
-        total_us: Microseconds from their acceptance to their answer, as Triton saw it.
-        pending: Requests that wait at this moment.
+        queue_us: Microseconds that requests spent in the model's queue; None for a model that calls others.
+        compute_us: Microseconds that the model worked on them, copies included; likewise.
+        total_us: Microseconds from their acceptance to their answer, as Triton saw it; None where it saw no more than
+            that they were handed over.
+        pending: Requests that wait at this moment, or are under way in a model that calls others.
     """
 
     requests: float = 0
     failures: float = 0
     rows: float = 0
     executions: float = 0
-    queue_us: float = 0
-    compute_us: float = 0
-    total_us: float = 0
+    queue_us: float | None = 0
+    compute_us: float | None = 0
+    total_us: float | None = 0
     pending: float = 0
 
 
@@ -58,8 +59,9 @@ _OWN_FIELDS = {
     LoadMetric.QUEUE: "queue_us",
     LoadMetric.COMPUTE: "compute_us",
     LoadMetric.WAITING: "pending",
+    LoadMetric.UNDER_WAY: "pending",
 }
-"""What models count themselves whose requests Triton only hands over, so that its own figures of them say nothing."""
+"""What models count themselves to whom Triton only hands requests over, so that its own figures of them say nothing."""
 
 
 def parse_metrics(text: str) -> dict[str, ModelCounters]:
@@ -89,7 +91,15 @@ def parse_metrics(text: str) -> dict[str, ModelCounters]:
                 _add(own, sample.labels["model"], name, scale * sample.value)
     if not counted:
         raise ValueError("no counters of models in it")
-    return {model: ModelCounters(**counters) for model, counters in {**counted, **own}.items()}
+    models = {model: ModelCounters(**counters) for model, counters in counted.items()}
+    handed_over = ModelCounters(queue_us=None, compute_us=None, total_us=None)
+    return models | {model: replace(handed_over, **counters) for model, counters in own.items()}
+
+
+def _mean_ms(before_us: float | None, after_us: float | None, requests: float) -> float | None:
+    if before_us is None or after_us is None or requests <= 0:
+        return None
+    return (after_us - before_us) / requests / 1e3
 
 
 def _add(models: dict[str, dict[str, float]], model: str, name: str, value: float) -> None:
@@ -106,7 +116,7 @@ class Interval:
         requests: Answered a second.
         failures: Refused, shed or failed a second.
         rows_per_batch: Rows that ran together; None when none ran.
-        queue_ms: Mean time in the queue of a request that was answered; None when none was.
+        queue_ms: Mean time in the queue of a request that was answered; None when none was, or it is not known.
         compute_ms: Mean time of work on one, likewise.
         pending: Requests that waited at the second reading.
     """
@@ -158,8 +168,8 @@ def _between(before: ModelCounters, after: ModelCounters, end: float, seconds: f
         requests=requests / seconds,
         failures=(after.failures - before.failures) / seconds,
         rows_per_batch=(after.rows - before.rows) / executions if executions > 0 else None,
-        queue_ms=(after.queue_us - before.queue_us) / requests / 1e3 if requests > 0 else None,
-        compute_ms=(after.compute_us - before.compute_us) / requests / 1e3 if requests > 0 else None,
+        queue_ms=_mean_ms(before.queue_us, after.queue_us, requests),
+        compute_ms=_mean_ms(before.compute_us, after.compute_us, requests),
         pending=after.pending,
     )
 

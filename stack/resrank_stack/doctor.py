@@ -32,7 +32,8 @@ _MIN_GLIBC = (2, 35)
 """The embedded Triton's wheel is tagged ``manylinux_2_35``."""
 
 _MIN_SHARED_MEMORY = MAX_GRPC_MESSAGE_BYTES
-"""The Python backend moves tensors through /dev/shm, so the largest message must fit. Docker gives 64 MB."""
+"""The Python backend moves tensors through /dev/shm, so the largest message must fit; what waits for an engine takes
+64 MiB at most. Docker gives 64 MB in all."""
 
 
 def examine(host: str, ports: Iterable[int], repository: Path | None = None) -> list[Check]:

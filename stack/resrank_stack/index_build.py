@@ -222,8 +222,8 @@ async def _embed(
     corpus: Path, encoder: PassageEncoder, batch: Sequence[Passage], report: BuildReport, *, patience_s: float
 ) -> NDArray[np.float32]:
     try:
-        # Whoever searches meanwhile goes first: where the server sheds load, this waits. It sheds too what has waited a
-        # minute in its queue, which a slow encoder's next batches do.
+        # Whoever searches meanwhile goes first: where the server sheds load, this waits. On a GPU it sheds too what has
+        # waited a minute in its queue, which a slow encoder's next batches do.
         patient = AsyncRetrying(
             retry=retry_if_exception_type(QueueFullError),
             wait=wait_random_exponential(max=_WAIT_MAX_S),

@@ -98,11 +98,6 @@ class BatchingPolicy:
             (*(rows for rows in GPU_ROWS if rows < max_rows), max_rows),
         )
 
-    def rows_in_a_call(self, count: int) -> int:
-        """The most of ``count`` rows, at least 1, that can be one call."""
-        fitting = [size for size in self.sizes if size <= count]
-        return max(fitting, default=min(count, self.max_rows))
-
     def group(self, lengths: Sequence[int]) -> list[NDArray[np.int64]]:
         """Splits rows into calls, each of similar lengths.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.load_metrics import CallerMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Arrays, Outcome, StepRequest
 
@@ -52,7 +52,7 @@ class DeferredBackend:
         step: The model's logic.
     """
 
-    def __init__(self, backend: PythonBackend, metrics: LoadMetrics, step: RequestStep) -> None:
+    def __init__(self, backend: PythonBackend, metrics: CallerMetrics, step: RequestStep) -> None:
         self._backend = backend
         self._metrics = metrics
         self._step = step
@@ -80,14 +80,14 @@ class DeferredBackend:
 
     async def _answer(self, request: Any) -> None:
         self._under_way += 1
-        self._metrics.waiting(1)
+        self._metrics.under_way(1)
         try:
             outcome = await self._outcome(request)
         except BaseException as error:  # also a cancellation, which no caller would ever hear of
             outcome = error if isinstance(error, Exception) else RuntimeError(repr(error))
         finally:
             self._under_way -= 1
-            self._metrics.waiting(-1)
+            self._metrics.under_way(-1)
         self._metrics.ended(self._backend.send(request, outcome))
 
     async def _outcome(self, request: Any) -> Outcome:

@@ -1,8 +1,7 @@
 """``encoder`` and ``reranker`` in the Python backend: the rows of a whole batch of requests through an engine.
 
-Requests of a batch have different lengths. Rows are taken out of their requests, stripped
-of padding, grouped by length, padded to what suits the engine, computed and put back, so a request's answer does not
-depend on its company.
+Requests of a batch have different lengths. Rows are taken out of their requests, stripped of padding, grouped by
+length, padded to what suits the engine, computed and put back, so a request's answer does not depend on its company.
 """
 
 from __future__ import annotations
@@ -191,7 +190,6 @@ class EngineStep:
             kind, Precision(parameters[Parameter.PRECISION]), int(parameters[Parameter.THREADS]), device
         )
         rows, tokens = instance.max_rows, int(parameters[Parameter.MAX_TOKENS])
-        together = int(parameters.get(Parameter.BATCH_ROWS, rows))
         if on_gpu:
             policy = BatchingPolicy.on_gpu(graph.role, parameters, max_rows=rows, max_tokens=tokens)
         else:
@@ -202,15 +200,15 @@ class EngineStep:
             policy.candidates[-1] if policy.candidates else None,
         )
         engine = load_engine(engine_path(instance.folder, graph.role, options), options)
-        return cls(engine, graph, limits, policy, batch_rows=together)
+        return cls(engine, graph, limits, policy, batch_rows=int(parameters.get(Parameter.BATCH_ROWS, rows)))
 
-    def rows_at_once(self, waiting: int) -> int:
-        """As many as one call takes: what is left over is answered sooner with those who come meanwhile.
+    def batch_size(self, waiting: int) -> int:
+        """As many rows as one call takes: what is left over is answered sooner with those who come meanwhile.
 
         Args:
             waiting: Rows that there are, at least 1.
         """
-        return self._policy.rows_in_a_call(min(waiting, self._batch_rows))
+        return max(size for size in (1, *self._policy.sizes) if size <= min(waiting, self._batch_rows))
 
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
         """Computes a batch in as few calls as its spread of lengths deserves (see the protocol)."""

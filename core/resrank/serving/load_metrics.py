@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 from resrank.errors import DeadlineExceededError, InvalidInputError, QueueFullError
 from resrank.names import LoadMetric
@@ -21,12 +21,14 @@ OUTCOMES = ("ok", "invalid", "queue_full", "deadline", "cancelled", "failed")
 
 _DESCRIPTIONS = {
     LoadMetric.REQUESTS: "Requests that ended, by outcome",
+    LoadMetric.UNDER_WAY: "Requests that are under way",
+    LoadMetric.WAITING: "Requests that wait for the engine",
     LoadMetric.ROWS: "Rows that the engine computed",
-    LoadMetric.BATCHES: "Calls of the engine's step",
+    LoadMetric.BATCHES: "Batches that the engine computed",
     LoadMetric.QUEUE: "Time that computed requests waited for their batch, together",
     LoadMetric.COMPUTE: "Time of the batches that requests were computed in, one batch once for each of its requests",
-    LoadMetric.WAITING: "Requests that wait now, or are under way in a model that calls others",
 }
+_GAUGES = (LoadMetric.UNDER_WAY, LoadMetric.WAITING)
 
 
 class LoadMetrics:
@@ -39,16 +41,19 @@ class LoadMetrics:
         model: The model's name, which becomes a label.
     """
 
+    figures: ClassVar[tuple[LoadMetric, ...]]
+    """What is published."""
+
     def __init__(self, pb_utils: Any, model: str) -> None:
         family = pb_utils.MetricFamily
         # Triton drops a metric whose family is gone.
         self._families = {
             name: family(
                 name=name.value,
-                description=description,
-                kind=family.GAUGE if name is LoadMetric.WAITING else family.COUNTER,
+                description=_DESCRIPTIONS[name],
+                kind=family.GAUGE if name in _GAUGES else family.COUNTER,
             )
-            for name, description in _DESCRIPTIONS.items()
+            for name in self.figures
         }
         # All of them from the start, at 0: what appears later is no rate to Prometheus until it has changed once more.
         self._metrics = {
@@ -56,32 +61,12 @@ class LoadMetrics:
             for name, made in self._families.items()
             for outcome in (OUTCOMES if name is LoadMetric.REQUESTS else ("",))
         }
+        self._log = pb_utils.Logger
         self._lock = threading.Lock()
         self._added: Counter[tuple[LoadMetric, str]] = Counter()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish_until_closed, name="load metrics", daemon=True)
         self._thread.start()
-
-    def waiting(self, more: int) -> None:
-        """Counts requests that begin to wait, or, below 0, that end it."""
-        self._add({(LoadMetric.WAITING, ""): more})
-
-    def batch(self, rows: int, queue_s: float, compute_s: float) -> None:
-        """Counts one call of the engine's step.
-
-        Args:
-            rows: Of all requests in it.
-            queue_s: Seconds that its requests had waited, together.
-            compute_s: Seconds that it took, times its requests.
-        """
-        self._add(
-            {
-                (LoadMetric.BATCHES, ""): 1,
-                (LoadMetric.ROWS, ""): rows,
-                (LoadMetric.QUEUE, ""): queue_s,
-                (LoadMetric.COMPUTE, ""): compute_s,
-            }
-        )
 
     def ended(self, outcome: Outcome) -> None:
         """Counts one request that was answered or failed."""
@@ -106,7 +91,54 @@ class LoadMetrics:
             added, self._added = self._added, Counter()
         for key, figure in added.items():
             if figure:
-                self._metrics[key].increment(figure)
+                try:
+                    self._metrics[key].increment(figure)
+                except Exception as error:  # the next figures are worth as much as this one
+                    self._log.log_error(f"{key[0].value}: {figure} could not be published: {error!r}")
+
+
+class CallerMetrics(LoadMetrics):
+    """Of a model that calls other models."""
+
+    figures = (LoadMetric.REQUESTS, LoadMetric.UNDER_WAY)
+
+    def under_way(self, more: int) -> None:
+        """Counts requests that begin, or, below 0, that end."""
+        self._add({(LoadMetric.UNDER_WAY, ""): more})
+
+
+class EngineMetrics(LoadMetrics):
+    """Of a model with an engine."""
+
+    figures = (
+        LoadMetric.REQUESTS,
+        LoadMetric.WAITING,
+        LoadMetric.ROWS,
+        LoadMetric.BATCHES,
+        LoadMetric.QUEUE,
+        LoadMetric.COMPUTE,
+    )
+
+    def waiting(self, more: int) -> None:
+        """Counts requests that begin to wait, or, below 0, that end it."""
+        self._add({(LoadMetric.WAITING, ""): more})
+
+    def batch(self, rows: int, queue_s: float, compute_s: float) -> None:
+        """Counts one batch.
+
+        Args:
+            rows: Of all requests in it.
+            queue_s: Seconds that its requests had waited, together.
+            compute_s: Seconds that it took, times its requests.
+        """
+        self._add(
+            {
+                (LoadMetric.BATCHES, ""): 1,
+                (LoadMetric.ROWS, ""): rows,
+                (LoadMetric.QUEUE, ""): queue_s,
+                (LoadMetric.COMPUTE, ""): compute_s,
+            }
+        )
 
 
 def outcome_name(outcome: Outcome) -> str:

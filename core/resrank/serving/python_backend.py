@@ -58,7 +58,7 @@ class ModelInstance:
     Attributes:
         folder: Where the model's own files are.
         parameters: Of its config.
-        max_rows: Rows that Triton joins at most.
+        max_rows: Rows of one request, or of the batch that Triton joins, at most.
         gpu: CUDA ordinal of the GPU that it is placed on; None on the CPU.
     """
 
@@ -114,7 +114,8 @@ class PythonBackend:
     def send(self, request: Any, outcome: Outcome) -> Outcome:
         """Answers one request of a batch whose ``execute`` has returned (see :mod:`resrank.serving.deferred`).
 
-        Whatever happens an answer is sent: a request without one would wait for ever, and Triton with it.
+        Whatever happens an answer is sent: a request without one would wait for ever, and Triton with it. Nothing is
+        raised, since whoever sends has other requests to answer.
 
         Args:
             request: A ``pb_utils.InferenceRequest``.
@@ -126,8 +127,11 @@ class PythonBackend:
         try:
             self._send(request, outcome)
         except Exception as error:
-            self._send(request, error)
-            return error
+            outcome = error
+            try:
+                self._send(request, error)
+            except Exception as again:  # Triton took the first one half, which ends the request, or is gone itself
+                self._pb.Logger.log_error(f"{self._model}: an answer could not be sent: {error!r}, then {again!r}")
         return outcome
 
     def refuse_above_queue_bound(self, requests: int) -> None:
@@ -140,7 +144,15 @@ class PythonBackend:
             QueueFullError: They are more than the bound.
         """
         if self._queue_bound and requests > self._queue_bound:
-            raise QueueFullError(f"{_SHED[0]} of {self._model}: {self._queue_bound} requests are before it")
+            raise self.queue_full(f"{self._queue_bound} requests are before it")
+
+    def queue_full(self, why: str) -> QueueFullError:
+        """The error of a request that is shed, in words by which models that call this one know it.
+
+        Args:
+            why: What bound was met.
+        """
+        return QueueFullError(f"{_SHED[0]} of {self._model}: {why}")
 
     @staticmethod
     def cancelled(request: Any) -> bool:

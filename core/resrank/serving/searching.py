@@ -37,7 +37,7 @@ DEFAULT_CANDIDATES = 100
 DEFAULT_MODE: Mode = "hybrid"
 
 BLOCKS_IN_FLIGHT = 4
-"""Passes of one search that are under way at the same time, as in the client: enough for the batcher to join, and too
+"""Passes of one search that are under way at the same time, as in the client: enough to be computed together, and too
 few for one search to fill an engine's queue."""
 
 

@@ -13,7 +13,7 @@ class TritonPythonModel:
             from resrank.serving.cache_metrics import CacheMetrics
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.embedding_cache import EmbeddingCache
-            from resrank.serving.load_metrics import LoadMetrics
+            from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
             from resrank.serving.text_reranking import TextRerankingStep
         except ImportError as error:
@@ -31,7 +31,7 @@ class TritonPythonModel:
             embed_batch_size=int(parameters[Parameter.EMBED_BATCH_SIZE]),
             max_passages=int(parameters[Parameter.MAX_PASSAGES]),
         )
-        self._deferred = DeferredBackend(backend, LoadMetrics(pb_utils, args["model_name"]), step)
+        self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 
     def execute(self, requests: list) -> None:
         """Takes one batch, whose answers follow."""

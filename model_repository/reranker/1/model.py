@@ -9,17 +9,17 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
+            from resrank.serving.engine_backend import open_backend
             from resrank.serving.engine_host import RerankerGraph
-            from resrank.serving.hosting import open_host
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
-        self._host = open_host(pb_utils, args, RerankerGraph())
+        self._backend = open_backend(pb_utils, args, RerankerGraph())
 
     def execute(self, requests: list) -> list | None:
         """Answers one batch, or takes it and answers when the engine gets there."""
-        return self._host.execute(requests)
+        return self._backend.execute(requests)
 
     def finalize(self) -> None:
         """Ends when all is answered."""
-        self._host.close()
+        self._backend.close()

@@ -11,7 +11,7 @@ class TritonPythonModel:
         try:
             from resrank.names import Parameter
             from resrank.serving.deferred import DeferredBackend
-            from resrank.serving.load_metrics import LoadMetrics
+            from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
             from resrank.serving.retriever import SidecarRetriever
             from resrank.serving.searching import SearchStep
@@ -26,7 +26,7 @@ class TritonPythonModel:
             encoder_sha256=parameters[Parameter.ENCODER_SHA256],
             max_passages=int(parameters[Parameter.MAX_PASSAGES]),
         )
-        self._deferred = DeferredBackend(backend, LoadMetrics(pb_utils, args["model_name"]), step)
+        self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 
     def execute(self, requests: list) -> None:
         """Takes one batch, whose answers follow."""

@@ -16,7 +16,7 @@ from resrank.errors import StackError
 from resrank.names import MANIFEST_FILE, Model
 from resrank_benchmarks.machine import Machine, describe_machine
 
-TUNING_SCHEMA: Final = 1
+TUNING_SCHEMA: Final = 2
 _ENGINE_PACKAGES = ("openvino", "onnxruntime")
 
 
@@ -46,7 +46,7 @@ class ModelSettings(StrictModel):
     Attributes:
         engines: Side by side in the model's process.
         threads: Threads in each.
-        rows: Rows that the batcher joins for one call.
+        rows: Rows of several requests that are computed together at most.
         row_ms: Milliseconds of a row under full load, from which its queue is bounded.
     """
 
@@ -66,7 +66,7 @@ class TunedSettings(StrictModel):
         models: ``encoder`` and ``reranker``.
     """
 
-    schema_version: Literal[1] = TUNING_SCHEMA
+    schema_version: Literal[2] = TUNING_SCHEMA
     manifest_sha256: Sha256
     machine: MachineFacts
     models: dict[Model, ModelSettings]

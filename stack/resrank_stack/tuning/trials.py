@@ -1,10 +1,11 @@
-"""Runs a repository's engine as its model would, each in a process of its own, and times it."""
+"""Runs a repository's engines as their model would, side by side in one process, and times them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +21,7 @@ from resrank.names import VERSION, Model, Parameter, Tensor
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.step import Arrays, StepRequest
-from resrank_export.warmup import WARMUP_FOLDER
+from resrank.serving.warmup_samples import WARMUP_FOLDER
 from resrank_stack.tuning.choice import Sample, Setting
 from resrank_stack.tuning.repository import read_config
 
@@ -33,7 +34,7 @@ _NUMBERS: dict[int, Any] = {DataType.TYPE_INT64: np.int64, DataType.TYPE_FP16: n
 
 
 class Trials:
-    """Measures settings of one model; engines that were made stay until the end.
+    """Measures settings of one model; what was made stays until the end.
 
     Args:
         repository: Model repository as ``resrank export`` writes it, for a CPU.
@@ -47,7 +48,7 @@ class Trials:
         self._repository = repository
         self._model = model
         self._sample = _sample(repository, model)
-        self._engines: dict[tuple[int, int], list[_Engine]] = {}
+        self._processes: dict[tuple[int, int], _Process] = {}
         self._lone_ms: dict[int, float] = {}
 
     def __enter__(self) -> Self:
@@ -56,9 +57,8 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for engines in self._engines.values():
-            for engine in engines:
-                engine.close()
+        for process in self._processes.values():
+            process.close()
 
     def measure(self, setting: Setting) -> Sample:
         """Measures all engines of a setting at the same time, and before that one row by one of them.
@@ -66,47 +66,42 @@ class Trials:
         Raises:
             StackError: An engine cannot be made or fails.
         """
-        engines = self._made(setting)
+        key = (setting.engines, setting.threads)
+        if key not in self._processes:
+            self._processes[key] = _Process(self._repository, self._model, *key, self._sample)
+        process = self._processes[key]
         if setting.threads not in self._lone_ms:
-            engines[0].begin(1, SECONDS / 2)
-            self._lone_ms[setting.threads] = 1e3 / engines[0].end()
-        for engine in engines:
-            engine.begin(setting.rows, SECONDS)
-        return Sample(sum(engine.end() for engine in engines), self._lone_ms[setting.threads])
-
-    def _made(self, setting: Setting) -> list[_Engine]:
-        engines = self._engines.setdefault((setting.engines, setting.threads), [])
-        while len(engines) < setting.engines:
-            engines.append(_Engine(self._repository, self._model, setting.threads, self._sample))
-        for engine in engines:
-            engine.wait()
-        return engines
+            self._lone_ms[setting.threads] = 1e3 / process.rows_per_s(1, SECONDS / 2, engines=1)
+        return Sample(process.rows_per_s(setting.rows, SECONDS), self._lone_ms[setting.threads])
 
 
-class _Engine:
-    """One engine in a process of its own."""
+class _Process:
+    """The engines of one setting, each used by a thread of its own."""
 
-    def __init__(self, repository: Path, model: Model, threads: int, sample: Arrays) -> None:
+    def __init__(self, repository: Path, model: Model, engines: int, threads: int, sample: Arrays) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
+        self._engines = engines
         self._name = f"{model.value} with {threads} threads"
-        self._process = context.Process(target=_work, args=(theirs, repository, model, threads, sample), daemon=True)
+        self._process = context.Process(
+            target=_work, args=(theirs, repository, model, engines, threads, sample), daemon=True
+        )
         self._process.start()
         theirs.close()  # so that its death ends what is read here
-        self._ready = False
+        self._receive()  # they are made
 
-    def wait(self) -> None:
-        """Returns when the engine is made."""
-        if not self._ready:
-            self._receive()
-            self._ready = True
+    def rows_per_s(self, rows: int, seconds: float, *, engines: int | None = None) -> float:
+        """Measures.
 
-    def begin(self, rows: int, seconds: float) -> None:
-        """Starts a measurement."""
-        self._ours.send((rows, seconds))
+        Args:
+            rows: In one call.
+            seconds: Of calls, after two that are not timed; at least two are.
+            engines: How many work at the same time; all when None.
 
-    def end(self) -> float:
-        """Waits for the measurement's end; rows a second."""
+        Returns:
+            Rows a second of all of them together.
+        """
+        self._ours.send((rows, seconds, engines or self._engines))
         return float(self._receive())
 
     def close(self) -> None:
@@ -129,22 +124,25 @@ class _Engine:
         return found
 
 
-def _work(commands: Connection, repository: Path, model: Model, threads: int, sample: Arrays) -> None:
-    """In the engine's process: makes it, then times calls until the other side goes."""
+def _work(commands: Connection, repository: Path, model: Model, engines: int, threads: int, sample: Arrays) -> None:
+    """In the process of the engines: makes them, then times calls until the other side goes."""
     with _reported(commands):
         config = read_config(repository, model)
         parameters = {name: value.string_value for name, value in config.parameters.items()}
         instance = ModelInstance(
             repository / model / VERSION,
-            {**parameters, Parameter.THREADS: str(threads)},
+            {**parameters, Parameter.THREADS: str(threads), Parameter.NICENESS: "0"},
             config.max_batch_size,
             None,
         )
-        step = EngineStep.load(instance, EncoderGraph() if model is Model.ENCODER else RerankerGraph())
+        graph = EncoderGraph() if model is Model.ENCODER else RerankerGraph()
+        steps = [EngineStep.load(instance, graph) for _ in range(engines)]
         commands.send(None)
-        while True:
-            rows, seconds = commands.recv()
-            commands.send(_rows_per_s(step, sample, rows, seconds))
+        with ThreadPoolExecutor(engines) as pool:
+            while True:
+                rows, seconds, busy = commands.recv()
+                timed = [pool.submit(_rows_per_s, step, sample, rows, seconds) for step in steps[:busy]]
+                commands.send(sum(each.result() for each in timed))
 
 
 def _rows_per_s(step: EngineStep, sample: Arrays, rows: int, seconds: float) -> float:

@@ -111,11 +111,20 @@ class Served(Exported):
     client: Any
     metrics_address: str
 
+    def metrics(self) -> str:
+        """Triton's metrics page."""
+        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10.0) as answer:
+            return str(answer.read().decode())
+
+    def metric(self, series: str) -> float:
+        """One figure of it."""
+        (value,) = (line.rpartition(" ")[2] for line in self.metrics().splitlines() if line.startswith(f"{series} "))
+        return float(value)
+
     def counters(self) -> dict[str, ModelCounters]:
         """What every model has done so far."""
         time.sleep(2 * PUBLISH_EVERY_S)
-        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10.0) as answer:
-            return parse_metrics(answer.read().decode())
+        return parse_metrics(self.metrics())
 
 
 @pytest.fixture(scope="session")
@@ -153,12 +162,9 @@ class Searching(Served):
 
     socket: Path
 
-    def metric(self, name: str) -> float:
-        """A figure of ``rerank_text`` on the metrics endpoint."""
-        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10.0) as answer:
-            lines = answer.read().decode().splitlines()
-        (value,) = (line.rpartition(" ")[2] for line in lines if line.startswith(f'{name}{{model="rerank_text"}} '))
-        return float(value)
+    def cache_metric(self, name: str) -> float:
+        """A figure of ``rerank_text`` on the metrics page."""
+        return self.metric(f'{name}{{model="rerank_text"}}')
 
     def passages_encoded(self) -> int:
         """Rows that the encoder has had so far, without those of queries."""

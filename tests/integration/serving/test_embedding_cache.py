@@ -24,14 +24,14 @@ def rerank_text(searching: Searching, passages: list[str], **options: object) ->
 
 def test_the_second_time_nothing_is_encoded_and_the_scores_are_the_same(searching: Searching) -> None:
     passages = [f"the seine {place}" for place in range(10)]
-    hits, misses, encoded = searching.metric(HITS), searching.metric(MISSES), searching.passages_encoded()
+    hits, misses, encoded = searching.cache_metric(HITS), searching.cache_metric(MISSES), searching.passages_encoded()
     cold = rerank_text(searching, [*passages, passages[0]])
     assert searching.passages_encoded() - encoded == len(passages)
     warm = rerank_text(searching, [*passages, passages[0]])
     assert searching.passages_encoded() - encoded == len(passages)
     np.testing.assert_array_equal(warm, cold)
-    assert searching.metric(MISSES) - misses == len(passages)
-    assert searching.metric(HITS) - hits == len(passages) + 2
+    assert searching.cache_metric(MISSES) - misses == len(passages)
+    assert searching.cache_metric(HITS) - hits == len(passages) + 2
 
     # What no cache has seen: the vectors by `embed_passage`, scored by `rerank`.
     embedded = searching.client.infer("embed_passage", [texts("TEXT", passages)]).as_numpy("EMBEDDING")
@@ -63,15 +63,15 @@ def test_a_passage_that_was_cut_is_not_found_by_who_would_not_have_it_cut(search
 
 def test_the_memory_is_bounded_and_the_bound_told(searching: Searching) -> None:
     limit = CACHE_MIB * 1024 * 1024
-    assert searching.metric(LIMIT) == limit
+    assert searching.cache_metric(LIMIT) == limit
     fits = limit // (2 * searching.spec.encoder.embedding_dim + ENTRY_BYTES)
     rows = 64
     for start in range(0, fits + 16 * rows, 16 * rows):
         passages = [[f"{start + 16 * row + place}" for place in range(16)] for row in range(rows)]
         inputs = [texts("QUERY", [QUERY] * rows), texts("PASSAGES", passages)]
         searching.client.infer("rerank_text", inputs)
-        assert searching.metric(USED) <= limit
-    assert searching.metric(USED) > 0.9 * limit
+        assert searching.cache_metric(USED) <= limit
+    assert searching.cache_metric(USED) > 0.9 * limit
     encoded = searching.passages_encoded()
     rerank_text(searching, [str(place) for place in range(4)])
     assert searching.passages_encoded() - encoded == 4, "the oldest ones had to go"

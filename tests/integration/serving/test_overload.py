@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
+from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S
 from resrank_stack.triton_process import TritonProcess
 from support.triton_requests import rerank_inputs, tensor, texts, unit_vectors
 
@@ -117,6 +119,33 @@ def test_a_request_whose_time_is_over_is_not_computed(narrow: Served, model: str
     assert raised.value.status() == "StatusCode.UNAVAILABLE"
     after = narrow.counters()["reranker"]
     assert (after.rows, after.pending) == (before.rows, 0)
+
+
+def test_a_cancelled_call_is_not_computed(narrow: Served) -> None:
+    """Of a model that is called directly: within an ensemble a cancellation reaches no step."""
+
+    def outcomes() -> dict[str, float]:
+        time.sleep(2 * PUBLISH_EVERY_S)
+        return {
+            outcome: narrow.metric(f'resrank_requests_total{{model="encoder",outcome="{outcome}"}}')
+            for outcome in OUTCOMES
+        }
+
+    ids = np.full((ROWS, narrow.spec.encoder.max_passage_tokens), 5)
+    busy = [tensor("INPUT_IDS", ids), tensor("ATTENTION_MASK", np.ones_like(ids))]
+    brief = [tensor("INPUT_IDS", ids[:1]), tensor("ATTENTION_MASK", np.ones_like(ids[:1]))]
+    before = outcomes()
+    for _ in range(20):  # the engine may be done before the second call has come, or the cancellation
+        ends = [threading.Event(), threading.Event()]
+        for inputs, end in zip((busy, brief), ends, strict=True):
+            call = narrow.client.async_infer("encoder", inputs, lambda result, error, end=end: end.set())
+        call.cancel()
+        assert all(end.wait(ANSWERED_S) for end in ends)
+        if outcomes()["cancelled"] > before["cancelled"]:
+            break
+    after = outcomes()
+    assert after["cancelled"] > before["cancelled"]
+    assert after["failed"] == before["failed"]
 
 
 def test_bulk_work_is_the_same_work_with_the_least_claim_on_the_processor(narrow: Served) -> None:

@@ -38,7 +38,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_engines_are_measured_in_processes_of_their_own(made: Exported) -> None:
+def test_engines_are_measured_side_by_side(made: Exported) -> None:
     with Trials(made.repository, Model.RERANKER) as trials:
         one, two = trials.measure(Setting(1, 1, 4)), trials.measure(Setting(2, 1, 1))
     assert one.rows_per_s > 0
@@ -72,7 +72,7 @@ def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeyp
         served = Path(stack.triton.repository)
         config = client.get_model_config("reranker").config
         assert config.parameters["engines"].string_value == "2"
-        assert config.parameters["max_queue_size"].string_value == "20"
+        assert config.parameters["max_queue_size"].string_value == "10"
         scores = client.infer("rerank", rerank_inputs(QUERY, candidates)).as_numpy("SCORES")[0]
     np.testing.assert_allclose(scores, made.reference.rerank(QUERY, candidates), atol=1e-3)
     assert served != made.repository

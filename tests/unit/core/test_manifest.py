@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path, runtime: Runtime) -> None:
     written = write_tiny_manifest(tmp_path, runtime=runtime)
     assert read_manifest(tmp_path) == written
     fields = json.loads((tmp_path / "manifest.json").read_text())
-    assert fields["schema_version"] == 2
+    assert fields["schema_version"] == 3
     assert fields["runtime"] == runtime.value
     assert set(fields["models"]) == {"encoder", "reranker"}
 
@@ -53,11 +53,11 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("schema", [1, 3, "2", None])
+@pytest.mark.parametrize("schema", [2, 4, "3", None])
 def test_another_schema_says_to_export_again(tmp_path: Path, schema: object) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": schema, "runtime": "cpu"}))
     with pytest.raises(
-        ManifestError, match=r"schema_version is .*, this version of resrank reads 2: export again .*--f"
+        ManifestError, match=r"schema_version is .*, this version of resrank reads 3: export again .*--f"
     ):
         read_manifest(tmp_path)
 

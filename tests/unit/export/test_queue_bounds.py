@@ -11,7 +11,7 @@ from resrank_export.queue_bounds import bound_queues, queue_size
 
 @pytest.mark.parametrize(
     ("row_ms", "most", "expected"),
-    [(100.0, 128, 20), (95.0, 128, 21), (5.0, 128, 128), (330.0, 128, 8), (60_000.0, 128, 8), (60_000.0, 4, 4)],
+    [(100.0, 128, 10), (95.0, 128, 10), (5.0, 128, 128), (330.0, 128, 4), (60_000.0, 128, 4), (60_000.0, 3, 3)],
 )
 def test_size(row_ms: float, most: int, expected: int) -> None:
     assert queue_size(row_ms, most=most) == expected
@@ -23,7 +23,7 @@ def test_a_model_that_was_not_measured_keeps_its_bound() -> None:
         config.parameters["max_queue_size"].string_value = "128"
     bound_queues(configs, {Model.RERANKER: 200.0})
     sizes = {model: config.parameters["max_queue_size"].string_value for model, config in configs.items()}
-    assert sizes == {Model.ENCODER: "128", Model.RERANKER: "10", Model.RERANK_TEXT: "128"}
+    assert sizes == {Model.ENCODER: "128", Model.RERANKER: "5", Model.RERANK_TEXT: "128"}
     assert not configs[Model.RERANKER].HasField("dynamic_batching")
 
 
@@ -31,5 +31,5 @@ def test_where_triton_keeps_the_queue_its_policy_is_bounded() -> None:
     config = ModelConfig()
     config.dynamic_batching.default_queue_policy.max_queue_size = 128
     bound_queues({Model.RERANKER: config}, {Model.RERANKER: 200.0})
-    assert config.dynamic_batching.default_queue_policy.max_queue_size == 10
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 5
     assert not config.parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from resrank_loadtest.server_metrics import Interval, ModelCounters, ServerMetrics, engines_first, parse_metrics
@@ -70,16 +72,29 @@ resrank_queue_seconds_total{model="encoder"} 1.5
 resrank_compute_seconds_total{model="encoder"} 2.25
 # TYPE resrank_waiting_requests gauge
 resrank_waiting_requests{model="encoder"} 4
+# TYPE resrank_requests_under_way gauge
+resrank_requests_under_way{model="rerank_text"} 2
 """
 
 
 def test_what_a_model_counts_itself_replaces_what_triton_saw_of_it() -> None:
     models = parse_metrics(PAGE + OWN)
     assert models["encoder"] == ModelCounters(
-        requests=300, failures=23, rows=600, executions=150, queue_us=1_500_000, compute_us=2_250_000, pending=4
+        requests=300,
+        failures=23,
+        rows=600,
+        executions=150,
+        queue_us=1_500_000,
+        compute_us=2_250_000,
+        total_us=None,
+        pending=4,
     )
     assert models["reranker"] == ModelCounters(requests=4)
-    assert models["rerank_text"] == ModelCounters(requests=2)
+    calls_others = ModelCounters(requests=2, queue_us=None, compute_us=None, total_us=None, pending=2)
+    assert models["rerank_text"] == calls_others
+    later = replace(calls_others, requests=5)
+    (interval,) = ServerMetrics([(0.0, {"m": calls_others}), (1.0, {"m": later})]).intervals()["m"]
+    assert (interval.requests, interval.queue_ms, interval.compute_ms) == (3, None, None)
 
 
 @pytest.mark.parametrize("page", ["", "<html>not found</html>", "nv_cpu_utilization 0.5\n"])

@@ -13,7 +13,7 @@ import pytest
 from resrank.errors import InvalidInputError
 from resrank.names import Tensor
 from resrank.serving.deferred import DeferredBackend
-from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.load_metrics import CallerMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Arrays, StepRequest
 from support.pb_metrics import PbMetrics
@@ -89,11 +89,11 @@ def pb() -> PbUtils:
 def deferred(step: Waiting, pb: PbUtils, metrics: PbMetrics) -> Any:
     config = {**CONFIG, "parameters": {"max_queue_size": {"string_value": "4"}}}
     backend = PythonBackend(pb, {**ARGS, "model_config": json.dumps(config)})
-    made = DeferredBackend(backend, LoadMetrics(metrics, "rerank_text"), step)
+    made = DeferredBackend(backend, CallerMetrics(metrics, "rerank_text"), step)
     yield made
     step.go.set()
     made.close()
-    assert metrics.values["resrank_waiting_requests"] == 0
+    assert metrics.values["resrank_requests_under_way"] == 0
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from resrank.engines import EngineError, EngineKind, EngineOptions, Precision
+from resrank.errors import InvalidInputError
 from resrank.names import Model, Tensor
 from resrank.serving.batching import GPU_ROWS, BatchingPolicy
+from resrank.serving.engine_backend import open_backend
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph, engine_path
-from resrank.serving.hosting import open_host
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import StepRequest
@@ -126,15 +127,37 @@ def test_a_call_takes_no_more_rows_than_the_config_allows() -> None:
     assert max(len(group) for group in groups) == 4
 
 
+def warm_up(repository: Path, ids: list[int]) -> dict[str, Any]:
+    """A sample as export writes it, and what Triton says of it."""
+    folder = repository / "encoder" / "warmup"
+    folder.mkdir(exist_ok=True)
+    inputs = {}
+    for name, numbers in (("INPUT_IDS", ids), ("ATTENTION_MASK", [1] * len(ids))):
+        np.array(numbers, np.int64).tofile(folder / f"query.{name}")
+        dims = [str(len(ids))]  # protobuf's JSON
+        inputs[name] = {"data_type": "TYPE_INT64", "dims": dims, "input_data_file": f"query.{name}"}
+    return {"model_warmup": [{"name": "query", "batch_size": 1, "inputs": inputs}]}
+
+
+def test_each_of_several_engines_is_warmed(repository: Path) -> None:
+    """With a sample that the engine refuses, which shows that it was computed."""
+    args = triton_args(repository, Model.ENCODER, **PARAMETERS, max_queue_size="8", engines="2")
+    config = {**json.loads(args["model_config"]), "input": [], **warm_up(repository, [5, 99])}
+    pb = PbUtils()
+    pb.MetricFamily = PbMetrics().MetricFamily  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInputError, match="not in the vocabulary"):
+        open_backend(pb, {**args, "model_config": json.dumps(config)}, EncoderGraph())
+
+
 @pytest.mark.parametrize("own_queue", [True, False])
 def test_the_config_says_where_requests_wait(repository: Path, own_queue: bool) -> None:
     bounds = {"max_queue_size": "8", "engines": "2", "batch_rows": "3"} if own_queue else {}
     args = triton_args(repository, Model.ENCODER, **PARAMETERS, **bounds)
-    config = json.loads(args["model_config"])
+    config = {**json.loads(args["model_config"]), **warm_up(repository, [5, 6])}
     config["input"] = [{"name": "INPUT_IDS"}, {"name": "ATTENTION_MASK"}]
     pb = PbUtils()
     pb.MetricFamily = PbMetrics().MetricFamily  # type: ignore[attr-defined]
-    host = open_host(pb, {**args, "model_config": json.dumps(config)}, EncoderGraph())
+    host = open_backend(pb, {**args, "model_config": json.dumps(config)}, EncoderGraph())
     ids = np.array([[5, 6, 7]])
     request = Answered({"INPUT_IDS": ids, "ATTENTION_MASK": np.ones_like(ids)})
     answered = host.execute([request])
@@ -155,7 +178,7 @@ def test_a_batch_has_as_many_rows_as_one_call_takes(repository: Path) -> None:
         parameters = {name: value for name, value in PARAMETERS.items() if not name.endswith("buckets")}
         args = triton_args(repository, Model.ENCODER, **parameters, batch_rows=batch_rows)
         step = EngineStep.load(ModelInstance.from_args(args), EncoderGraph())
-        return [step.rows_at_once(waiting) for waiting in (1, 3, 4, 7, 100)]
+        return [step.batch_size(waiting) for waiting in (1, 3, 4, 7, 100)]
 
     assert rows("4") == [1, 2, 4, 4, 4]
     assert rows("6") == [1, 2, 4, 4, 4]

@@ -7,21 +7,25 @@ import time
 import pytest
 
 from resrank.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
-from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S, LoadMetrics, outcome_name
+from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, outcome_name
 from resrank.serving.step import CancelledRequestError, Outcome
 from support.pb_metrics import PbMetrics
 
 
 def test_figures_are_there_before_anything_has_happened() -> None:
     pb = PbMetrics()
-    LoadMetrics(pb, "encoder").close()
+    EngineMetrics(pb, "encoder").close()
     assert set(pb.values.values()) == {0}
-    assert {f"resrank_requests_total{{{outcome}}}" for outcome in OUTCOMES} < set(pb.values)
+    outcomes = {f"resrank_requests_total{{{outcome}}}" for outcome in OUTCOMES}
+    assert outcomes < set(pb.values)
+    pb = PbMetrics()
+    CallerMetrics(pb, "search").close()
+    assert set(pb.values) == outcomes | {"resrank_requests_under_way"}, "what it cannot know is not 0"
 
 
 def test_what_happened_is_added_up_and_published() -> None:
     pb = PbMetrics()
-    metrics = LoadMetrics(pb, "encoder")
+    metrics = EngineMetrics(pb, "encoder")
     metrics.waiting(3)
     metrics.waiting(-2)
     metrics.batch(4, 0.5, 2.0)
@@ -42,6 +46,21 @@ def test_what_happened_is_added_up_and_published() -> None:
         "resrank_requests_total{ok}": 2,
         "resrank_requests_total{queue_full}": 1,
     }
+
+
+def test_a_figure_that_cannot_be_published_is_logged_and_the_next_ones_are() -> None:
+    pb = PbMetrics()
+    metrics = CallerMetrics(pb, "search")
+    pb.broken = True
+    metrics.under_way(1)
+    until = time.monotonic() + 40 * PUBLISH_EVERY_S
+    while not pb.logged and time.monotonic() < until:
+        time.sleep(PUBLISH_EVERY_S / 5)
+    pb.broken = False
+    metrics.ended({})
+    metrics.close()
+    assert pb.logged == ["resrank_requests_under_way: 1 could not be published: RuntimeError('broken')"]
+    assert pb.values["resrank_requests_total{ok}"] == 1
 
 
 @pytest.mark.parametrize(

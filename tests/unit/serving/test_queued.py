@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,16 +15,23 @@ import pytest
 from resrank.engines import EngineError
 from resrank.errors import InvalidInputError
 from resrank.names import Tensor
-from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.load_metrics import EngineMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import Outcome, StepRequest
 from support.pb_metrics import PbMetrics
 
 from .test_deferred import Answered
-from .test_python_backend import ARGS, CONFIG, PbUtils
+from .test_python_backend import ARGS, CONFIG, PbResponse, PbUtils
 
 BOUND = 6
+
+
+class Unanswerable(Answered):
+    """Whose response sender fails."""
+
+    def send(self, response: PbResponse, flags: int) -> None:
+        raise RuntimeError("no shared memory")
 
 
 class Gated:
@@ -34,7 +43,7 @@ class Gated:
         self.batches: list[list[int]] = []
         self.niceness: int | None = None
 
-    def rows_at_once(self, waiting: int) -> int:
+    def batch_size(self, waiting: int) -> int:
         return min(waiting, 4)
 
     def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
@@ -75,7 +84,7 @@ def make(step: Gated, metrics: PbMetrics) -> Iterator[Make]:
     def queued(engines: int = 1) -> QueuedBackend:
         config = {**CONFIG, "parameters": {"max_queue_size": {"string_value": str(BOUND)}}}
         backend = PythonBackend(PbUtils(), {**ARGS, "model_config": json.dumps(config)})
-        made.append(QueuedBackend(backend, LoadMetrics(metrics, "encoder"), lambda: step, engines=engines))
+        made.append(QueuedBackend(backend, EngineMetrics(metrics, "encoder"), lambda: step, engines=engines))
         return made[-1]
 
     yield queued
@@ -151,15 +160,70 @@ def test_what_nobody_waits_for_is_dropped_before_it_is_computed(make: Make, step
     assert metrics.values["resrank_compute_seconds_total"] > 0
 
 
+def test_what_nobody_waits_for_takes_no_place_in_a_batch(make: Make, step: Gated) -> None:
+    queued = make()
+    busy(queued, step)
+    gone = [asked(number, gone=True) for number in range(1, 4)]
+    wanted = [asked(number) for number in range(4, 7)]
+    queued.execute([*gone, *wanted])
+    step.go.release(10)
+    assert [request.answer().item() for request in wanted] == [8, 10, 12]
+    assert step.batches == [[0], [4, 5, 6]]
+
+
 def test_a_batch_of_which_nothing_is_left_is_no_batch(make: Make, step: Gated) -> None:
     queued = make()
     busy(queued, step)
-    gone = [asked(number, gone=True) for number in range(1, 5)]
-    wanted = asked(5)
-    queued.execute([*gone, wanted])
+    gone = asked(1, gone=True)
+    queued.execute([gone])
     step.go.release(10)
-    assert wanted.answer().item() == 10
+    assert gone.answer()[0] == "CANCELLED"
+    later = asked(5)
+    queued.execute([later])
+    assert later.answer().item() == 10
     assert step.batches == [[0], [5]]
+
+
+def test_an_answer_that_cannot_be_sent_is_nobody_elses(make: Make, step: Gated) -> None:
+    queued = make()
+    busy(queued, step)
+    lost = [Unanswerable({"TEXT": np.full((1, 1), number)}) for number in (1, 2)]
+    unreadable = Unanswerable({"TEXT": np.ones((1, 1))}, given={"truncate": 1})
+    fine = asked(3)
+    queued.execute([lost[0], unreadable, fine, lost[1]])
+    step.go.release(10)
+    assert fine.answer().item() == 6
+    later = asked(4)
+    queued.execute([later])
+    assert later.answer().item() == 8
+
+
+def test_inputs_that_wait_are_bounded_in_bytes(make: Make, step: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resrank.serving.queued.MAX_WAITING_BYTES", 80)
+    queued = make()
+    busy(queued, step)
+    large, shed = asked(1, rows=20), asked(2)  # int64: 160 bytes, taken because nothing waits
+    queued.execute([large, shed])
+    code, text = shed.answer()
+    assert code == "UNAVAILABLE"
+    assert text == "Exceeds maximum queue size of query_tokenizer: 80 bytes may wait, 160 do"
+    step.go.release(10)
+    assert len(large.answer()) == 20
+
+
+def test_what_was_answered_is_let_go(make: Make, step: Gated) -> None:
+    """Its inputs are in shared memory, and the next request may come tomorrow."""
+    queued = make()
+    request = asked(1)
+    gone = weakref.ref(request)
+    queued.execute([request])
+    step.go.release(1)
+    request.answer()
+    del request
+    until = time.monotonic() + 10.0
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert gone() is None
 
 
 def test_an_error_is_its_requests_and_a_failed_batch_is_not_the_last(make: Make, step: Gated) -> None:
@@ -207,7 +271,7 @@ def test_the_engines_thread_can_be_nicer_than_the_one_that_sheds(step: Gated, me
         os.nice(1)
         return step
 
-    queued = QueuedBackend(PythonBackend(PbUtils(), ARGS), LoadMetrics(metrics, "encoder"), nice)
+    queued = QueuedBackend(PythonBackend(PbUtils(), ARGS), EngineMetrics(metrics, "encoder"), nice)
     step.go.release(1)
     busy(queued, step).answer()
     queued.close()
@@ -219,4 +283,4 @@ def test_an_engine_that_cannot_be_made_is_said_where_it_was_asked_for(metrics: P
         raise EngineError("no such engine")
 
     with pytest.raises(EngineError, match="no such engine"):
-        QueuedBackend(PythonBackend(PbUtils(), ARGS), LoadMetrics(metrics, "encoder"), fail)
+        QueuedBackend(PythonBackend(PbUtils(), ARGS), EngineMetrics(metrics, "encoder"), fail)

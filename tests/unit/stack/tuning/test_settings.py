@@ -67,7 +67,7 @@ def test_another_machine_has_settings_of_its_own(repository: Path, change: dict[
     assert settings_file(repository, HERE) != settings_file(repository, HERE.model_copy(update=change))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', '{"schema_version": 2}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', '{"schema_version": 3}'])
 def test_a_damaged_file_is_named_with_its_remedy(repository: Path, text: str) -> None:
     _, file = write_settings(repository, CHOSEN)
     file.write_text(text)
@@ -100,7 +100,7 @@ def test_the_derived_repository_has_the_settings_and_the_exported_files(reposito
     assert config.instance_group[0].count == 1
     chosen = ("engines", "threads", "batch_rows")
     assert [config.parameters[name].string_value for name in chosen] == ["4", "1", "4"]
-    assert config.parameters["max_queue_size"].string_value == "25"  # two seconds
+    assert config.parameters["max_queue_size"].string_value == "12"  # one second
     assert read_config(derived, Model.RERANK_TEXT).parameters["max_queue_size"].string_value == "8"
 
 

@@ -1,8 +1,7 @@
-"""How an engine model takes its requests: from a queue of its own on a CPU, as Triton's batcher joins them on a GPU.
+"""How an engine model takes its requests: from a queue of its own in a CPU repository, from Triton's in a GPU one.
 
-Triton's queue knows priorities, which one encoder for all needs, and its TensorRT backend has no other. Half a second
-of standing still (see :mod:`resrank.serving.queued`) is rare where a call takes milliseconds and the next request is
-never far.
+Triton's queue knows priorities, which one encoder for all needs, and its TensorRT backend has no other. It stands still
+at times (see :mod:`resrank.serving.queued`), the less the more often requests come.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ from typing import Any, Protocol
 
 from resrank.names import Parameter
 from resrank.serving.engine_host import EngineStep, Graph
-from resrank.serving.load_metrics import LoadMetrics
+from resrank.serving.load_metrics import EngineMetrics
 from resrank.serving.python_backend import ModelInstance, PythonBackend
 from resrank.serving.queued import QueuedBackend
+from resrank.serving.step import StepRequest
+from resrank.serving.warmup_samples import warmup_requests
 
 
-class EngineHost(Protocol):
+class EngineBackend(Protocol):
     """What Triton's Python model of an engine hands everything to."""
 
     def execute(self, requests: Sequence[Any]) -> list[Any] | None:
@@ -30,7 +31,7 @@ class EngineHost(Protocol):
         ...
 
 
-class BatchHost:
+class BatchBackend:
     """Computes what Triton's batcher joined before it returns.
 
     Args:
@@ -50,7 +51,7 @@ class BatchHost:
         """Nothing is under way."""
 
 
-def open_host(pb_utils: Any, args: Mapping[str, str], graph: Graph) -> EngineHost:
+def open_backend(pb_utils: Any, args: Mapping[str, str], graph: Graph) -> EngineBackend:
     """Makes an engine model ready.
 
     Args:
@@ -63,8 +64,18 @@ def open_host(pb_utils: Any, args: Mapping[str, str], graph: Graph) -> EngineHos
         CheckpointError: Torch's files are damaged.
     """
     backend, instance = PythonBackend(pb_utils, args), ModelInstance.from_args(args)
-    load = partial(EngineStep.load, instance, graph)
     if Parameter.MAX_QUEUE_SIZE not in instance.parameters:
-        return BatchHost(backend, load())
+        return BatchBackend(backend, EngineStep.load(instance, graph))
     engines = int(instance.parameters.get(Parameter.ENGINES, 1))
-    return QueuedBackend(backend, LoadMetrics(pb_utils, args["model_name"]), load, engines=engines)
+    # Triton warms the model, and with it one engine: whichever is free.
+    samples = warmup_requests(args) if engines > 1 else []
+    load = partial(_load_warm, instance, graph, samples)
+    return QueuedBackend(backend, EngineMetrics(pb_utils, args["model_name"]), load, engines=engines)
+
+
+def _load_warm(instance: ModelInstance, graph: Graph, samples: Sequence[StepRequest]) -> EngineStep:
+    step = EngineStep.load(instance, graph)
+    for outcome in step.run(samples):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return step
