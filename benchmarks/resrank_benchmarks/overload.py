@@ -33,7 +33,7 @@ _PARTS = 5  # of the burst, for the spread
 
 
 def run(
-    deployment: Deployment, *, calm_s: float = 30.0, burst_s: float = 30.0, progress: Progress = lambda _: None
+    deployment: Deployment, *, calm_s: float = 30.0, burst_s: float = 60.0, progress: Progress = lambda _: None
 ) -> Study:
     """Measures goodput and the time to be shed while too much arrives, and how long latency takes to recover.
 
