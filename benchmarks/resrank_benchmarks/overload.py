@@ -85,7 +85,10 @@ async def _measure(send: Send, calm_s: float, burst_s: float, progress: Progress
 
 
 def recovery_s(calm: Load, after: Load, end_s: float) -> float:
-    """Seconds from the end of a burst until latency is normal for good.
+    """Seconds from the end of a burst until latency is normal.
+
+    It is from the moment on from which the requests' 95th percentile stays within ``_NORMAL`` times that of the calm
+    time, what was shed counted as never answered: in the calm time, too, one in twenty is later than that.
 
     Args:
         calm: The time before the burst.
@@ -93,15 +96,20 @@ def recovery_s(calm: Load, after: Load, end_s: float) -> float:
         end_s: When it ended.
 
     Returns:
-        0 when the first request after it was as quick as before.
+        0 when latency was normal at once; the last request's time when it was not in the end.
     """
     limit_s = _NORMAL * float(np.percentile(calm.latencies_ms(), 95)) / 1e3
-    late = [
-        request.due_s - end_s
-        for request in after.requests
-        if request.outcome is not Outcome.ANSWERED or request.seconds > limit_s
-    ]
-    return max(late, default=0.0)
+    late = np.array(
+        [
+            request.outcome is not Outcome.ANSWERED or request.seconds > limit_s
+            for request in sorted(after.requests, key=lambda request: request.due_s)
+        ]
+    )
+    due = sorted(request.due_s for request in after.requests)
+    for start in range(len(late)):
+        if late[start:].mean() <= 0.05:
+            return due[start - 1] - end_s if start else 0.0
+    return due[-1] - end_s if due else 0.0
 
 
 def rates(moments: Sequence[float], bounds: Sequence[float]) -> list[float]:

@@ -37,8 +37,8 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": "f32",
-            # Pinned, every engine of fewer threads than cores takes the same first cores: two of one thread each encoded
-            # 20 passages/s on 2 cores, and unpinned 37.
+            # Pinned, every engine of fewer threads than cores takes the same first cores: two of one thread each
+            # encoded 20 passages/s on 2 cores, and unpinned 37.
             "ENABLE_CPU_PINNING": False,
         }
         if options.threads:

@@ -50,6 +50,31 @@ def test_a_burst_that_sheds_nothing_proves_nothing() -> None:
         overload._study([10.0], calm, 10.0, 10.0)
 
 
+def after(late: list[int]) -> Load:
+    """A request a second, those named late or shed."""
+    return Load(
+        tuple(
+            Ended(
+                Outcome.SHED if second in late[1::2] else Outcome.ANSWERED,
+                20.0 + second,
+                1.0 if second in late else 0.2,
+            )
+            for second in range(40)
+        ),
+        40.0,
+        1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("late", "expected"),
+    [([], 0.0), ([30], 0.0), ([0, 1, 2, 3], 2.0), ([0, 1, 2, 3, 4, 5, 30], 5.0), ([39, 38, 37], 39.0)],
+)
+def test_latency_is_normal_when_all_but_a_twentieth_is(late: list[int], expected: float) -> None:
+    calm = Load(tuple(Ended(Outcome.ANSWERED, float(due), 0.2) for due in range(20)), 20.0, 1.0)
+    assert overload.recovery_s(calm, after(late), 20.0) == expected
+
+
 def test_batches_are_counted_whole() -> None:
     batches = [time for batch in range(1, 11) for time in [4.0 * batch] * 8]  # 8 answers every 4 s
     assert overload.rates(batches, [5.0, 10.0, 15.0, 23.0, 39.0]) == [2.0] * 4
