@@ -99,17 +99,14 @@ def recovery_s(calm: Load, after: Load, end_s: float) -> float:
         0 when latency was normal at once; the last request's time when it was not in the end.
     """
     limit_s = _NORMAL * float(np.percentile(calm.latencies_ms(), 95)) / 1e3
-    late = np.array(
-        [
-            request.outcome is not Outcome.ANSWERED or request.seconds > limit_s
-            for request in sorted(after.requests, key=lambda request: request.due_s)
-        ]
-    )
-    due = sorted(request.due_s for request in after.requests)
-    for start in range(len(late)):
+    requests = sorted(after.requests, key=lambda request: request.due_s)
+    late = np.array([each.outcome is not Outcome.ANSWERED or each.seconds > limit_s for each in requests])
+    recovered = 0.0
+    for start, request in enumerate(requests):
         if late[start:].mean() <= 0.05:
-            return due[start - 1] - end_s if start else 0.0
-    return due[-1] - end_s if due else 0.0
+            break
+        recovered = request.due_s - end_s
+    return recovered
 
 
 def rates(moments: Sequence[float], bounds: Sequence[float]) -> list[float]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resrank.names import Model
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank_benchmarks.measurement import BenchmarkError
-from resrank_loadtest.server_metrics import ModelCounters, parse_metrics
+from resrank_loadtest.server_metrics import ModelCounters, read_metrics
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def read_times(metrics_url: str) -> dict[Model, ModelTime]:
     """
     time.sleep(2 * PUBLISH_EVERY_S)
     try:
-        with urllib.request.urlopen(metrics_url, timeout=_TIMEOUT_S) as page:
-            return model_times(parse_metrics(page.read().decode()))
+        return model_times(read_metrics(metrics_url, timeout_s=_TIMEOUT_S))
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"{metrics_url} cannot be read: {error}") from error
 

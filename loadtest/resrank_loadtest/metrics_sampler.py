@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.request
-
 import gevent
 from gevent import Greenlet
 
 from resrank_loadtest.load import Load
-from resrank_loadtest.server_metrics import ServerMetrics, parse_metrics
+from resrank_loadtest.server_metrics import ServerMetrics, read_metrics
 
 _EVERY_S = 1.0
 _TIMEOUT_S = 2.0
@@ -50,8 +48,7 @@ class MetricsSampler:
 
     def _read(self) -> None:
         try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_S) as page:  # http, from Target
-                models = parse_metrics(page.read().decode())
+            models = read_metrics(self._url, timeout_s=_TIMEOUT_S)
         except (OSError, ValueError) as error:
             self.metrics.problem = f"{self._url} cannot be read: {error}"
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -94,6 +95,21 @@ def parse_metrics(text: str) -> dict[str, ModelCounters]:
     models = {model: ModelCounters(**counters) for model, counters in counted.items()}
     handed_over = ModelCounters(queue_us=None, compute_us=None, total_us=None)
     return models | {model: replace(handed_over, **counters) for model, counters in own.items()}
+
+
+def read_metrics(url: str, *, timeout_s: float) -> dict[str, ModelCounters]:
+    """Fetches and reads Triton's metrics page.
+
+    Args:
+        url: Of the page.
+        timeout_s: Longest wait.
+
+    Raises:
+        OSError: It cannot be fetched.
+        ValueError: See :func:`parse_metrics`.
+    """
+    with urllib.request.urlopen(url, timeout=timeout_s) as page:  # http, from this project's own callers
+        return parse_metrics(page.read().decode())
 
 
 def _mean_ms(before_us: float | None, after_us: float | None, requests: float) -> float | None:

@@ -6,6 +6,7 @@ at times (see :mod:`resrank.serving.queued`), the less the more often requests c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -68,7 +69,7 @@ def open_backend(pb_utils: Any, args: Mapping[str, str], graph: Graph) -> Engine
         return BatchBackend(backend, EngineStep.load(instance, graph))
     engines = int(instance.parameters.get(Parameter.ENGINES, 1))
     # Triton warms the model, and with it one engine: whichever is free.
-    samples = warmup_requests(args) if engines > 1 else []
+    samples = warmup_requests(instance.folder.parent, json.loads(args["model_config"])) if engines > 1 else []
     load = partial(_load_warm, instance, graph, samples)
     return QueuedBackend(backend, EngineMetrics(pb_utils, args["model_name"]), load, engines=engines)
 

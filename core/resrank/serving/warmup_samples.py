@@ -1,12 +1,13 @@
-"""The requests that Triton warms a model with, for engines that its one warm-up does not reach."""
+"""The requests that a config has Triton warm a model with, for engines that its one warm-up does not reach."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resrank.names import Tensor
 from resrank.serving.step import StepRequest
@@ -14,25 +15,28 @@ from resrank.serving.step import StepRequest
 WARMUP_FOLDER = "warmup"
 """Inside a model's folder: where Triton looks for ``input_data_file``."""
 
-_NUMBERS = {"TYPE_INT64": np.int64, "TYPE_FP16": np.float16}
+_NUMBERS: Mapping[str, Any] = {"TYPE_INT64": np.int64, "TYPE_FP16": np.float16}
 
 
-def warmup_requests(args: Mapping[str, str]) -> list[StepRequest]:
+def warmup_requests(folder: Path, config: Mapping[str, Any]) -> list[StepRequest]:
     """Reads the samples that an engine model's config names, one row each.
 
     Args:
-        args: What Triton gives to ``initialize``.
+        folder: The model's.
+        config: In protobuf's JSON form, as Triton gives it to ``initialize``.
 
     Raises:
-        OSError: A sample's file cannot be read.
-        ValueError: It does not have the shape that the config says.
+        ValueError: A sample's file cannot be read, or is not what the config says.
     """
-    folder = Path(args["model_repository"]) / WARMUP_FOLDER
-    requests = []
-    for sample in json.loads(args["model_config"]).get("model_warmup", ()):
-        arrays = {}
-        for name, tensor in sample["inputs"].items():
-            numbers = np.fromfile(folder / tensor["input_data_file"], _NUMBERS[tensor["data_type"]])
-            arrays[Tensor(name)] = numbers.reshape(1, *map(int, tensor["dims"]))
-        requests.append(StepRequest(arrays))
-    return requests
+    return [
+        StepRequest({Tensor(name): _read(folder / WARMUP_FOLDER, tensor) for name, tensor in sample["inputs"].items()})
+        for sample in config.get("model_warmup", ())
+    ]
+
+
+def _read(folder: Path, tensor: Mapping[str, Any]) -> NDArray[Any]:
+    file = folder / tensor["input_data_file"]
+    try:
+        return np.fromfile(file, _NUMBERS[tensor["data_type"]]).reshape(1, *map(int, tensor["dims"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{file} is not the warm-up sample that the model's config names: {error}") from error

@@ -12,16 +12,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from tritonclient.grpc.model_config_pb2 import DataType
+from google.protobuf.json_format import MessageToDict
 
 from resrank.errors import StackError
-from resrank.names import VERSION, Model, Parameter, Tensor
+from resrank.names import VERSION, Model, Parameter
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph
 from resrank.serving.python_backend import ModelInstance
-from resrank.serving.step import Arrays, StepRequest
-from resrank.serving.warmup_samples import WARMUP_FOLDER
+from resrank.serving.step import StepRequest
+from resrank.serving.warmup_samples import warmup_requests
 from resrank_stack.tuning.choice import Sample, Setting
 from resrank_stack.tuning.repository import read_config
 
@@ -30,7 +28,6 @@ SECONDS = 2.0
 
 _LEAST_CALLS = 2
 _START_S = 300.0
-_NUMBERS: dict[int, Any] = {DataType.TYPE_INT64: np.int64, DataType.TYPE_FP16: np.float16}
 
 
 class Trials:
@@ -78,7 +75,7 @@ class Trials:
 class _Process:
     """The engines of one setting, each used by a thread of its own."""
 
-    def __init__(self, repository: Path, model: Model, engines: int, threads: int, sample: Arrays) -> None:
+    def __init__(self, repository: Path, model: Model, engines: int, threads: int, sample: StepRequest) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
         self._engines = engines
@@ -124,7 +121,9 @@ class _Process:
         return found
 
 
-def _work(commands: Connection, repository: Path, model: Model, engines: int, threads: int, sample: Arrays) -> None:
+def _work(
+    commands: Connection, repository: Path, model: Model, engines: int, threads: int, sample: StepRequest
+) -> None:
     """In the process of the engines: makes them, then times calls until the other side goes."""
     with _reported(commands):
         config = read_config(repository, model)
@@ -145,8 +144,8 @@ def _work(commands: Connection, repository: Path, model: Model, engines: int, th
                 commands.send(sum(each.result() for each in timed))
 
 
-def _rows_per_s(step: EngineStep, sample: Arrays, rows: int, seconds: float) -> float:
-    requests = [StepRequest({name: array[None] for name, array in sample.items()})] * rows
+def _rows_per_s(step: EngineStep, sample: StepRequest, rows: int, seconds: float) -> float:
+    requests = [sample] * rows
     calls, started = -2, 0.0  # the first sight of a shape costs extra
     while calls < _LEAST_CALLS or time.perf_counter() - started < seconds:
         if calls == 0:
@@ -168,18 +167,13 @@ def _reported(commands: Connection) -> Iterator[None]:
         commands.send(StackError(str(error)))
 
 
-def _sample(repository: Path, model: Model) -> Arrays:
-    """The repository's own warm-up sample: one row, without the batch dimension."""
-    config = read_config(repository, model)
-    if not config.model_warmup:
+def _sample(repository: Path, model: Model) -> StepRequest:
+    """The repository's own warm-up sample."""
+    config = MessageToDict(read_config(repository, model), preserving_proto_field_name=True)
+    try:
+        samples = warmup_requests(repository / model, config)
+    except ValueError as error:
+        raise StackError(str(error)) from error
+    if not samples:
         raise StackError(f"{repository}: the config of {model.value} has no warm-up sample to measure with")
-    sample: dict[Tensor, NDArray[Any]] = {}
-    for name, entry in config.model_warmup[0].inputs.items():
-        file = repository / model / WARMUP_FOLDER / entry.input_data_file
-        try:
-            sample[Tensor(name)] = np.fromfile(file, _NUMBERS[entry.data_type]).reshape(tuple(entry.dims))
-        except (OSError, ValueError, KeyError) as error:
-            raise StackError(
-                f"{file} is not the warm-up sample that the config of {model.value} names: {error}"
-            ) from error
-    return sample
+    return samples[0]
