@@ -6,7 +6,7 @@ python async_rerank.py localhost:8001
 import asyncio
 import sys
 
-from resrank_client import AsyncResRankClient, DeadlineExceededError, QueueFullError
+from resrank.client import AsyncResRankClient, DeadlineExceededError, QueueFullError
 
 PASSAGES = [
     "Ada Lovelace published the first algorithm meant for a machine, in 1843.",

@@ -5,7 +5,7 @@ python search.py "who wrote the first algorithm?"
 
 import sys
 
-from resrank_client import ResRankClient, ResRankError
+from resrank.client import ResRankClient, ResRankError
 
 
 def main(query: str, triton: str = "localhost:8001", retrieval: str = "localhost:8003") -> None:

@@ -22,8 +22,8 @@ from typing import Any
 
 from source_distribution import fetch, read_json_members, write_json_lines
 
-from resrank.errors import InvalidInputError
-from resrank_training.exclusion import evaluation_questions, question_key
+from resrank.core.errors import InvalidInputError
+from resrank.training.exclusion import evaluation_questions, question_key
 
 REQUIREMENT = "cognee==0.2.1.dev0"
 EVALUATION_REQUIREMENT = "vector_graph_rag==0.3.1"

@@ -22,13 +22,21 @@ from typing import TypeVar
 import torch
 from transformers import BertConfig, BertModel, Qwen3Config, Qwen3Model
 
-from resrank.checkpoint import CheckpointSpec, EncoderSpec, FusionSpec, Pooling, Projector, PromptSpec, RerankerSpec
-from resrank.engines import EngineKind, Precision
-from resrank.errors import ExportError
-from resrank.modeling import ResRankModel
-from resrank.names import Model
-from resrank_export.tensorrt import load_builder
-from resrank_export.typed_graphs import TypedGraph
+from resrank.core.checkpoint import (
+    CheckpointSpec,
+    EncoderSpec,
+    FusionSpec,
+    Pooling,
+    Projector,
+    PromptSpec,
+    RerankerSpec,
+)
+from resrank.core.errors import ExportError
+from resrank.core.names import Model
+from resrank.export.tensorrt import load_builder
+from resrank.export.typed_graphs import TypedGraph
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import EngineKind, Precision
 
 HIDDEN, MLP, HEADS, KEY_HEADS, HEAD_SIZE, VOCABULARY = 2048, 6144, 16, 8, 128, 151936
 """Of Qwen3-1.7B (its config.json)."""

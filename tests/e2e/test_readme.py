@@ -22,21 +22,21 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
-from resrank.checkpoint import read_spec
-from resrank.modeling import ResRankModel
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1 import retrieval_pb2_grpc
-from resrank_client import ResRankClient
-from resrank_export.adapters import default_checkpoint
-from resrank_training.batches import Tokenizers
-from resrank_training.embedding_table import encode_texts
-from resrank_training.stage_config import ModelConfig
-from resrank_training.trainable import TrainableResRank
+from resrank.client import ResRankClient
+from resrank.core.checkpoint import read_spec
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.export.adapters import default_checkpoint
+from resrank.model.modeling import ResRankModel
+from resrank.training.batches import Tokenizers
+from resrank.training.embedding_table import encode_texts
+from resrank.training.stage_config import ModelConfig
+from resrank.training.trainable import TrainableResRank
 from support.triton_requests import rerank_inputs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESRANK = [sys.executable, "-m", "resrank_stack"]
+RESRANK = [sys.executable, "-m", "resrank.stack"]
 QUESTION = "Which magazine was started first?"
 DEMO_LIMIT_S = 900
 START_LIMIT_S = 300
@@ -83,7 +83,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture(scope="module")
 def served(demo: tuple[Path, str]) -> Iterator[Served]:
     """The demo's repository and index, served as it says at its end; the README's command finds nothing left to do."""
-    from resrank_stack.ports import choose_ports
+    from resrank.stack.ports import choose_ports
 
     work, _ = demo
     triton, metrics, retrieval = choose_ports("127.0.0.1", None, None, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 
 StartTriton = Callable[..., TritonProcess]
 

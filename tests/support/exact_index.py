@@ -6,28 +6,28 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from resrank_training.mining import FloatMatrix, HalfMatrix, Rows
+from resrank.training.mining import FloatMatrix, HalfMatrix, Rows
 
 
 class ExactIndex:
-    """Implements :class:`resrank_training.mining.NegativeIndex`; of equal cosines the lower row comes first."""
+    """Implements :class:`resrank.training.mining.NegativeIndex`; of equal cosines the lower row comes first."""
 
     def __init__(self, vectors: HalfMatrix) -> None:
         self._vectors = _normalised(vectors)
 
     def nearest(self, queries: FloatMatrix, k: int) -> Rows:
-        """See :meth:`resrank_training.mining.NegativeIndex.nearest`."""
+        """See :meth:`resrank.training.mining.NegativeIndex.nearest`."""
         cosines = _normalised(queries) @ self._vectors.T
         return np.argsort(-cosines, axis=1, kind="stable")[:, :k].astype(np.int32)
 
 
 class ExactIndexes:
-    """Implements :class:`resrank_training.mining.IndexFactory`."""
+    """Implements :class:`resrank.training.mining.IndexFactory`."""
 
     name = "exact"
 
     def over(self, vectors: HalfMatrix) -> AbstractContextManager[ExactIndex]:
-        """See :meth:`resrank_training.mining.IndexFactory.over`."""
+        """See :meth:`resrank.training.mining.IndexFactory.over`."""
         return nullcontext(ExactIndex(vectors))
 
 

@@ -18,8 +18,8 @@ from pathlib import Path  # noqa: E402
 import gevent  # noqa: E402
 import grpc  # noqa: E402
 
-from resrank_loadtest.run import ScenarioRun  # noqa: E402
-from resrank_loadtest.scenario import load_scenario  # noqa: E402
+from resrank.loadtest.run import ScenarioRun  # noqa: E402
+from resrank.loadtest.scenario import load_scenario  # noqa: E402
 
 LIMIT_S = 10.0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from resrank_benchmarks.measurement import Bound, Measurement, Side
-from resrank_benchmarks.study import Plot, PlotKind, Series, Study
+from resrank.benchmarks.measurement import Bound, Measurement, Side
+from resrank.benchmarks.study import Plot, PlotKind, Series, Study
 
 
 def sample_study(ratio: float = 2.0) -> Study:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from resrank_training.evaluation.passes import Question
-from resrank_training.evaluation.run_files import Ranking
-from resrank_training.evaluation.scorer import CandidateVectors
+from resrank.evaluation.passes import Question
+from resrank.evaluation.run_files import Ranking
+from resrank.evaluation.scorer import CandidateVectors
 
 
 class FirstComponentScorer:

@@ -17,11 +17,11 @@ from typing import Any  # noqa: E402
 import gevent  # noqa: E402
 import numpy as np  # noqa: E402
 
-from resrank.errors import DeadlineExceededError  # noqa: E402
-from resrank_loadtest.callers import Call  # noqa: E402
-from resrank_loadtest.kinds import CallKind  # noqa: E402
-from resrank_loadtest.run import ScenarioRun  # noqa: E402
-from resrank_loadtest.scenario import load_scenario  # noqa: E402
+from resrank.core.errors import DeadlineExceededError  # noqa: E402
+from resrank.loadtest.callers import Call  # noqa: E402
+from resrank.loadtest.kinds import CallKind  # noqa: E402
+from resrank.loadtest.run import ScenarioRun  # noqa: E402
+from resrank.loadtest.scenario import load_scenario  # noqa: E402
 
 
 def main(scenario: Path, stall_from: float, stall_to: float, *, heeds: bool) -> dict[str, Any]:

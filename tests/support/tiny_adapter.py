@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from resrank.adapter import AdapterSpec
-from resrank.checkpoint import PROJECTORS_FILE, file_sha256, read_spec
-from resrank_export.adapters import BackboneAdapter, write_adapter
-from resrank_export.backbones import PackagedBackbone
-from resrank_export.initialize import quiet_transformers
+from resrank.core.adapter import AdapterSpec
+from resrank.core.checkpoint import PROJECTORS_FILE, file_sha256, read_spec
+from resrank.export.adapters import BackboneAdapter, write_adapter
+from resrank.export.backbones import PackagedBackbone
+from resrank.export.initialize import quiet_transformers
 
 CARD = "# A tiny adapter\n"
 
@@ -95,7 +95,7 @@ def cached_backbones(base: Path, cache: Path) -> tuple[PackagedBackbone, Package
         cache: What ``RESRANK_CACHE`` will say.
 
     Returns:
-        Encoder and reranker, for ``resrank_export.adapters.PACKAGED_BACKBONES``.
+        Encoder and reranker, for ``resrank.export.adapters.PACKAGED_BACKBONES``.
     """
     encoder, reranker = (
         PackagedBackbone(

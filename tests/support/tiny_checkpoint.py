@@ -19,8 +19,8 @@ from transformers import (
     Qwen3Model,
 )
 
-from resrank.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
-from resrank_export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.core.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
+from resrank.export.initialize import InitOptions, initialize, quiet_transformers
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from resrank.engines.base import EngineKind, Precision
-from resrank.manifest import (
+from resrank.core.names import Model
+from resrank.export.manifest import (
     AxisRange,
     BucketFacts,
     BuiltOn,
@@ -20,7 +20,7 @@ from resrank.manifest import (
     ToleranceFacts,
     write_manifest,
 )
-from resrank.names import Model
+from resrank.serving.engines.base import EngineKind, Precision
 
 ENCODER_SHA256 = "e" * 64
 

@@ -17,15 +17,15 @@ from rich.console import Console
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
-from resrank.errors import TrainingError
-from resrank_training.config import TrainConfig
-from resrank_training.lists import CandidateList
-from resrank_training.processes import Processes, shard
-from resrank_training.progress import RunProgress
-from resrank_training.run_folder import Opening, RunFolder
-from resrank_training.stages.joint import Joint
-from resrank_training.trainable import TrainableResRank
-from resrank_training.trainer import Trainer
+from resrank.core.errors import TrainingError
+from resrank.training.config import TrainConfig
+from resrank.training.lists import CandidateList
+from resrank.training.processes import Processes, shard
+from resrank.training.progress import RunProgress
+from resrank.training.run_folder import Opening, RunFolder
+from resrank.training.stages.joint import Joint
+from resrank.training.trainable import TrainableResRank
+from resrank.training.trainer import Trainer
 from support.tiny_run import RecordingWriter, tiny_config, tiny_data
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
-from resrank_training.config import TrainConfig
-from resrank_training.config_file import parse_config
-from resrank_training.development import DevelopmentScore
-from resrank_training.logs import read_log
-from resrank_training.processes import Processes
-from resrank_training.progress import RunProgress
-from resrank_training.run_folder import RunFolder
-from resrank_training.sources import Source, TrainingData
-from resrank_training.state import Progress
-from resrank_training.trainable import TrainableResRank
-from resrank_training.trainer import Trainer
+from resrank.training.config import TrainConfig
+from resrank.training.config_file import parse_config
+from resrank.training.development import DevelopmentScore
+from resrank.training.logs import read_log
+from resrank.training.processes import Processes
+from resrank.training.progress import RunProgress
+from resrank.training.run_folder import RunFolder
+from resrank.training.sources import Source, TrainingData
+from resrank.training.state import Progress
+from resrank.training.trainable import TrainableResRank
+from resrank.training.trainer import Trainer
 from support.tiny_training import tiny_lists
 
 _SMALL = {"lists_per_step": 4, "steps": 4}
@@ -62,7 +62,7 @@ class RecordingWriter:
         self.kept: list[DevelopmentScore] = []
 
     def write(self, model: TrainableResRank, progress: Progress, out: Path) -> None:
-        """As ``resrank_training.trainer.CheckpointWriter``."""
+        """As ``resrank.training.trainer.CheckpointWriter``."""
         assert progress.best is not None
         self.kept.append(progress.best.score)
         out.mkdir()

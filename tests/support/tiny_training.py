@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resrank.modeling import ResRankModel
-from resrank_training.batches import Tokenizers
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.stage_config import ModelConfig
-from resrank_training.trainable import TrainableResRank
+from resrank.model.modeling import ResRankModel
+from resrank.training.batches import Tokenizers
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.stage_config import ModelConfig
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import SENTENCES
 
 WORDS = tuple(dict.fromkeys(word.strip(".,?") for sentence in SENTENCES for word in sentence.split()))

@@ -10,7 +10,7 @@ class TritonPythonModel:
         """Loads the step."""
         try:
             from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
-            from resrank.serving.tokenization import TokenizationStep
+            from resrank.serving.tokenizer import TokenizationStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 

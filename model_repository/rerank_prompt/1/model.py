@@ -9,8 +9,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.serving.prompting import PromptingStep
             from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
+            from resrank.serving.rerank_prompt import PromptingStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 

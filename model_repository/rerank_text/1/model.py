@@ -9,13 +9,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.names import Parameter
+            from resrank.core.names import Parameter
             from resrank.serving.cache_metrics import CacheMetrics
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.embedding_cache import EmbeddingCache
             from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
-            from resrank.serving.text_reranking import TextRerankingStep
+            from resrank.serving.rerank_text import TextRerankingStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 

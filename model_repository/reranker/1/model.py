@@ -9,7 +9,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.serving.engine_backend import open_backend
+            from resrank.serving.engine import open_backend
             from resrank.serving.engine_host import RerankerGraph
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error

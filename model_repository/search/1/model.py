@@ -9,12 +9,12 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.names import Parameter
+            from resrank.core.names import Parameter
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
             from resrank.serving.retriever import SidecarRetriever
-            from resrank.serving.searching import SearchStep
+            from resrank.serving.search import SearchStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 

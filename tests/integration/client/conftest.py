@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from resrank_client import AsyncResRankClient, ResRankClient
-from resrank_stack.triton_process import TritonProcess
+from resrank.client import AsyncResRankClient, ResRankClient
+from resrank.stack.triton_process import TritonProcess
 
 ENCODER_SHA256 = "e" * 64
 MAX_PASSAGES = 5

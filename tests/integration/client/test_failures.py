@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.errors import (
+from resrank.client import AsyncResRankClient, ResRankClient
+from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -22,8 +23,7 @@ from resrank.errors import (
     ResRankError,
     ServerUnavailableError,
 )
-from resrank_client import AsyncResRankClient, ResRankClient
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 
 CANDIDATES = np.eye(4, dtype=np.float16)
 

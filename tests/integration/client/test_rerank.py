@@ -8,9 +8,9 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from numpy.typing import NDArray
 
-from resrank.errors import InvalidInputError, ResRankError
-from resrank_client import ResRankClient
-from resrank_stack.triton_process import TritonProcess
+from resrank.client import ResRankClient
+from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.stack.triton_process import TritonProcess
 
 MAX_PASSAGES = 5
 

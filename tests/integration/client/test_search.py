@@ -12,12 +12,12 @@ import grpc
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError, RetrievalError
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
-from resrank_stack.cli.app import run
-from resrank_stack.sidecar_process import SidecarProcess
-from resrank_stack.triton_process import TritonProcess
+from resrank.core.errors import InvalidInputError, RetrievalError
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.stack.cli.app import run
+from resrank.stack.sidecar_process import SidecarProcess
+from resrank.stack.triton_process import TritonProcess
 
 # id: title, text, stored vector
 PASSAGES = {

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError, ResRankError, ServerUnavailableError
-from resrank_client import ResRankClient, TlsConfig
-from resrank_stack.triton_process import TritonProcess
+from resrank.client import ResRankClient, TlsConfig
+from resrank.core.errors import InvalidInputError, ResRankError, ServerUnavailableError
+from resrank.stack.triton_process import TritonProcess
 
 CANDIDATES = np.eye(4, dtype=np.float16)
 TELL = json.dumps({"tell": True})

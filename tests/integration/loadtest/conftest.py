@@ -14,15 +14,15 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.engines import EngineKind, Precision
-from resrank_export.export_options import ExportOptions
-from resrank_export.exporter import export_checkpoint
-from resrank_stack.local_stack import LocalStack
+from resrank.export.export_options import ExportOptions
+from resrank.export.exporter import export_checkpoint
+from resrank.serving.engines import EngineKind, Precision
+from resrank.stack.local_stack import LocalStack
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "examples" / "hotpotqa-mini"
-RESRANK = [sys.executable, "-m", "resrank_stack"]
+RESRANK = [sys.executable, "-m", "resrank.stack"]
 PASSAGES = 60
 QUEUE = 16
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from resrank_loadtest.arrivals import poisson_arrivals, stream_rng
-from resrank_loadtest.scenario import load_scenario
-from resrank_stack.ports import choose_ports
+from resrank.loadtest.arrivals import poisson_arrivals, stream_rng
+from resrank.loadtest.scenario import load_scenario
+from resrank.stack.ports import choose_ports
 
 from .conftest import Finish, Stack
 

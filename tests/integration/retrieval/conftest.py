@@ -11,9 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from resrank.limits import MAX_GRPC_MESSAGE_BYTES
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1 import retrieval_pb2_grpc
+from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 
 SHA = "a" * 64
 DIMENSION = 8
@@ -49,20 +49,20 @@ def index(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start_sidecar(index: Path, tmp_path: Path) -> Iterator[StartSidecar]:
-    """``start_sidecar(*options)`` runs ``python -m resrank_retrieval`` on the test's index folder."""
+    """``start_sidecar(*options)`` runs ``python -m resrank.retrieval`` on the test's index folder."""
     running: list[Sidecar] = []
     log = (tmp_path / "sidecar.log").open("w")
 
     def start(*options: str, folder: Path = index, largest_file: int | None = None) -> Sidecar:
         process = subprocess.Popen(
-            [sys.executable, "-m", "resrank_retrieval", "--index", str(folder), "--port", "0", *options],
+            [sys.executable, "-m", "resrank.retrieval", "--index", str(folder), "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
         )
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("resrank_retrieval listening on "), (tmp_path / "sidecar.log").read_text()
+        assert line.startswith("resrank.retrieval listening on "), (tmp_path / "sidecar.log").read_text()
         if largest_file is not None:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (largest_file, largest_file))
         address = line.split()[-1]

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
 UpsertRequest = Callable[..., pb.UpsertRequest]
 
@@ -83,12 +83,12 @@ def test_a_full_disk_refuses_writes_and_serves_what_it_has(start_sidecar: Any, u
 
 
 def refused(index: Path) -> str:
-    command = [sys.executable, "-m", "resrank_retrieval", "--index", str(index), "--port", "0"]
+    command = [sys.executable, "-m", "resrank.retrieval", "--index", str(index), "--port", "0"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 1
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("resrank_retrieval: ")]
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("resrank.retrieval: ")]
     return sentence
 
 

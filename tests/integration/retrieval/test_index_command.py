@@ -16,10 +16,10 @@ import grpc
 import numpy as np
 import pytest
 
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
-from resrank_retrieval.lock import read_owner
-from resrank_stack.triton_process import TritonProcess
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.retrieval.lock import read_owner
+from resrank.stack.triton_process import TritonProcess
 
 SHA = "f" * 64
 EMBED = """
@@ -75,7 +75,7 @@ def triton(tmp_path_factory: pytest.TempPathFactory, start_triton: Callable[...,
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "resrank_stack", "index", *map(str, arguments)]
+    return [sys.executable, "-m", "resrank.stack", "index", *map(str, arguments)]
 
 
 def run(*arguments: object, code: int = 0) -> Any:

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from resrank.retrieval.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
 SERVICE = "resrank.retrieval.v1.RetrievalService"
 UpsertRequest = Callable[..., pb.UpsertRequest]
@@ -235,8 +235,8 @@ def test_sigterm_lets_calls_finish_and_gives_the_folder_back(
 
 def test_a_taken_port_is_one_sentence(start_sidecar: Any, tmp_path: Path) -> None:
     port = start_sidecar().address.rpartition(":")[2]
-    command = [sys.executable, "-m", "resrank_retrieval", "--index", str(tmp_path / "other"), "--port", port]
+    command = [sys.executable, "-m", "resrank.retrieval", "--index", str(tmp_path / "other"), "--port", port]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 1
-    assert f"resrank_retrieval: cannot listen on 127.0.0.1:{port}: choose another port" in result.stderr
+    assert f"resrank.retrieval: cannot listen on 127.0.0.1:{port}: choose another port" in result.stderr
     assert "Traceback" not in result.stderr

@@ -20,15 +20,15 @@ from google.protobuf import text_format
 from transformers import AutoTokenizer
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
-from resrank.engines import EngineKind, Precision
-from resrank.modeling import ResRankModel
-from resrank.names import Parameter
+from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
+from resrank.core.names import Parameter
+from resrank.export.export_options import ExportOptions
+from resrank.export.exporter import export_checkpoint
+from resrank.loadtest.server_metrics import ModelCounters, parse_metrics
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import EngineKind, Precision
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
-from resrank_export.export_options import ExportOptions
-from resrank_export.exporter import export_checkpoint
-from resrank_loadtest.server_metrics import ModelCounters, parse_metrics
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 # The kinds of ensemble, the query with and without a slot of its own, both forms of projector, both engines, both kinds

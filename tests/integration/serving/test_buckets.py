@@ -11,12 +11,12 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from resrank.engines import Precision
-from resrank.manifest import Runtime, read_manifest
-from resrank_export.export_options import ExportOptions
-from resrank_export.exporter import export_checkpoint
-from resrank_export.profiles import RerankerProfile
-from resrank_stack.triton_process import TritonProcess
+from resrank.export.export_options import ExportOptions
+from resrank.export.exporter import export_checkpoint
+from resrank.export.manifest import Runtime, read_manifest
+from resrank.export.profiles import RerankerProfile
+from resrank.serving.engines import Precision
+from resrank.stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.triton_requests import rerank_inputs, texts, unit_vectors
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank_client import AsyncResRankClient
-from resrank_stack.cli.app import run
-from resrank_stack.index_build import fill_index, sidecar_of
-from resrank_stack.sidecar_process import SidecarProcess
-from resrank_training.evaluation.run_files import Ranking, read_candidates
+from resrank.client import AsyncResRankClient
+from resrank.evaluation.run_files import Ranking, read_candidates
+from resrank.stack.cli.app import run
+from resrank.stack.index_build import fill_index, sidecar_of
+from resrank.stack.sidecar_process import SidecarProcess
 from support.tiny_checkpoint import SENTENCES
 
 from .conftest import Served

@@ -20,7 +20,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
 from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 from support.triton_requests import rerank_inputs, tensor, texts, unit_vectors
 
 from .conftest import Exported, Served

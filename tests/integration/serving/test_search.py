@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from resrank.errors import (
+from resrank.client import AsyncResRankClient, ResRankClient, SearchResult
+from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     RetrievalError,
     ServerUnavailableError,
 )
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1.retrieval_pb2_grpc import RetrievalServiceStub
-from resrank_client import AsyncResRankClient, ResRankClient, SearchResult
-from resrank_stack.cli.app import run
-from resrank_stack.sidecar_process import SidecarProcess
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.stack.cli.app import run
+from resrank.stack.sidecar_process import SidecarProcess
 from support.tiny_checkpoint import SENTENCES
 from support.triton_requests import texts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 
 from .conftest import Exported
 

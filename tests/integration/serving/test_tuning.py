@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from resrank.errors import StackError
-from resrank.names import Model
-from resrank_stack.local_stack import LocalStack
-from resrank_stack.tuning.choice import Setting
-from resrank_stack.tuning.settings import ModelSettings, read_settings, write_settings
-from resrank_stack.tuning.trials import Trials
-from resrank_stack.tuning.tune import BUDGETS_S, tune
+from resrank.core.errors import StackError
+from resrank.core.names import Model
+from resrank.stack.local_stack import LocalStack
+from resrank.stack.tuning.choice import Setting
+from resrank.stack.tuning.settings import ModelSettings, read_settings, write_settings
+from resrank.stack.tuning.trials import Trials
+from resrank.stack.tuning.tune import BUDGETS_S, tune
 from support.triton_requests import rerank_inputs, unit_vectors
 
 from .conftest import Exported
@@ -27,14 +27,14 @@ QUERY = "which river"
 
 @pytest.fixture
 def made(exported: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exported:
-    monkeypatch.setattr("resrank_stack.tuning.trials.SECONDS", 0.05)
+    monkeypatch.setattr("resrank.stack.tuning.trials.SECONDS", 0.05)
     return exported("query_residual-linear-openvino")
 
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "resrank_stack.tuning.settings.settings_file", lambda repository, machine: tmp_path / "tuned" / "settings.json"
+        "resrank.stack.tuning.settings.settings_file", lambda repository, machine: tmp_path / "tuned" / "settings.json"
     )
 
 
@@ -53,7 +53,7 @@ def test_an_engine_that_cannot_be_made_is_an_error(made: Exported, monkeypatch: 
 
 @pytest.mark.usefixtures("own_cache")
 def test_the_stack_serves_what_was_tuned(made: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resrank_stack.tuning.tune.BUDGETS_S", dict.fromkeys(BUDGETS_S, 0.0))  # the defaults alone
+    monkeypatch.setattr("resrank.stack.tuning.tune.BUDGETS_S", dict.fromkeys(BUDGETS_S, 0.0))  # the defaults alone
     steps: list[str] = []
     choices, settings, file = tune(made.repository, steps.append)
     assert file.is_file()

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from rich.console import Console
 
-from resrank.corpus import CorpusError
-from resrank.errors import InvalidInputError
-from resrank_stack.demo import DemoSettings, run
+from resrank.core.corpus import CorpusError
+from resrank.core.errors import InvalidInputError
+from resrank.stack.demo import DemoSettings, run
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 SAMPLE = Path(__file__).resolve().parents[3] / "examples" / "hotpotqa-mini"
@@ -96,4 +96,4 @@ def test_a_bad_collection_is_named_before_anything_is_made(checkpoint: Path, col
 def servers() -> set[int]:
     """Ids of the servers that this process has started, those of other tests' fixtures among them."""
     children = [(child.pid, " ".join(child.cmdline())) for child in psutil.Process().children(recursive=True)]
-    return {pid for pid, command in children if "tritonserver" in command or "resrank_retrieval" in command}
+    return {pid for pid, command in children if "tritonserver" in command or "resrank.retrieval" in command}

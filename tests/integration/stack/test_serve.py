@@ -21,13 +21,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from resrank.errors import StackError
-from resrank.manifest import ManifestError, Runtime
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank.retrieval.v1 import retrieval_pb2_grpc
-from resrank_stack import local_stack
-from resrank_stack.local_stack import LocalStack
-from resrank_stack.ports import choose_ports
+from resrank.core.errors import StackError
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.export.manifest import ManifestError, Runtime
+from resrank.stack import local_stack
+from resrank.stack.local_stack import LocalStack
+from resrank.stack.ports import choose_ports
 from support.tiny_manifest import ENCODER_SHA256, make_manifest, write_tiny_manifest
 
 
@@ -65,7 +65,7 @@ class Served:
 def command(repository: Path, index: Path, ports: list[int]) -> list[str]:
     options = zip(("--triton-port", "--metrics-port", "--retrieval-port"), map(str, ports), strict=True)
     flat = [word for option in options for word in option]
-    return [sys.executable, "-m", "resrank_stack", "serve", str(repository), "--index", str(index), *flat]
+    return [sys.executable, "-m", "resrank.stack", "serve", str(repository), "--index", str(index), *flat]
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_a_killed_stack_takes_its_servers_along(exported: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("part", "name"), [("resrank_retrieval", "retrieval sidecar"), ("bin/tritonserver", "tritonserver")]
+    ("part", "name"), [("resrank.retrieval", "retrieval sidecar"), ("bin/tritonserver", "tritonserver")]
 )
 def test_a_dead_server_ends_the_stack(exported: Path, tmp_path: Path, part: str, name: str) -> None:
     with serving(exported, tmp_path / "index") as served:

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from resrank.errors import StackError
-from resrank_stack.triton_process import TritonProcess
+from resrank.core.errors import StackError
+from resrank.stack.triton_process import TritonProcess
 
 BROKEN_MODEL = """
 class TritonPythonModel:
@@ -69,7 +69,7 @@ def test_a_killed_owner_takes_the_server_along(repository: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from resrank_stack.triton_process import TritonProcess
+from resrank.stack.triton_process import TritonProcess
 with TritonProcess(Path({str(repository)!r})) as triton:
     print(triton.pid, triton.shared_memory_prefix, flush=True)
     time.sleep(600)

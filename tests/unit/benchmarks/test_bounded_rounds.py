@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from resrank_benchmarks import bounded_rounds
-from resrank_benchmarks.bounded_rounds import BoundedRounds, Contender
+from resrank.benchmarks import bounded_rounds
+from resrank.benchmarks.bounded_rounds import BoundedRounds, Contender
 
 
 class Clock:

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 import pytest
 
-from resrank_benchmarks.clustered_vectors import clustered_vectors, nearest, recall
+from resrank.benchmarks.clustered_vectors import clustered_vectors, nearest, recall
 
 
 def test_vectors_and_queries_have_length_one_and_the_seed_decides() -> None:

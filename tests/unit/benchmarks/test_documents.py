@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from resrank_benchmarks.documents import Documents, markdown
-from resrank_benchmarks.machine import Machine
-from resrank_benchmarks.measurement import BenchmarkError
-from resrank_benchmarks.report import Report
+from resrank.benchmarks.documents import Documents, markdown
+from resrank.benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.report import Report
+from resrank.stack.machine import Machine
 from support.sample_study import sample_study
 
 MACHINE = Machine("A CPU", 2, False, "3.11.0", {"torch": "2.13.0"})

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resrank.modeling import ResRankModel
-from resrank_benchmarks.flops import RerankerSize, matrix_parameters
-from resrank_export.onnx_graphs import export_reranker
+from resrank.benchmarks.flops import RerankerSize, matrix_parameters
+from resrank.export.onnx_graphs import export_reranker
+from resrank.model.modeling import ResRankModel
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from resrank_benchmarks.infinity import InfinityClient, InfinityServer, infinity_version
-from resrank_benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.infinity import InfinityClient, InfinityServer, infinity_version
+from resrank.benchmarks.measurement import BenchmarkError
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -8,10 +8,10 @@ import time
 import numpy as np
 import pytest
 
-from resrank.errors import DeadlineExceededError, QueueFullError
-from resrank_benchmarks import load as module
-from resrank_benchmarks.load import Ended, Load, Outcome, arrivals, closed_loop, open_loop
-from resrank_benchmarks.overload import recovery_s
+from resrank.benchmarks import load as module
+from resrank.benchmarks.load import Ended, Load, Outcome, arrivals, closed_loop, open_loop
+from resrank.benchmarks.overload import recovery_s
+from resrank.core.errors import DeadlineExceededError, QueueFullError
 
 
 class Server:

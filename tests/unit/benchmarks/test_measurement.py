@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from resrank_benchmarks.interleaving import interleave
-from resrank_benchmarks.measurement import Bound, Measurement, Side
+from resrank.benchmarks.interleaving import interleave
+from resrank.benchmarks.measurement import Bound, Measurement, Side
 
 
 def test_a_side_summarises_its_samples() -> None:

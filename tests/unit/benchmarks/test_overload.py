@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from resrank_benchmarks import overload
-from resrank_benchmarks.load import Ended, Load, Outcome
-from resrank_benchmarks.measurement import BenchmarkError
+from resrank.benchmarks import overload
+from resrank.benchmarks.load import Ended, Load, Outcome
+from resrank.benchmarks.measurement import BenchmarkError
 
 
 def load(*, shed_ms: float = 20.0, late_s: float = 0.0, every_s: float = 0.1) -> Load:

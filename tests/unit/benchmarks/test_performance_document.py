@@ -4,10 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
-from resrank_benchmarks.documents import Documents
-from resrank_benchmarks.machine import Machine
-from resrank_benchmarks.names import Benchmark
-from resrank_benchmarks.report import Report
+from resrank.benchmarks.documents import Documents
+from resrank.benchmarks.names import Benchmark
+from resrank.benchmarks.report import Report
+from resrank.stack.machine import Machine
 from support.sample_study import sample_study
 
 ROOT = Path(__file__).parents[3]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resrank_benchmarks import suite
-from resrank_benchmarks.machine import Machine
-from resrank_benchmarks.measurement import Bound, Measurement, Side
-from resrank_benchmarks.report import Report
-from resrank_stack.cli.app import run
+from resrank.benchmarks import suite
+from resrank.benchmarks.measurement import Bound, Measurement, Side
+from resrank.benchmarks.report import Report
+from resrank.stack.cli.app import run
+from resrank.stack.machine import Machine
 
 
 def report(*ratios: float) -> Report:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from resrank_benchmarks.resources import SERVER, SIDECAR, Sample
-from resrank_benchmarks.soak import soak_study
+from resrank.benchmarks.resources import SERVER, SIDECAR, Sample
+from resrank.benchmarks.soak import soak_study
 
 
 def samples(growth_mb_per_min: float = 0.0, descriptors: int = 40, leaked: int = 0) -> list[Sample]:

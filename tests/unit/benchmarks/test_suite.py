@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resrank.errors import CheckpointError
-from resrank_benchmarks import suite
-from resrank_benchmarks.names import Benchmark
-from resrank_benchmarks.suite import Setting, run_benchmarks
+from resrank.benchmarks import suite
+from resrank.benchmarks.names import Benchmark
+from resrank.benchmarks.suite import Setting, run_benchmarks
+from resrank.core.errors import CheckpointError
 from support.sample_study import sample_study
 
 
@@ -26,7 +26,7 @@ class FakeModule:
 
 @pytest.mark.parametrize("benchmark", Benchmark)
 def test_every_registered_benchmark_asks_only_for_what_there_is(benchmark: Benchmark) -> None:
-    run = importlib.import_module(f"resrank_benchmarks.{benchmark.value}").run
+    run = importlib.import_module(f"resrank.benchmarks.{benchmark.value}").run
     parameters = inspect.signature(run).parameters
     required = {name for name, each in parameters.items() if each.default is inspect.Parameter.empty}
     assert required <= {name for name in dir(Setting) if not name.startswith("_")} | set(Setting.__dataclass_fields__)
@@ -45,7 +45,7 @@ def test_a_benchmark_gets_what_its_parameters_name(monkeypatch: pytest.MonkeyPat
         Setting(tmp_path / "none", tmp_path / "none", Path("c"), full=True),
         finished=found.append,
     )
-    assert imported == ["resrank_benchmarks.retrieval"]
+    assert imported == ["resrank.benchmarks.retrieval"]
     assert given == {"corpus": Path("c"), "full": True}
     assert [each.outcomes for each in found] == [report.outcomes]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from resrank.checkpoint import read_spec
-from resrank_benchmarks.indexing import sentence_transformer
-from resrank_benchmarks.measurement import BenchmarkError
-from resrank_benchmarks.passage_texts import PassageTexts
-from resrank_benchmarks.text_models import ListReader, PairScorer, write_cross_encoder, write_sentence_transformer
+from resrank.benchmarks.indexing import sentence_transformer
+from resrank.benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.passage_texts import PassageTexts
+from resrank.benchmarks.text_models import ListReader, PairScorer, write_cross_encoder, write_sentence_transformer
+from resrank.core.checkpoint import read_spec
 from support.tiny_checkpoint import SENTENCES, make_tiny_checkpoint
 
 

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from resrank.names import Model
-from resrank_benchmarks.breakdown import breakdown_study
-from resrank_benchmarks.measurement import BenchmarkError
-from resrank_benchmarks.time_parts import (
+from resrank.benchmarks.breakdown import breakdown_study
+from resrank.benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.time_parts import (
     BETWEEN,
     CLIENT,
     PARTS,
@@ -18,8 +17,9 @@ from resrank_benchmarks.time_parts import (
     ClientTime,
     time_parts,
 )
-from resrank_benchmarks.triton_statistics import ModelTime, model_times
-from resrank_loadtest.server_metrics import ModelCounters
+from resrank.benchmarks.triton_statistics import ModelTime, model_times
+from resrank.core.names import Model
+from resrank.loadtest.server_metrics import ModelCounters
 
 
 def recorded(count: int, total: float, queue: float, compute: float) -> ModelCounters:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import theilslopes
 
-from resrank_benchmarks.trend import slope
+from resrank.benchmarks.trend import slope
 
 
 def test_the_slope_is_that_of_an_independent_implementation() -> None:

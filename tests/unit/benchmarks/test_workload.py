@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.checkpoint import CheckpointSpec, read_spec
-from resrank.engines import EngineKind, EngineOptions, Precision
-from resrank.manifest import CheckpointFacts, ManifestError, Runtime
-from resrank.names import Model
-from resrank.tokenization import load_tokenizer
-from resrank_benchmarks.deployment import Deployment
-from resrank_benchmarks.measurement import BenchmarkError
-from resrank_benchmarks.workload import rerank_workload
+from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.workload import rerank_workload
+from resrank.core.checkpoint import CheckpointSpec, read_spec
+from resrank.core.names import Model
+from resrank.core.tokenization import load_tokenizer
+from resrank.export.manifest import CheckpointFacts, ManifestError, Runtime
+from resrank.serving.engines import EngineKind, EngineOptions, Precision
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import write_tiny_manifest
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import inspect
 
-from resrank_client import AsyncResRankClient, ResRankClient
+from resrank.client import AsyncResRankClient, ResRankClient
 
 METHODS = ("search", "rerank", "embed_queries", "embed_passages", "encoder_sha256", "health", "close")
 

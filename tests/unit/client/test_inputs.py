@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from resrank.errors import InvalidInputError
-from resrank.limits import MAX_QUERY_BYTES
-from resrank.names import Tensor
-from resrank_client.inputs import check_dimension, encode_query, encode_texts, half_precision
+from resrank.client.inputs import check_dimension, encode_query, encode_texts, half_precision
+from resrank.core.errors import InvalidInputError
+from resrank.core.limits import MAX_QUERY_BYTES
+from resrank.core.names import Tensor
 
 
 @pytest.mark.parametrize(

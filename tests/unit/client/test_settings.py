@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_client import ResRankClient, TlsConfig
-from resrank_client.metadata import call_metadata
-from resrank_client.settings import ClientSettings
+from resrank.client import ResRankClient, TlsConfig
+from resrank.client.metadata import call_metadata
+from resrank.client.settings import ClientSettings
+from resrank.core.errors import InvalidInputError
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -82,7 +82,7 @@ def test_a_malformed_trace_context_is_refused(traceparent: str) -> None:
 
 
 def test_opentelemetrys_span_is_sent_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resrank_client.metadata._inject", lambda carrier: carrier.update(traceparent=TRACEPARENT))
+    monkeypatch.setattr("resrank.client.metadata._inject", lambda carrier: carrier.update(traceparent=TRACEPARENT))
     assert call_metadata(ClientSettings(), None) == (("traceparent", TRACEPARENT),)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from grpc import StatusCode
 
-from resrank.errors import (
+from resrank.client.calls import Call, Server
+from resrank.client.deadline import Deadline
+from resrank.client.transport_errors import to_resrank_error
+from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -14,9 +17,6 @@ from resrank.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
-from resrank_client.calls import Call, Server
-from resrank_client.deadline import Deadline
-from resrank_client.transport_errors import to_resrank_error
 
 TRITON, SIDECAR = Server.TRITON, Server.RETRIEVAL
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from resrank.errors import ResRankError
-from resrank.names import Model
-from resrank_client import triton_calls
+from resrank.client import triton_calls
+from resrank.core.errors import ResRankError
+from resrank.core.names import Model
 
 SCORES = np.array([0.5, -0.25], "<f4")
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from resrank.adapter import read_lora, refuse_foreign_lora, validate_adapter
-from resrank.checkpoint import folder_sha256, is_adapter, read_spec, validate_folder
-from resrank.errors import CheckpointError
-from resrank.weights import backbone_tensors
+from resrank.core.adapter import read_lora, refuse_foreign_lora, validate_adapter
+from resrank.core.checkpoint import folder_sha256, is_adapter, read_spec, validate_folder
+from resrank.core.errors import CheckpointError
+from resrank.core.weights import backbone_tensors
 from support.tiny_adapter import make_tiny_adapter
 from support.tiny_checkpoint import make_tiny_checkpoint
 
@@ -77,7 +77,7 @@ def test_a_complete_adapter_checkpoint_is_read_with_all_its_fields(adapter: Path
 
 def test_it_is_read_without_torch(adapter: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from resrank.adapter import validate_adapter; "
+        "import sys; from pathlib import Path; from resrank.core.adapter import validate_adapter; "
         f"validate_adapter(Path({str(adapter)!r})); "
         "assert not {'torch', 'peft', 'safetensors', 'transformers'} & sys.modules.keys()"
     )

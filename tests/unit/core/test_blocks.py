@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.blocks import plan_blocks
+from resrank.core.blocks import plan_blocks
 
 
 @given(st.integers(1, 500), st.integers(1, 60))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.buckets import Buckets, bucket_length, bucket_series, format_buckets, parse_buckets
-from resrank.errors import InvalidInputError
+from resrank.core.buckets import Buckets, bucket_length, bucket_series, format_buckets, parse_buckets
+from resrank.core.errors import InvalidInputError
 
 steps = st.sampled_from([8, 16])
 ascending = st.sets(st.integers(1, 4096), min_size=1, max_size=20).map(lambda lengths: tuple(sorted(lengths)))

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from resrank.checkpoint import CheckpointSpec, encoder_identity, file_sha256, folder_sha256, read_spec, validate_folder
-from resrank.errors import CheckpointError
+from resrank.core.checkpoint import (
+    CheckpointSpec,
+    encoder_identity,
+    file_sha256,
+    folder_sha256,
+    read_spec,
+    validate_folder,
+)
+from resrank.core.errors import CheckpointError
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank.collection import Collection, load_collection
-from resrank.errors import InvalidInputError
+from resrank.core.collection import Collection, load_collection
+from resrank.core.errors import InvalidInputError
 
 SAMPLE = Path(__file__).resolve().parents[3] / "examples" / "hotpotqa-mini"
 

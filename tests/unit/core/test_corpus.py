@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from resrank.corpus import CorpusError, check_corpus, read_passages
-from resrank.errors import InvalidInputError
-from resrank.passage import content_sha256
-from resrank_stack.cli.exit_codes import ExitCode, exit_code
+from resrank.core.corpus import CorpusError, check_corpus, read_passages
+from resrank.core.errors import InvalidInputError
+from resrank.core.passage import content_sha256
+from resrank.stack.cli.exit_codes import ExitCode, exit_code
 
 GOOD = {"_id": "1", "title": "Lava", "text": "is hot"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resrank.durability import flush, flush_tree
+from resrank.core.durability import flush, flush_tree
 
 
 def test_a_tree_is_flushed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.passage import content_sha256, encoder_text
+from resrank.core.passage import content_sha256, encoder_text
 
 CONTENT = st.tuples(st.text(max_size=5), st.text(max_size=5), st.dictionaries(st.text(max_size=2), st.text(max_size=2)))
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.prompt import PromptLayout, append_query, pad_candidates
+from resrank.core.prompt import PromptLayout, append_query, pad_candidates
 
 LAYOUT = PromptLayout(before_query=(10, 11), before_passages=(20,), after_passages=(30,), eos_id=2, placeholder_id=0)
 

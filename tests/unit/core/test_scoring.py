@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from resrank.scoring import fuse, normalize, ranking, score
+from resrank.core.scoring import fuse, normalize, ranking, score
 
 
 def by_loops(

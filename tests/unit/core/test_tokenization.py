@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from resrank.checkpoint import CheckpointSpec
-from resrank.errors import CheckpointError, InvalidInputError
-from resrank.tokenization import EncoderTokenizer, PromptTokenizer, decode_text, load_tokenizer
+from resrank.core.checkpoint import CheckpointSpec
+from resrank.core.errors import CheckpointError, InvalidInputError
+from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer, decode_text, load_tokenizer
 from support.tiny_checkpoint import byte_level_tokenizer, make_tiny_checkpoint
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from resrank.errors import CheckpointError
-from resrank.weights import backbone_tensors, read_tensors, weights_sha256
+from resrank.core.errors import CheckpointError
+from resrank.core.weights import backbone_tensors, read_tensors, weights_sha256
 
 TENSORS = {
     "b.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

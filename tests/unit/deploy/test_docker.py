@@ -20,10 +20,10 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from resrank.errors import StackError
-from resrank_stack.ports import choose_ports
-from resrank_stack.triton_install import find_triton
-from resrank_stack.triton_process import SERVING_FLAGS
+from resrank.core.errors import StackError
+from resrank.stack.ports import choose_ports
+from resrank.stack.triton_install import find_triton
+from resrank.stack.triton_process import SERVING_FLAGS
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "deploy" / "docker"

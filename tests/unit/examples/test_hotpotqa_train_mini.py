@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from resrank.corpus import read_passages
-from resrank_training.exclusion import document_key, evaluation_questions, question_key
-from resrank_training.lists import CandidateList, LabelKind
-from resrank_training.listwise_file import ListwiseFile
+from resrank.core.corpus import read_passages
+from resrank.training.exclusion import document_key, evaluation_questions, question_key
+from resrank.training.lists import CandidateList, LabelKind
+from resrank.training.listwise_file import ListwiseFile
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "examples" / "hotpotqa-train-mini"

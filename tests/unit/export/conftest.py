@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from resrank.engines import EngineKind
-from resrank_export.tensorrt import EngineBuilder, load_builder
+from resrank.export.tensorrt import EngineBuilder, load_builder
+from resrank.serving.engines import EngineKind
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,16 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
-from resrank.checkpoint import (
+from resrank.core.checkpoint import (
     CheckpointSpec,
     encoder_identity,
     folder_sha256,
     read_spec,
     validate_folder,
 )
-from resrank.errors import CheckpointError
-from resrank.modeling import ResRankModel
-from resrank_export import adapters
-from resrank_export.adapters import (
+from resrank.core.errors import CheckpointError
+from resrank.export import adapters
+from resrank.export.adapters import (
     BackboneAdapter,
     default_adapter_folder,
     default_checkpoint,
@@ -32,7 +31,8 @@ from resrank_export.adapters import (
     merged_weight,
     write_adapter,
 )
-from resrank_export.initialize import InitOptions, initialize
+from resrank.export.initialize import InitOptions, initialize
+from resrank.model.modeling import ResRankModel
 from support.tiny_adapter import CARD, cached_backbones, make_tiny_adapter, random_adapter
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import disturb_adapters, tiny_trainable

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModel
 
-from resrank.errors import CheckpointError
-from resrank_export.backbones import DEFAULT_ENCODER, DEFAULT_RERANKER, PackagedBackbone, convert_gguf, materialize
+from resrank.core.errors import CheckpointError
+from resrank.export.backbones import DEFAULT_ENCODER, DEFAULT_RERANKER, PackagedBackbone, convert_gguf, materialize
 from support.tiny_checkpoint import SENTENCES, byte_level_tokenizer
 
 CONTENT = b'{"hidden_size": 8}'

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from resrank.checkpoint import CheckpointSpec
-from resrank.engines.base import Precision
-from resrank.manifest import Manifest, Runtime, read_manifest, write_manifest
-from resrank.names import Model
-from resrank_export.build_script import BUILD_SCRIPT, build_script
-from resrank_export.profiles import EncoderProfile, Profiles, RerankerProfile
+from resrank.core.checkpoint import CheckpointSpec
+from resrank.core.names import Model
+from resrank.export.build_script import BUILD_SCRIPT, build_script
+from resrank.export.manifest import Manifest, Runtime, read_manifest, write_manifest
+from resrank.export.profiles import EncoderProfile, Profiles, RerankerProfile
+from resrank.serving.engines.base import Precision
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import make_manifest
 

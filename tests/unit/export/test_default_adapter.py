@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from resrank.adapter import validate_adapter
-from resrank_export.adapters import default_adapter_folder
-from resrank_export.backbones import PACKAGED_BACKBONES
+from resrank.core.adapter import validate_adapter
+from resrank.export.adapters import default_adapter_folder
+from resrank.export.backbones import PACKAGED_BACKBONES
 
 ROOT = Path(__file__).parents[3]
 MAX_BYTES = 30_000_000
@@ -37,4 +37,4 @@ def test_its_card_names_licence_data_and_limits() -> None:
 def test_it_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included["checkpoints/default"] == "resrank_export/checkpoints/default"
+    assert included["checkpoints/default"] == "resrank/export/checkpoints/default"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from resrank.engines.base import EngineKind, Precision
-from resrank.errors import InvalidInputError
-from resrank.manifest import EngineHost, Runtime
-from resrank_export.export_options import ExportOptions
-from resrank_export.profiles import EncoderProfile, RerankerProfile
+from resrank.core.errors import InvalidInputError
+from resrank.export.export_options import ExportOptions
+from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.profiles import EncoderProfile, RerankerProfile
+from resrank.serving.engines.base import EngineKind, Precision
 
 GPU_RUNTIMES = [Runtime.TENSORRT, Runtime.TENSORRT_RTX, Runtime.TORCH]
 ENCODER = (EncoderProfile.parse("1:8:64x8:128:512"),)

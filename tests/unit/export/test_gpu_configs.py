@@ -11,18 +11,18 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
-from resrank.buckets import bucket_length
-from resrank.checkpoint import CheckpointSpec
-from resrank.errors import ExportError
-from resrank.manifest import EngineHost, Runtime
-from resrank.names import Model, Tensor
-from resrank.prompt import PromptLayout
-from resrank_export.export_options import ExportOptions
-from resrank_export.gpu_configs import MAX_GRAPHS, configure_gpu, reranker_shapes
-from resrank_export.gpu_serving import GpuServing
-from resrank_export.model_configs import Configs, complete_configs, validate_configs
-from resrank_export.profiles import EncoderProfile, RerankerProfile
-from resrank_export.runtimes.shapes import gpu_serving
+from resrank.core.buckets import bucket_length
+from resrank.core.checkpoint import CheckpointSpec
+from resrank.core.errors import ExportError
+from resrank.core.names import Model, Tensor
+from resrank.core.prompt import PromptLayout
+from resrank.export.export_options import ExportOptions
+from resrank.export.gpu_configs import MAX_GRAPHS, configure_gpu, reranker_shapes
+from resrank.export.gpu_serving import GpuServing
+from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.model_configs import Configs, complete_configs, validate_configs
+from resrank.export.profiles import EncoderProfile, RerankerProfile
+from resrank.export.runtimes.shapes import gpu_serving
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 LAYOUT = PromptLayout(before_query=(1, 2, 3), before_passages=(4, 5), after_passages=(6,), eos_id=7, placeholder_id=7)

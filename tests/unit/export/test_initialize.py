@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModel, T5Config, T5Model
 
-from resrank.checkpoint import Pooling, Projector, read_spec, validate_folder
-from resrank.errors import CheckpointError
-from resrank.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank_export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors, written_aside
+from resrank.core.checkpoint import Pooling, Projector, read_spec, validate_folder
+from resrank.core.errors import CheckpointError
+from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
+from resrank.export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors, written_aside
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from resrank_export.model_card import RunCard, run_card
+from resrank.export.model_card import RunCard, run_card
 
 RUN = RunCard(
     name="mine",

@@ -11,23 +11,23 @@ import onnx
 import pytest
 from scipy.stats import kendalltau
 
-from resrank.engines import EngineKind, EngineOptions, Precision, load_engine
-from resrank.engines.base import EngineError
-from resrank.errors import ExportError, ParityError
-from resrank.modeling import ResRankModel
-from resrank.names import Model, Tensor
-from resrank.tokenization import PromptTokenizer
-from resrank_export.export_options import ExportOptions
-from resrank_export.exporter import export_checkpoint
-from resrank_export.onnx_graphs import (
+from resrank.core.errors import ExportError, ParityError
+from resrank.core.names import Model, Tensor
+from resrank.core.tokenization import PromptTokenizer
+from resrank.export.export_options import ExportOptions
+from resrank.export.exporter import export_checkpoint
+from resrank.export.onnx_graphs import (
     check_dynamic_axes,
     export_encoder,
     export_reranker,
     refuse_sliding_windows,
     reranker_sample,
 )
-from resrank_export.parity import ParityGate, ParityResult, kendall_tau, parity_table
-from resrank_export.runtimes import cpu
+from resrank.export.parity import ParityGate, ParityResult, kendall_tau, parity_table
+from resrank.export.runtimes import cpu
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import EngineKind, EngineOptions, Precision, load_engine
+from resrank.serving.engines.base import EngineError
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 ORT = EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, threads=1)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.checkpoint import CheckpointSpec
-from resrank.errors import ExportError
-from resrank.manifest import AxisRange
-from resrank.names import Model, Tensor
-from resrank.prompt import PromptLayout
-from resrank_export.profiles import (
+from resrank.core.checkpoint import CheckpointSpec
+from resrank.core.errors import ExportError
+from resrank.core.names import Model, Tensor
+from resrank.core.prompt import PromptLayout
+from resrank.export.manifest import AxisRange
+from resrank.export.profiles import (
     EncoderProfile,
     Profiles,
     Range,

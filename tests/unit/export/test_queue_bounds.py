@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.names import Model
-from resrank_export.queue_bounds import bound_queues, queue_size
+from resrank.core.names import Model
+from resrank.export.queue_bounds import bound_queues, queue_size
 
 
 @pytest.mark.parametrize(

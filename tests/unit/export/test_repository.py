@@ -15,18 +15,18 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.checkpoint import encoder_identity
-from resrank.engines import EngineKind, Precision
-from resrank.errors import ExportError, InvalidInputError
-from resrank.manifest import BuiltOn, read_manifest
-from resrank.names import Model, Tensor
-from resrank.serving.prompting import PromptingStep
+from resrank.core.checkpoint import encoder_identity
+from resrank.core.errors import ExportError, InvalidInputError
+from resrank.core.names import Model, Tensor
+from resrank.export.graph_files import graph_files
+from resrank.export.manifest import BuiltOn, read_manifest
+from resrank.export.model_configs import Configs, complete_configs, validate_configs
+from resrank.export.repository import EngineModel, RepositoryPlan, check_target, write_repository
+from resrank.export.warmup import text_samples
+from resrank.serving.engines import EngineKind, Precision
+from resrank.serving.rerank_prompt import PromptingStep
 from resrank.serving.step import Outcome, StepRequest
-from resrank.serving.tokenization import TokenizationStep
-from resrank_export.graph_files import graph_files
-from resrank_export.model_configs import Configs, complete_configs, validate_configs
-from resrank_export.repository import EngineModel, RepositoryPlan, check_target, write_repository
-from resrank_export.warmup import text_samples
+from resrank.serving.tokenizer import TokenizationStep
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import make_manifest
 

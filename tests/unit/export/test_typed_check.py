@@ -10,15 +10,15 @@ import onnx_ir as ir
 import pytest
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from resrank.engines import Precision
-from resrank.errors import ExportError
-from resrank.modeling import ResRankModel
-from resrank.names import Model
-from resrank_export import typed_graphs
-from resrank_export.typed_check import precision_faults, refuse_wrong_types
-from resrank_export.typed_graphs import TypedGraph
-from resrank_export.typed_precision import lower
-from resrank_export.typed_structure import final_norm
+from resrank.core.errors import ExportError
+from resrank.core.names import Model
+from resrank.export import typed_graphs
+from resrank.export.typed_check import precision_faults, refuse_wrong_types
+from resrank.export.typed_graphs import TypedGraph
+from resrank.export.typed_precision import lower
+from resrank.export.typed_structure import final_norm
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import Precision
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 FLOAT, HALF, BF16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16

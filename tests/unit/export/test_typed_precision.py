@@ -11,16 +11,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from resrank.checkpoint import RERANKER_DIR
-from resrank.engines import Precision
-from resrank.errors import ExportError
-from resrank.modeling import ResRankModel
-from resrank.names import Model
-from resrank.tokenization import PromptTokenizer
-from resrank_export.parity import ParityGate, parity_table
-from resrank_export.typed_graphs import TypedGraph
-from resrank_export.typed_parity import check_typed
-from resrank_export.typed_precision import lower
+from resrank.core.checkpoint import RERANKER_DIR
+from resrank.core.errors import ExportError
+from resrank.core.names import Model
+from resrank.core.tokenization import PromptTokenizer
+from resrank.export.parity import ParityGate, parity_table
+from resrank.export.typed_graphs import TypedGraph
+from resrank.export.typed_parity import check_typed
+from resrank.export.typed_precision import lower
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import Precision
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 FP16_MAX = float(np.finfo(np.float16).max)

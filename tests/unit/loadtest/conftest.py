@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank_loadtest.kinds import CallKind, Outcome
-from resrank_loadtest.recording import Recording
-from resrank_loadtest.scenario import Scenario, load_scenario
+from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.recording import Recording
+from resrank.loadtest.scenario import Scenario, load_scenario
 
 ROOT = Path(__file__).parents[3]
 

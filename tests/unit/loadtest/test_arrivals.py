@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resrank_loadtest.arrivals import poisson_arrivals, stream_rng
-from resrank_loadtest.profile import Profile
+from resrank.loadtest.arrivals import poisson_arrivals, stream_rng
+from resrank.loadtest.profile import Profile
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_client import ResRankClient
-from resrank_loadtest.callers import Callers
-from resrank_loadtest.dataset import Dataset, load_dataset
-from resrank_loadtest.kinds import CallKind
-from resrank_loadtest.scenario import Data, Scenario, load_scenario
+from resrank.client import ResRankClient
+from resrank.core.errors import InvalidInputError
+from resrank.loadtest.callers import Callers
+from resrank.loadtest.dataset import Dataset, load_dataset
+from resrank.loadtest.kinds import CallKind
+from resrank.loadtest.scenario import Data, Scenario, load_scenario
 
 from .conftest import SCENARIO
 

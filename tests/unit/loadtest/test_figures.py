@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resrank.errors import (
+from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -14,10 +14,10 @@ from resrank.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
-from resrank_loadtest.figures import Latency, figures, recovery_s
-from resrank_loadtest.kinds import CallKind, Outcome, outcome_of
-from resrank_loadtest.recording import CALL, Recording
-from resrank_loadtest.timeline import timeline
+from resrank.loadtest.figures import Latency, figures, recovery_s
+from resrank.loadtest.kinds import CallKind, Outcome, outcome_of
+from resrank.loadtest.recording import CALL, Recording
+from resrank.loadtest.timeline import timeline
 
 from .conftest import add, record
 
@@ -113,7 +113,7 @@ def test_a_recording_survives_the_way_from_a_worker() -> None:
 
 
 def test_a_recording_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resrank_loadtest.recording.MAX_CALLS", 10)
+    monkeypatch.setattr("resrank.loadtest.recording.MAX_CALLS", 10)
     recording = record(*[(at, 0.1) for at in range(12)])
     assert (len(recording.calls()), recording.dropped) == (10, 2)
     other = record(*[(at, 0.1) for at in range(4)])

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank_loadtest.arrivals import poisson_arrivals, stream_rng
-from resrank_loadtest.kinds import OUTCOMES, Outcome
-from resrank_loadtest.scenario import load_scenario
+from resrank.loadtest.arrivals import poisson_arrivals, stream_rng
+from resrank.loadtest.kinds import OUTCOMES, Outcome
+from resrank.loadtest.scenario import load_scenario
 
 from .conftest import ROOT
 

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resrank_loadtest.console import print_progress, print_saturation, print_summary
-from resrank_loadtest.kinds import CallKind, Outcome
-from resrank_loadtest.report import figure, write_report, write_saturation
-from resrank_loadtest.result import RunResult
-from resrank_loadtest.saturation import Probe, Saturation, Search
-from resrank_loadtest.scenario import Scenario
-from resrank_loadtest.server_metrics import ModelCounters, ServerMetrics
-from resrank_loadtest.slo import LatencyBounds, LatencySlo, PhaseSlo, Slo
-from resrank_loadtest.summary import Summary, summarize
+from resrank.loadtest.console import print_progress, print_saturation, print_summary
+from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.report import figure, write_report, write_saturation
+from resrank.loadtest.result import RunResult
+from resrank.loadtest.saturation import Probe, Saturation, Search
+from resrank.loadtest.scenario import Scenario
+from resrank.loadtest.server_metrics import ModelCounters, ServerMetrics
+from resrank.loadtest.slo import LatencyBounds, LatencySlo, PhaseSlo, Slo
+from resrank.loadtest.summary import Summary, summarize
 
 from .conftest import add, record
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from resrank.config_file import validate
-from resrank.errors import InvalidInputError
-from resrank_loadtest.saturation import Search, find_saturation
+from resrank.core.config_file import validate
+from resrank.core.errors import InvalidInputError
+from resrank.loadtest.saturation import Search, find_saturation
 
 
 def search(**fields: float) -> Search:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_loadtest.counts import Choice, Fixed, Uniform
-from resrank_loadtest.kinds import CallKind
-from resrank_loadtest.scenario import MAX_CALLS, OpenLoad, Scenario, load_scenario
+from resrank.core.errors import InvalidInputError
+from resrank.loadtest.counts import Choice, Fixed, Uniform
+from resrank.loadtest.kinds import CallKind
+from resrank.loadtest.scenario import MAX_CALLS, OpenLoad, Scenario, load_scenario
 
 from .conftest import ROOT, SCENARIO
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from resrank_loadtest.server_metrics import Interval, ModelCounters, ServerMetrics, engines_first, parse_metrics
+from resrank.loadtest.server_metrics import Interval, ModelCounters, ServerMetrics, engines_first, parse_metrics
 
 # As Triton 2.51 writes it, cut to two models.
 PAGE = """\

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_loadtest.target import Target, require_owned
+from resrank.core.errors import InvalidInputError
+from resrank.loadtest.target import Target, require_owned
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from resrank_loadtest.figures import figures
-from resrank_loadtest.kinds import CallKind, Outcome
-from resrank_loadtest.result import RunResult
-from resrank_loadtest.scenario import Scenario
-from resrank_loadtest.server_metrics import ServerMetrics
-from resrank_loadtest.slo import LatencyBounds, LatencySlo, PhaseSlo, Slo
-from resrank_loadtest.summary import summarize
-from resrank_loadtest.verdicts import judge, judge_recovery, normal_window
+from resrank.loadtest.figures import figures
+from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.result import RunResult
+from resrank.loadtest.scenario import Scenario
+from resrank.loadtest.server_metrics import ServerMetrics
+from resrank.loadtest.slo import LatencyBounds, LatencySlo, PhaseSlo, Slo
+from resrank.loadtest.summary import summarize
+from resrank.loadtest.verdicts import judge, judge_recovery, normal_window
 
 from .conftest import add, record
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank_retrieval.local_store import LocalVectorStore
-from resrank_retrieval.records import Encoder, Record, RecordBatch
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.records import Encoder, Record, RecordBatch
 
 ENCODER = Encoder(sha256="a" * 64, dimension=8)
 

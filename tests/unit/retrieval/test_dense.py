@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from resrank.errors import InvalidInputError
-from resrank_retrieval.dense import FaissDenseIndex
-from resrank_retrieval.vector_table import VectorTable
+from resrank.core.errors import InvalidInputError
+from resrank.retrieval.dense import FaissDenseIndex
+from resrank.retrieval.vector_table import VectorTable
 
 NOTHING = np.empty(0, np.int64)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank_retrieval.fusion import reciprocal_rank_fusion
+from resrank.retrieval.fusion import reciprocal_rank_fusion
 
 KEYS = st.lists(st.integers(1, 30), unique=True, max_size=20)
 

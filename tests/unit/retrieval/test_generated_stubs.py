@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import resrank.retrieval
+import resrank.core.sidecar
 
 SOURCE = Path(resrank.retrieval.__file__).parent
 FILES = ["retrieval_pb2.py", "retrieval_pb2.pyi", "retrieval_pb2_grpc.py", "retrieval_pb2_grpc.pyi"]
@@ -30,5 +30,5 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", FILES)
 def test_regenerating_gives_the_committed_file(fresh: Path, name: str) -> None:
     committed = (SOURCE / "v1" / name).read_text()
-    regenerated = (fresh / "resrank/retrieval/v1" / name).read_text()
+    regenerated = (fresh / "resrank/core/sidecar/v1" / name).read_text()
     assert VERSIONS.sub("", regenerated) == VERSIONS.sub("", committed)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.errors import IndexFolderError, InvalidInputError
-from resrank_retrieval import snapshot
-from resrank_retrieval.local_store import LocalVectorStore
-from resrank_retrieval.records import RecordBatch, SearchMode, SearchQuery
+from resrank.core.errors import IndexFolderError, InvalidInputError
+from resrank.retrieval import snapshot
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.records import RecordBatch, SearchMode, SearchQuery
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank_retrieval import lexical
-from resrank_retrieval.lexical import LexicalIndex, query_terms
+from resrank.retrieval import lexical
+from resrank.retrieval.lexical import LexicalIndex, query_terms
 
 Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
 

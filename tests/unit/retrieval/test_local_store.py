@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError, RetrievalError
-from resrank.passage import content_sha256
-from resrank_retrieval.dense import FaissDenseIndex
-from resrank_retrieval.errors import EncoderMismatchError, StoreWriteError
-from resrank_retrieval.local_store import LocalVectorStore
-from resrank_retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
-from resrank_retrieval.snapshot import SNAPSHOT_FILE
+from resrank.core.errors import InvalidInputError, RetrievalError
+from resrank.core.passage import content_sha256
+from resrank.retrieval.dense import FaissDenseIndex
+from resrank.retrieval.errors import EncoderMismatchError, StoreWriteError
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
+from resrank.retrieval.snapshot import SNAPSHOT_FILE
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor, FileDescriptor
 
-from resrank.retrieval.v1 import retrieval_pb2
+from resrank.core.sidecar.v1 import retrieval_pb2
 
 CONTRACT = Path(__file__).with_name("retrieval_v1_contract.json")
 

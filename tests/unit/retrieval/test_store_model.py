@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from resrank_retrieval.local_store import LocalVectorStore
-from resrank_retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
-from resrank_retrieval.snapshot import SNAPSHOT_FILE
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
+from resrank.retrieval.snapshot import SNAPSHOT_FILE
 
 
 def unit(vector: np.ndarray) -> FloatVector:

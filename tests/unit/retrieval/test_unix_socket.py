@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank.errors import InvalidInputError, RetrievalError
-from resrank_retrieval.unix_socket import UnixSocket
+from resrank.core.errors import InvalidInputError, RetrievalError
+from resrank.retrieval.unix_socket import UnixSocket
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank import limits
-from resrank.errors import InvalidInputError
-from resrank.retrieval.v1 import retrieval_pb2 as pb
-from resrank_retrieval import wire
-from resrank_retrieval.records import Encoder, SearchMode
+from resrank.core import limits
+from resrank.core.errors import InvalidInputError
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.retrieval import wire
+from resrank.retrieval.records import Encoder, SearchMode
 
 SHA = "0123456789abcdef" * 4
 ONE = np.array([1, 0, 0, 0], "<f2").tobytes()

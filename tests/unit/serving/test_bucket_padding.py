@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from resrank.checkpoint import read_spec
-from resrank.engines.base import Precision
-from resrank.errors import InvalidInputError
-from resrank.modeling import ResRankModel
-from resrank.names import Tensor
-from resrank.serving.prompting import PromptingStep
+from resrank.core.checkpoint import read_spec
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Tensor
+from resrank.export.parity import TOLERANCES
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines.base import Precision
+from resrank.serving.rerank_prompt import PromptingStep
 from resrank.serving.residual_scoring import ResidualScoringStep
 from resrank.serving.step import Arrays, Step, StepRequest
-from resrank.serving.tokenization import TokenizationStep
-from resrank_export.parity import TOLERANCES
+from resrank.serving.tokenizer import TokenizationStep
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 PROMPT_BUCKETS = {"sequence_buckets": "48,64,96", "candidate_buckets": "4,8"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError
 from resrank.serving.candidates import validate_candidates
 
 BAD = {"has a NaN": math.nan, "has an infinity": -math.inf}

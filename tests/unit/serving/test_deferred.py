@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank.names import Tensor
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Tensor
 from resrank.serving.deferred import DeferredBackend
 from resrank.serving.load_metrics import CallerMetrics
 from resrank.serving.python_backend import PythonBackend

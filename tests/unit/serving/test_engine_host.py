@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.errors import InvalidInputError
-from resrank.names import Tensor
-from resrank.prompt import PromptLayout, pad_candidates
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Tensor
+from resrank.core.prompt import PromptLayout, pad_candidates
 from resrank.serving.batching import BatchingPolicy
 from resrank.serving.engine_host import EncoderGraph, EngineLimits, EngineStep, RerankerGraph
 from resrank.serving.step import StepRequest

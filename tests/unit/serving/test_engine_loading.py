@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.engines import EngineError, EngineKind, EngineOptions, Precision
-from resrank.errors import InvalidInputError
-from resrank.names import Model, Tensor
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Model, Tensor
 from resrank.serving.batching import GPU_ROWS, BatchingPolicy
-from resrank.serving.engine_backend import open_backend
+from resrank.serving.engine import open_backend
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph, engine_path
+from resrank.serving.engines import EngineError, EngineKind, EngineOptions, Precision
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import StepRequest

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from resrank.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
+from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
 from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, outcome_name
 from resrank.serving.step import CancelledRequestError, Outcome
 from support.pb_metrics import PbMetrics

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from resrank_export.model_configs import templates_folder
+from resrank.export.model_configs import templates_folder
 
 MODEL_FILES = sorted(templates_folder().glob("*/1/model.py"), key=str)
 

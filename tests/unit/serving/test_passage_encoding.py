@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from resrank.errors import DeadlineExceededError, InvalidInputError, QueueFullError
+from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError
 from resrank.serving.embedding_cache import EmbeddingCache
 from resrank.serving.passage_encoding import Encoded, PassageEncoder, PassageError
 

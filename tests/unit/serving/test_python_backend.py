@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.errors import (
+from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -21,7 +21,7 @@ from resrank.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
-from resrank.names import Model, Tensor
+from resrank.core.names import Model, Tensor
 from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
 from resrank.serving.step import CancelledRequestError, Outcome, StepRequest
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from resrank.engines import EngineError
-from resrank.errors import InvalidInputError
-from resrank.names import Tensor
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Tensor
+from resrank.serving.engines import EngineError
 from resrank.serving.load_metrics import EngineMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.queued import QueuedBackend

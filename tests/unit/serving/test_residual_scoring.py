@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.names import Tensor
+from resrank.core.names import Tensor
 from resrank.serving.residual_scoring import ResidualScoringStep
 from resrank.serving.step import StepRequest
 from support.tiny_checkpoint import make_tiny_checkpoint

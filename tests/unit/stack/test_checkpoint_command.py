@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank.checkpoint import encoder_identity, read_spec
-from resrank_stack.cli.app import run
+from resrank.core.checkpoint import encoder_identity, read_spec
+from resrank.stack.cli.app import run
 from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
 
 

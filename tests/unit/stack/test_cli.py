@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import typer
 
-from resrank import __version__
-from resrank.errors import (
+from resrank.core import __version__
+from resrank.core.errors import (
     CheckpointError,
     DeadlineExceededError,
     InvalidInputError,
@@ -20,8 +20,8 @@ from resrank.errors import (
     ServerUnavailableError,
     StackError,
 )
-from resrank_stack.cli import exit_codes, lazy_group
-from resrank_stack.cli.app import run
+from resrank.stack.cli import exit_codes, lazy_group
+from resrank.stack.cli.app import run
 
 Fail = Callable[[BaseException], list[str]]
 
@@ -136,7 +136,7 @@ def test_options_have_environment_twins(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_starting_imports_no_part() -> None:
     program = (
-        "import sys; from resrank_stack.cli.app import run; run(['--version'])\n"
+        "import sys; from resrank.stack.cli.app import run; run(['--version'])\n"
         "heavy = {'torch', 'transformers', 'tritonclient', 'faiss', 'openvino', 'onnxruntime', 'numpy', 'grpc'}\n"
         "sys.exit(f'imported: {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)"
     )
@@ -145,7 +145,7 @@ def test_starting_imports_no_part() -> None:
 
 def test_without_typer_the_extra_is_named() -> None:
     program = (
-        "import sys; sys.modules['typer'] = None\nfrom resrank_stack.__main__ import main\nmain()"  # None: not found
+        "import sys; sys.modules['typer'] = None\nfrom resrank.stack.__main__ import main\nmain()"  # None: not found
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 1

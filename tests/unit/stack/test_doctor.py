@@ -12,15 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from resrank.engines.base import EngineKind
-from resrank.errors import StackError
-from resrank.manifest import Runtime
-from resrank_stack import doctor
-from resrank_stack.check import Check, Status
-from resrank_stack.cli.app import run
-from resrank_stack.gpu import Gpu, Machine, TensorRtBackend
-from resrank_stack.ports import choose_ports
-from resrank_stack.repository_check import check_repository
+from resrank.core.errors import StackError
+from resrank.export.manifest import Runtime
+from resrank.serving.engines.base import EngineKind
+from resrank.stack import doctor
+from resrank.stack.check import Check, Status
+from resrank.stack.cli.app import run
+from resrank.stack.gpu import Gpu, Machine, TensorRtBackend
+from resrank.stack.ports import choose_ports
+from resrank.stack.repository_check import check_repository
 from support.tiny_manifest import write_tiny_manifest
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from resrank_export.adapters import merge_adapter
-from resrank_stack.cli.app import run
-from resrank_training.evaluation.run_files import read_candidates
-from resrank_training.evaluation.torch_scorer import TorchScorer
+from resrank.evaluation.run_files import read_candidates
+from resrank.evaluation.torch_scorer import TorchScorer
+from resrank.export.adapters import merge_adapter
+from resrank.stack.cli.app import run
 from support.tiny_adapter import make_tiny_adapter
 from support.tiny_checkpoint import make_tiny_checkpoint
 

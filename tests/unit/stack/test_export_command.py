@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank.manifest import read_manifest
-from resrank_stack.cli.app import run
+from resrank.export.manifest import read_manifest
+from resrank.stack.cli.app import run
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 
@@ -59,7 +59,7 @@ def test_the_help_shows_every_runtime_as_written(
 
 def test_a_wrong_option_imports_no_torch() -> None:
     program = (
-        "import sys; from resrank_stack.cli.app import run\n"
+        "import sys; from resrank.stack.cli.app import run\n"
         "code = run(['export', 'x', '--runtime', 'tensorrt', '--threads', '2'])\n"
         "sys.exit('imported torch' if 'torch' in sys.modules else 0 if code == 2 else f'code {code}')"
     )

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from resrank.engines.base import EngineKind
-from resrank_stack import gpu
-from resrank_stack.gpu import GpuQueryError, Machine, find_tensorrt_backend, query_gpus
-from resrank_stack.triton_install import TritonInstall
+from resrank.serving.engines.base import EngineKind
+from resrank.stack import gpu
+from resrank.stack.gpu import GpuQueryError, Machine, find_tensorrt_backend, query_gpus
+from resrank.stack.triton_install import TritonInstall
 
 # As `nvidia-smi --query-gpu=… --format=csv,noheader,nounits` prints it.
 ANSWER = """\

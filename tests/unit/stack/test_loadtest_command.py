@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank_loadtest.orders import Order, Role, RunOrder, SaturateOrder
-from resrank_stack.cli.app import run
+from resrank.loadtest.orders import Order, Role, RunOrder, SaturateOrder
+from resrank.stack.cli.app import run
 
 SCENARIOS = Path(__file__).parents[3] / "loadtest" / "scenarios"
 SEARCH = str(SCENARIOS / "search.yaml")
@@ -37,7 +37,7 @@ def ordered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def order(ordered: list[str], *arguments: str) -> RunOrder | SaturateOrder:
     with pytest.raises(BecameError):
         run(["loadtest", *arguments])
-    assert ordered[:3] == [sys.executable, "-m", "resrank_loadtest"]
+    assert ordered[:3] == [sys.executable, "-m", "resrank.loadtest"]
     return Order.model_validate_json(ordered[3]).what
 
 
@@ -86,7 +86,7 @@ def test_a_wrong_field_is_named(ordered: list[str], capsys: pytest.CaptureFixtur
 def test_neither_help_nor_checks_load_gevent() -> None:
     """Its patches would reach whatever else runs in the process."""
     code = (
-        "import sys; from resrank_stack.cli.app import run; run(['loadtest', 'run', '--help']); "
+        "import sys; from resrank.stack.cli.app import run; run(['loadtest', 'run', '--help']); "
         f"run(['loadtest', 'run', {SEARCH!r}, '--host', '10.0.0.9']); sys.exit('gevent' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resrank.checkpoint import read_spec, validate_folder
-from resrank_export import adapters
-from resrank_stack.cli.app import run
-from resrank_stack.demo import DemoSettings, Screen, choose_checkpoint
+from resrank.core.checkpoint import read_spec, validate_folder
+from resrank.export import adapters
+from resrank.stack.cli.app import run
+from resrank.stack.demo import DemoSettings, Screen, choose_checkpoint
 from support.tiny_adapter import cached_backbones, make_tiny_adapter
 from support.tiny_checkpoint import make_tiny_checkpoint
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from resrank.errors import StackError
-from resrank_stack.ports import choose_ports, is_free
+from resrank.core.errors import StackError
+from resrank.stack.ports import choose_ports, is_free
 
 
 def test_chosen_ports_are_free_and_different() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from resrank.errors import StackError
-from resrank_stack.process import ManagedProcess, describe_exit
+from resrank.core.errors import StackError
+from resrank.stack.process import ManagedProcess, describe_exit
 
 WAIT = "import time; time.sleep(600)"
 

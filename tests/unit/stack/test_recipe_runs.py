@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from resrank.adapter import validate_adapter
-from resrank.checkpoint import CheckpointSpec, Pooling, Projector, validate_folder
-from resrank_export.adapters import merge_adapter
-from resrank_stack.cli.app import run
-from resrank_training import trainer
-from resrank_training.batches import Tokenizers
-from resrank_training.development import Development, DevelopmentScore
-from resrank_training.embedding_table import EmbeddingTable, encode_texts
-from resrank_training.evaluation.scorer import CandidateVectors
-from resrank_training.evaluation.torch_scorer import TorchScorer
-from resrank_training.list_scores import score_lists
-from resrank_training.stage_config import Precision
-from resrank_training.trainable import ROLES, TrainableResRank
+from resrank.core.adapter import validate_adapter
+from resrank.core.checkpoint import CheckpointSpec, Pooling, Projector, validate_folder
+from resrank.evaluation.scorer import CandidateVectors
+from resrank.evaluation.torch_scorer import TorchScorer
+from resrank.export.adapters import merge_adapter
+from resrank.stack.cli.app import run
+from resrank.training import trainer
+from resrank.training.batches import Tokenizers
+from resrank.training.development import Development, DevelopmentScore
+from resrank.training.embedding_table import EmbeddingTable, encode_texts
+from resrank.training.list_scores import score_lists
+from resrank.training.stage_config import Precision
+from resrank.training.trainable import ROLES, TrainableResRank
 from support.tiny_checkpoint import byte_level_tokenizer, make_llama, make_qwen3
 from support.tiny_run import losses
 from support.tiny_training import tiny_lists

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from resrank.checkpoint import read_spec
-from resrank.engines.base import EngineKind, Precision
-from resrank.errors import StackError
-from resrank.manifest import CheckpointFacts, EngineHost, Manifest, Runtime, write_manifest
-from resrank.names import CHECKPOINT_DIR, Model
-from resrank_stack.check import Status
-from resrank_stack.gpu import Gpu, Machine, TensorRtBackend
-from resrank_stack.refusal import Refusal
-from resrank_stack.repository_check import check_repository, require_servable
-from resrank_stack.triton_install import TritonInstall
+from resrank.core.checkpoint import read_spec
+from resrank.core.errors import StackError
+from resrank.core.names import CHECKPOINT_DIR, Model
+from resrank.export.manifest import CheckpointFacts, EngineHost, Manifest, Runtime, write_manifest
+from resrank.serving.engines.base import EngineKind, Precision
+from resrank.stack.check import Status
+from resrank.stack.gpu import Gpu, Machine, TensorRtBackend
+from resrank.stack.refusal import Refusal
+from resrank.stack.repository_check import check_repository, require_servable
+from resrank.stack.triton_install import TritonInstall
 from support.tiny_manifest import make_manifest, make_plan_facts, with_plans
 
 GRAPH, PLAN = b"an exported graph", b"a plan" * 1000

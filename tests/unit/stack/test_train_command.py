@@ -12,17 +12,17 @@ import pytest
 import torch
 import yaml
 
-from resrank.adapter import validate_adapter
-from resrank.checkpoint import read_spec, validate_folder
-from resrank.modeling import ResRankModel
-from resrank_export.adapters import merge_adapter
-from resrank_stack.cli.app import run
-from resrank_training.batches import Tokenizers
-from resrank_training.development import Development, DevelopmentScore
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.list_scores import score_lists
-from resrank_training.stage_config import ModelConfig
-from resrank_training.trainable import TrainableResRank
+from resrank.core.adapter import validate_adapter
+from resrank.core.checkpoint import read_spec, validate_folder
+from resrank.export.adapters import merge_adapter
+from resrank.model.modeling import ResRankModel
+from resrank.stack.cli.app import run
+from resrank.training.batches import Tokenizers
+from resrank.training.development import Development, DevelopmentScore
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.list_scores import score_lists
+from resrank.training.stage_config import ModelConfig
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
 from support.tiny_training import tiny_lists
 
@@ -134,7 +134,7 @@ def test_full_parameter_training_gives_a_full_checkpoint_that_scores_as_the_trai
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reranker in full, the encoder by LoRA; the model's own scores are caught when it is written."""
-    from resrank_stack import training_run
+    from resrank.stack import training_run
 
     caught: list[np.ndarray] = []
     original = training_run.RunCheckpointWriter.write
@@ -192,7 +192,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     better: list[DevelopmentScore],
 ) -> None:  # fmt: skip
-    from resrank_training.stages.joint import Joint
+    from resrank.training.stages.joint import Joint
 
     def interrupted(*_: object) -> dict[str, float]:
         raise KeyboardInterrupt
@@ -238,7 +238,7 @@ def test_wrong_usage_and_configs_are_2_and_leave_nothing(
 def test_what_does_not_fit_the_start_is_told_before_candidates_are_mined(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resrank_stack.training_run.load_data", lambda *_: pytest.fail("candidates were mined"))
+    monkeypatch.setattr("resrank.stack.training_run.load_data", lambda *_: pytest.fail("candidates were mined"))
     closed = ["--set", "model.fusion.gate.start=0", "--set", "model.fusion.gate.learned=false"]
     assert run(["train", str(config), *closed]) == 2
     assert "model.fusion.gate.learned: false at a gate of 0" in capsys.readouterr().err
@@ -282,7 +282,7 @@ def test_explaining_imports_no_torch() -> None:
     import sys
 
     program = (
-        "import sys; from resrank_stack.cli.app import run; run(['train', '--explain'])\n"
+        "import sys; from resrank.stack.cli.app import run; run(['train', '--explain'])\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)

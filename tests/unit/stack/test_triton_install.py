@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from resrank.errors import StackError
-from resrank_stack import triton_install
-from resrank_stack.triton_install import find_libpython, find_triton, is_loadable
+from resrank.core.errors import StackError
+from resrank.stack import triton_install
+from resrank.stack.triton_install import find_libpython, find_triton, is_loadable
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resrank_training.attention import training_attention
+from resrank.training.attention import training_attention
 
 
 class Layer(nn.Module):

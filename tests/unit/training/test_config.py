@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig
-from resrank_training.config_file import load_config
+from resrank.core.errors import InvalidInputError
+from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig
+from resrank.training.config_file import load_config
 
 CONFIG = """
 name: tiny

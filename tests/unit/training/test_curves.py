@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from resrank.errors import TrainingError
-from resrank_training.curves import draw_curves
+from resrank.core.errors import TrainingError
+from resrank.training.curves import draw_curves
 
 
 def record(kind: str, stage: str, total_step: int, **values: float) -> str:

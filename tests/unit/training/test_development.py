@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from resrank_training import development
-from resrank_training.config import EvaluationConfig
-from resrank_training.development import Development, mean_ndcg
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training import development
+from resrank.training.config import EvaluationConfig
+from resrank.training.development import Development, mean_ndcg
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import tiny_lists, tiny_trainable
 

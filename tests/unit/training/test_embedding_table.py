@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from resrank.errors import InvalidInputError
-from resrank_training.batches import Tokenizers, token_budget_chunks
-from resrank_training.embedding_table import EmbeddingTable, encode_texts
-from resrank_training.lists import CandidateList, TrainingPassage
-from resrank_training.trainable import TrainableResRank
+from resrank.core.errors import InvalidInputError
+from resrank.training.batches import Tokenizers, token_budget_chunks
+from resrank.training.embedding_table import EmbeddingTable, encode_texts
+from resrank.training.lists import CandidateList, TrainingPassage
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import tiny_lists, tiny_trainable
 

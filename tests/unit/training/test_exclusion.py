@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resrank.errors import InvalidInputError
-from resrank_training.exclusion import (
+from resrank.core.errors import InvalidInputError
+from resrank.training.exclusion import (
     Exclusion,
     LeakError,
     document_key,

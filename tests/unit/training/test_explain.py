@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, Field
 from rich.console import Console
 
-from resrank_training.config import TrainConfig
-from resrank_training.explain import FieldHelp, describe, explain_table
+from resrank.training.config import TrainConfig
+from resrank.training.explain import FieldHelp, describe, explain_table
 
 
 class Colour(StrEnum):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from resrank_training.batches import TextChunk, Tokenizers, equal_chunks
-from resrank_training.gradient_cache import CachedEncoding
-from resrank_training.stage_config import EncoderAlignmentConfig
-from resrank_training.trainable import TrainableResRank
+from resrank.training.batches import TextChunk, Tokenizers, equal_chunks
+from resrank.training.gradient_cache import CachedEncoding
+from resrank.training.stage_config import EncoderAlignmentConfig
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import SENTENCES, make_tiny_checkpoint
 from support.tiny_training import tiny_trainable
 

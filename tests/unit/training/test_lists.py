@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from resrank_stack.cli.exit_codes import ExitCode, exit_code
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.listwise_file import ListwiseFile, ListwiseFileError
+from resrank.stack.cli.exit_codes import ExitCode, exit_code
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.listwise_file import ListwiseFile, ListwiseFileError
 
 GOOD: dict[str, Any] = {
     "id": "q1",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from resrank_training.losses.contrastive import cosines, false_negatives, info_nce
-from resrank_training.losses.ranking import RankingLoss, ranking_loss
+from resrank.training.losses.contrastive import cosines, false_negatives, info_nce
+from resrank.training.losses.ranking import RankingLoss, ranking_loss
 
 KINDS = ("ranknet", "listmle", "softmax")
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from resrank.errors import InvalidInputError
-from resrank_stack.training_index import StoreIndexes
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.mining import Retriever, mine
-from resrank_training.pool import JudgedQuestion, PassagePool, PoolBuilder, merged_grades, pooled
+from resrank.core.errors import InvalidInputError
+from resrank.stack.training_index import StoreIndexes
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.mining import Retriever, mine
+from resrank.training.pool import JudgedQuestion, PassagePool, PoolBuilder, merged_grades, pooled
 from support.exact_index import ExactIndex, ExactIndexes
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from resrank.errors import CheckpointError
-from resrank_training.optimization import StageOptimizer, rate_factor
-from resrank_training.stage_config import GroupName, StageConfig
-from resrank_training.trainable import ParameterGroup
+from resrank.core.errors import CheckpointError
+from resrank.training.optimization import StageOptimizer, rate_factor
+from resrank.training.stage_config import GroupName, StageConfig
+from resrank.training.trainable import ParameterGroup
 
 
 def test_rates_rise_linearly_and_fall_by_a_cosine() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resrank_training.precision import settled
-from resrank_training.stage_config import ModelConfig, Precision
+from resrank.training.precision import settled
+from resrank.training.stage_config import ModelConfig, Precision
 
 CPU = torch.device("cpu")
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from resrank.errors import TrainingError
-from resrank_training.logs import read_log
-from resrank_training.processes import Processes, place_like, whole
-from resrank_training.run_folder import Opening
+from resrank.core.errors import TrainingError
+from resrank.training.logs import read_log
+from resrank.training.processes import Processes, place_like, whole
+from resrank.training.run_folder import Opening
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_processes import comparable_config
 from support.tiny_run import tiny_trainer

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from resrank.errors import InvalidInputError
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.projector_alignment import align_projector, ridge_projector, word_vectors
+from resrank.core.errors import InvalidInputError
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.projector_alignment import align_projector, ridge_projector, word_vectors
 from support.tiny_checkpoint import SENTENCES, make_tiny_checkpoint
 from support.tiny_training import tiny_lists, tiny_trainable
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from resrank.errors import InvalidInputError
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.list_scores import score_lists
-from resrank_training.projector_ranking import rank_projectors
-from resrank_training.stage_config import RankingLossConfig
+from resrank.core.errors import InvalidInputError
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.list_scores import score_lists
+from resrank.training.projector_ranking import rank_projectors
+from resrank.training.stage_config import RankingLossConfig
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import tiny_lists, tiny_trainable
 

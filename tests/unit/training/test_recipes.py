@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from resrank.checkpoint import is_adapter
-from resrank_training.config import StartFromCheckpoint
-from resrank_training.config_file import load_config
-from resrank_training.data_config import Leaks
-from resrank_training.mining import Rows
-from resrank_training.pool import PassagePool
-from resrank_training.sources import load_data
+from resrank.core.checkpoint import is_adapter
+from resrank.training.config import StartFromCheckpoint
+from resrank.training.config_file import load_config
+from resrank.training.data_config import Leaks
+from resrank.training.mining import Rows
+from resrank.training.pool import PassagePool
+from resrank.training.sources import load_data
 
 ROOT = Path(__file__).parents[3]
 RECIPES = Path("training", "recipes")

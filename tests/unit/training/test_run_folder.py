@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from resrank.errors import TrainingError
-from resrank_training.run_folder import Opening, RunFolder
+from resrank.core.errors import TrainingError
+from resrank.training.run_folder import Opening, RunFolder
 from support.tiny_run import tiny_config
 
 

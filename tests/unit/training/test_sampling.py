@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from resrank_training.data_config import CandidatesConfig
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.sampling import CandidateSampler
+from resrank.training.data_config import CandidatesConfig
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.sampling import CandidateSampler
 
 
 def make_list(labels: list[float], kind: LabelKind = LabelKind.GRADES) -> CandidateList:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from resrank.errors import InvalidInputError
-from resrank_training.data_config import DataConfig
-from resrank_training.exclusion import LeakError
-from resrank_training.lists import LabelKind
-from resrank_training.mining import Rows
-from resrank_training.pool import PassagePool
-from resrank_training.sources import TrainingData, load_data
+from resrank.core.errors import InvalidInputError
+from resrank.training.data_config import DataConfig
+from resrank.training.exclusion import LeakError
+from resrank.training.lists import LabelKind
+from resrank.training.mining import Rows
+from resrank.training.pool import PassagePool
+from resrank.training.sources import TrainingData, load_data
 
 
 class WordOverlap:

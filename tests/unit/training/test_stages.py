@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resrank_training.batches import TextPool, Tokenizers, contrastive_masks, padded_rows, ranking_batch
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.list_scores import score_lists
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.losses.contrastive import info_nce
-from resrank_training.losses.ranking import ranking_loss
-from resrank_training.stage_config import (
+from resrank.training.batches import TextPool, Tokenizers, contrastive_masks, padded_rows, ranking_batch
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.list_scores import score_lists
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.losses.contrastive import info_nce
+from resrank.training.losses.ranking import ranking_loss
+from resrank.training.stage_config import (
     EncoderAlignmentConfig,
     JointConfig,
     RerankerAlignmentConfig,
 )
-from resrank_training.stages.encoder_alignment import EncoderAlignment
-from resrank_training.stages.joint import Joint
-from resrank_training.stages.reranker_alignment import RerankerAlignment
-from resrank_training.stages.stage import Stage
-from resrank_training.stored_vectors import as_stored
-from resrank_training.trainable import TrainableResRank
+from resrank.training.stages.encoder_alignment import EncoderAlignment
+from resrank.training.stages.joint import Joint
+from resrank.training.stages.reranker_alignment import RerankerAlignment
+from resrank.training.stages.stage import Stage
+from resrank.training.stored_vectors import as_stored
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import disturb_adapters, tiny_lists, tiny_trainable
 

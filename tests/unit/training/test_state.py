@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from resrank.errors import CheckpointError, TrainingError
-from resrank_training import state
-from resrank_training.development import DevelopmentScore
-from resrank_training.sources import Source, TrainingData
-from resrank_training.state import Best, Origin, Progress, StateFolder, data_sha256
+from resrank.core.errors import CheckpointError, TrainingError
+from resrank.training import state
+from resrank.training.development import DevelopmentScore
+from resrank.training.sources import Source, TrainingData
+from resrank.training.state import Best, Origin, Progress, StateFolder, data_sha256
 from support.tiny_run import tiny_config, tiny_data
 
 

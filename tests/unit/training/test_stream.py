@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank_training.data_config import CandidatesConfig
-from resrank_training.lists import CandidateList, LabelKind, TrainingPassage
-from resrank_training.sampling import CandidateSampler
-from resrank_training.sources import Source
-from resrank_training.stream import ROUND, ListStream
+from resrank.training.data_config import CandidatesConfig
+from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
+from resrank.training.sampling import CandidateSampler
+from resrank.training.sources import Source
+from resrank.training.stream import ROUND, ListStream
 
 SAMPLER = CandidateSampler(CandidatesConfig(min_passages=2, max_passages=6))
 

@@ -15,20 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel
 
-from resrank.checkpoint import Norm
-from resrank.errors import CheckpointError, InvalidInputError
-from resrank.scoring import ranking, score
-from resrank_training.batches import Tokenizers, ranking_batch
-from resrank_training.embedding_table import EmbeddingTable
-from resrank_training.list_scores import score_lists
-from resrank_training.stage_config import (
+from resrank.core.checkpoint import Norm
+from resrank.core.errors import CheckpointError, InvalidInputError
+from resrank.core.scoring import ranking, score
+from resrank.training.batches import Tokenizers, ranking_batch
+from resrank.training.embedding_table import EmbeddingTable
+from resrank.training.list_scores import score_lists
+from resrank.training.stage_config import (
     EncoderAlignmentConfig,
     GroupName,
     GroupOptimization,
     JointConfig,
     RerankerAlignmentConfig,
 )
-from resrank_training.trainable import TrainableResRank
+from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import disturb_adapters, tiny_lists, tiny_trainable
 

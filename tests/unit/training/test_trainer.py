@@ -18,16 +18,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from resrank.errors import InvalidInputError, TrainingError
-from resrank_training import trainer
-from resrank_training.config import TrainConfig
-from resrank_training.config_file import parse_config
-from resrank_training.development import Development, DevelopmentScore
-from resrank_training.lists import CandidateList
-from resrank_training.logs import read_log
-from resrank_training.run_folder import Opening
-from resrank_training.stages.joint import Joint
-from resrank_training.stages.reranker_alignment import RerankerAlignment
+from resrank.core.errors import InvalidInputError, TrainingError
+from resrank.training import trainer
+from resrank.training.config import TrainConfig
+from resrank.training.config_file import parse_config
+from resrank.training.development import Development, DevelopmentScore
+from resrank.training.lists import CandidateList
+from resrank.training.logs import read_log
+from resrank.training.run_folder import Opening
+from resrank.training.stages.joint import Joint
+from resrank.training.stages.reranker_alignment import RerankerAlignment
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_run import RecordingWriter, development, losses, tiny_config, tiny_data, tiny_trainer
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-from resrank.checkpoint import Pooling
-from resrank.modeling import ResRankModel
-from resrank.tokenization import EncoderTokenizer
-from resrank_export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.core.checkpoint import Pooling
+from resrank.core.tokenization import EncoderTokenizer
+from resrank.export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.model.modeling import ResRankModel
 from support.tiny_checkpoint import SENTENCES
 from support.tiny_families import make_backbone
 

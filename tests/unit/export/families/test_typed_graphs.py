@@ -14,18 +14,18 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from resrank.checkpoint import RERANKER_DIR
-from resrank.engines import EngineKind, EngineOptions, Precision, load_engine
-from resrank.modeling import ResRankModel
-from resrank.names import Model, Tensor
-from resrank.prompt import PromptLayout
-from resrank.scoring import normalize
-from resrank.tokenization import PromptTokenizer
-from resrank_export.parity import ParityGate, parity_table
-from resrank_export.profiles import default_profiles
-from resrank_export.tensorrt import EngineBuilder
-from resrank_export.typed_graphs import TypedGraph
-from resrank_export.typed_parity import TypedGraphEngine, check_typed
+from resrank.core.checkpoint import RERANKER_DIR
+from resrank.core.names import Model, Tensor
+from resrank.core.prompt import PromptLayout
+from resrank.core.scoring import normalize
+from resrank.core.tokenization import PromptTokenizer
+from resrank.export.parity import ParityGate, parity_table
+from resrank.export.profiles import default_profiles
+from resrank.export.tensorrt import EngineBuilder
+from resrank.export.typed_graphs import TypedGraph
+from resrank.export.typed_parity import TypedGraphEngine, check_typed
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import EngineKind, EngineOptions, Precision, load_engine
 from support.tiny_families import DECODERS, ENCODERS, LAYERS, make_family_checkpoint, make_projected_checkpoint
 
 PROJECTORS = "llama behind projectors"

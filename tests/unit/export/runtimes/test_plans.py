@@ -17,21 +17,21 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.checkpoint import file_sha256, read_spec
-from resrank.engines import EngineKind, Precision
-from resrank.errors import ExportError, ParityError
-from resrank.manifest import EngineHost, Runtime, read_manifest
-from resrank.modeling import ResRankModel
-from resrank.names import Model
-from resrank_export import exporter, typed_graphs
-from resrank_export.export_options import ExportOptions
-from resrank_export.exporter import ExportReport, export_checkpoint
-from resrank_export.profiles import RerankerProfile
-from resrank_export.tensorrt import EngineBuilder
-from resrank_export.typed_graphs import TypedGraph
-from resrank_stack.check import Status
-from resrank_stack.gpu import Machine
-from resrank_stack.repository_check import check_repository
+from resrank.core.checkpoint import file_sha256, read_spec
+from resrank.core.errors import ExportError, ParityError
+from resrank.core.names import Model
+from resrank.export import exporter, typed_graphs
+from resrank.export.export_options import ExportOptions
+from resrank.export.exporter import ExportReport, export_checkpoint
+from resrank.export.manifest import EngineHost, Runtime, read_manifest
+from resrank.export.profiles import RerankerProfile
+from resrank.export.tensorrt import EngineBuilder
+from resrank.export.typed_graphs import TypedGraph
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import EngineKind, Precision
+from resrank.stack.check import Status
+from resrank.stack.gpu import Machine
+from resrank.stack.repository_check import check_repository
 from support.tiny_families import make_family_checkpoint
 
 ENGINES = (Model.ENCODER, Model.RERANKER)

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from resrank.engines import EngineKind, Precision
-from resrank.engines.tensorrt import load_tensorrt
-from resrank.errors import ExportError
-from resrank_export.tensorrt import EngineBuilder, load_builder
+from resrank.core.errors import ExportError
+from resrank.export.tensorrt import EngineBuilder, load_builder
+from resrank.serving.engines import EngineKind, Precision
+from resrank.serving.engines.tensorrt import load_tensorrt
 
 SaveAttention = Callable[..., Path]
 Shapes = dict[str, tuple[tuple[int, ...], ...]]
@@ -224,7 +224,7 @@ def on_an_l4(rtx: EngineBuilder, monkeypatch: pytest.MonkeyPatch) -> EngineBuild
     Production TensorRT needs NVIDIA's own index to install and a GPU to start.
     """
     monkeypatch.setitem(sys.modules, "tensorrt", load_tensorrt(EngineKind.TENSORRT_RTX))
-    monkeypatch.setattr("resrank_export.tensorrt.flavours.Gpu", lambda _: SimpleNamespace(capability=(8, 9)))
+    monkeypatch.setattr("resrank.export.tensorrt.flavours.Gpu", lambda _: SimpleNamespace(capability=(8, 9)))
     return load_builder(EngineKind.TENSORRT)
 
 

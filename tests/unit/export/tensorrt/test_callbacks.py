@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resrank_export.tensorrt.callbacks import ErrorLines, Interruption, one_line
+from resrank.export.tensorrt.callbacks import ErrorLines, Interruption, one_line
 
 NO_DRIVER = (
     "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at "

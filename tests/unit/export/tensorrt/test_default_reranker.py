@@ -15,16 +15,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from resrank.checkpoint import CHECKPOINT_FILE, RERANKER_DIR, CheckpointSpec
-from resrank.engines import Precision
-from resrank.modeling import ResRankModel
-from resrank.names import Model
-from resrank.prompt import PromptLayout
-from resrank.tokenization import PromptTokenizer
-from resrank_export.adapters import default_adapter_folder
-from resrank_export.profiles import default_profiles
-from resrank_export.tensorrt import EngineBuilder
-from resrank_export.typed_graphs import TypedGraph
+from resrank.core.checkpoint import CHECKPOINT_FILE, RERANKER_DIR, CheckpointSpec
+from resrank.core.names import Model
+from resrank.core.prompt import PromptLayout
+from resrank.core.tokenization import PromptTokenizer
+from resrank.export.adapters import default_adapter_folder
+from resrank.export.profiles import default_profiles
+from resrank.export.tensorrt import EngineBuilder
+from resrank.export.typed_graphs import TypedGraph
+from resrank.model.modeling import ResRankModel
+from resrank.serving.engines import Precision
 from support.backbone_sizes import Backbone
 from support.graph_cost import graph_cost
 

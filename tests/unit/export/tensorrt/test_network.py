@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from resrank.engines import Precision
-from resrank.errors import ExportError
-from resrank_export.tensorrt import EngineBuilder
+from resrank.core.errors import ExportError
+from resrank.export.tensorrt import EngineBuilder
+from resrank.serving.engines import Precision
 
 FLOAT, HALF, BOOL = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BOOL
 SaveGraph = Callable[..., Path]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from resrank_stack.tuning.choice import ROUNDS, Choice, Sample, Setting, choose
+from resrank.stack.tuning.choice import ROUNDS, Choice, Sample, Setting, choose
 
 DEFAULT = Setting(1, 2, 8)
 SPLIT = Setting(2, 1, 8)

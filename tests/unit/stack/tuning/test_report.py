@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from resrank.names import Model
-from resrank_stack.serve import tuned_settings, tuning_table
-from resrank_stack.tuning.choice import Choice, Sample, Setting
-from resrank_stack.tuning.settings import ModelSettings, write_settings
+from resrank.core.names import Model
+from resrank.stack.serve import tuned_settings, tuning_table
+from resrank.stack.tuning.choice import Choice, Sample, Setting
+from resrank.stack.tuning.settings import ModelSettings, write_settings
 from support.tiny_manifest import write_tiny_manifest
 
 DEFAULT, SPLIT, SINGLE = Setting(1, 2, 8), Setting(2, 1, 8), Setting(1, 2, 1)

@@ -9,15 +9,15 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.errors import StackError
-from resrank.manifest import Runtime
-from resrank.names import Model
-from resrank_export.model_configs import templates_folder
-from resrank_stack.tuning import settings as tuned
-from resrank_stack.tuning.choice import Setting
-from resrank_stack.tuning.repository import derive, read_config
-from resrank_stack.tuning.settings import MachineFacts, ModelSettings, read_settings, settings_file, write_settings
-from resrank_stack.tuning.tune import settings_of, tune
+from resrank.core.errors import StackError
+from resrank.core.names import Model
+from resrank.export.manifest import Runtime
+from resrank.export.model_configs import templates_folder
+from resrank.stack.tuning import settings as tuned
+from resrank.stack.tuning.choice import Setting
+from resrank.stack.tuning.repository import derive, read_config
+from resrank.stack.tuning.settings import MachineFacts, ModelSettings, read_settings, settings_file, write_settings
+from resrank.stack.tuning.tune import settings_of, tune
 from support.tiny_manifest import write_tiny_manifest
 
 CHOSEN = {

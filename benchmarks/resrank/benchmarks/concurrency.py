@@ -1,0 +1,203 @@
+"""``rerank`` under 1 to 64 callers at once, against its engines alone at the batch that suits them best."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.interleaving import Progress
+from resrank.benchmarks.load import Load, Outcome, closed_loop
+from resrank.benchmarks.measurement import Bound, Measurement, Side
+from resrank.benchmarks.study import Plot, Series, Study
+from resrank.benchmarks.workload import RerankWorkload, rerank_workload
+from resrank.client import AsyncResRankClient
+from resrank.core.names import Model
+from resrank.serving.engines import Engine, load_engine
+from resrank.stack.triton_process import TritonProcess
+
+TARGET = 0.9
+CALLERS = (1, 2, 4, 8, 16, 32, 64)
+JUDGED = 16
+BATCHES = (1, 2, 4, 8, 16)
+
+_TIMEOUT_S = 60.0
+_LEVEL_S = 6.0  # of requests at each number of callers, at the speed of one caller
+_BATCH_S = 1.5  # of calls at each batch size
+_ROUND_S = 20.0  # of one side in the judged rounds: the first and last calls of a loop have less company
+_ROUNDS = 3
+
+
+def run(
+    deployment: Deployment,
+    *,
+    callers: Sequence[int] = CALLERS,
+    rounds: int = _ROUNDS,
+    progress: Progress = lambda _: None,
+) -> Study:
+    """Measures answers a second for a 24-token query and 100 candidates, embeddings given.
+
+    The engines are called in this process with inputs that were prepared beforehand: nothing but their time counts. The
+    judged ratio is measured in rounds, both sides in turn.
+
+    Args:
+        deployment: What is served.
+        callers: Numbers of callers at once; the judged one is added.
+        rounds: Of the judged comparison.
+        progress: Called with one line per step.
+
+    Raises:
+        BenchmarkError: The checkpoint is too small for the request.
+        EngineError: An engine is not installed or refuses its graph.
+        StackError: Triton cannot be started.
+    """
+    workload = rerank_workload(deployment)
+    progress("loading the engines")
+    engines = EnginesAlone(deployment, workload)
+    progress(f"timing the engines alone at {', '.join(map(str, BATCHES))} rows")
+    alone = {rows: engines.rows_per_s(rows, _BATCH_S) for rows in BATCHES}
+    best = max(alone, key=lambda rows: alone[rows])
+    progress("starting Triton")
+    with TritonProcess(deployment.repository) as triton:
+        levels, ensemble, direct = asyncio.run(
+            _measure(triton.grpc_address, workload, engines, best, callers, rounds, progress)
+        )
+    measurement = Measurement(
+        name="concurrency",
+        unit="requests/s",
+        measured=Side.of(f"ensemble, {JUDGED} callers", ensemble),
+        baseline=Side.of(f"engines alone, {best} rows a call", direct),
+        bound=Bound.AT_LEAST,
+        target=TARGET,
+        facts={"rows a call at best": best},
+    )
+    return _study(levels, alone, measurement)
+
+
+class EnginesAlone:
+    """A repository's engines in this process, as the ensemble would use them."""
+
+    def __init__(self, deployment: Deployment, workload: RerankWorkload) -> None:
+        """Loads them.
+
+        Args:
+            deployment: Whose engines.
+            workload: The row that they compute.
+
+        Raises:
+            EngineError: An engine is not installed or refuses its graph.
+        """
+        self._calls: list[tuple[Engine, Mapping[str, NDArray[Any]]]] = []
+        if deployment.spec.fusion.query_residual:
+            encoder = load_engine(deployment.graph(Model.ENCODER), deployment.engine_options(Model.ENCODER))
+            self._calls.append((encoder, workload.encoder_inputs))
+        reranker = load_engine(deployment.graph(Model.RERANKER), deployment.engine_options(Model.RERANKER))
+        self._calls.append((reranker, workload.served_reranker_inputs))
+
+    def rows_per_s(self, rows: int, seconds: float) -> float:
+        """Requests a second, each an encoding (where the scores need it) and a pass of the reranker.
+
+        Args:
+            rows: Requests in one call of each engine.
+            seconds: For how long, after one call that is not timed; at least one more call is.
+        """
+        batches = [
+            (engine, {name: np.repeat(array, rows, axis=0) for name, array in inputs.items()})
+            for engine, inputs in self._calls
+        ]
+        calls, elapsed = -1, 0.0
+        started = time.perf_counter()
+        while calls < 1 or elapsed < seconds:
+            for engine, inputs in batches:
+                engine.run(inputs)
+            calls += 1
+            if calls == 0:  # the first sight of a shape costs extra
+                started = time.perf_counter()
+            elapsed = time.perf_counter() - started
+        return calls * rows / elapsed
+
+
+async def _measure(
+    address: str,
+    workload: RerankWorkload,
+    engines: EnginesAlone,
+    best: int,
+    callers: Sequence[int],
+    rounds: int,
+    progress: Progress,
+) -> tuple[dict[int, Load], list[float], list[float]]:
+    async with AsyncResRankClient(address, timeout_s=_TIMEOUT_S) as client:
+
+        async def send() -> object:
+            return await client.rerank(workload.query, workload.candidates)
+
+        warm = await closed_loop(send, callers=JUDGED, requests=JUDGED)
+        per_level = max(8, int(warm.answered_per_s * _LEVEL_S))
+        per_round = int(warm.answered_per_s * _ROUND_S)
+        levels: dict[int, Load] = {}
+        for number in callers:
+            progress(f"{number} callers")
+            levels[number] = await closed_loop(send, callers=number, requests=max(per_level, 2 * number))
+        ensemble: list[float] = []
+        direct: list[float] = []
+        for turn in range(1, rounds + 1):
+            progress(f"round {turn} of {rounds}: {JUDGED} callers, then the engines alone")
+            load = await closed_loop(send, callers=JUDGED, requests=max(per_round, 4 * JUDGED))
+            ensemble.append(load.answered_per_s)
+            direct.append(engines.rows_per_s(best, _ROUND_S))  # Triton idles meanwhile: nothing is in flight
+    return levels, ensemble, direct
+
+
+def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: Measurement) -> Study:
+    rows = []
+    for number, load in levels.items():
+        median, p95 = np.percentile(load.latencies_ms(), (50, 95))
+        rows.append(
+            (
+                number,
+                load.answered_per_s,
+                float(median),
+                float(p95),
+                load.count(Outcome.SHED),
+                load.answered_per_s / measurement.baseline.median,
+                load.client_cores,
+            )
+        )
+    best = measurement.baseline.median
+    ensemble = Series("ensemble", tuple(map(float, levels)), tuple(load.answered_per_s for load in levels.values()))
+    ceiling = Series("engines alone, best batch", ensemble.x, (best,) * len(ensemble.x))
+    by_rows = ", ".join(f"{count}: {speed:.2f}" for count, speed in alone.items())
+    return Study(
+        name="concurrency",
+        title="rerank, 100 candidates: throughput against callers at once",
+        columns=(
+            "callers",
+            "answers/s",
+            "median, ms",
+            "p95, ms",
+            "shed",
+            "share of the engines alone",
+            "client, cores",
+        ),
+        rows=tuple(rows),
+        measurements=(measurement,),
+        plots=(
+            Plot(
+                "concurrency",
+                "rerank, 100 candidates",
+                "callers at once",
+                "answers/s",
+                (ensemble, ceiling),
+                log_x=True,
+            ),
+        ),
+        notes=(
+            f"The engines alone, rows in a call to requests/s: {by_rows}.",
+            "A caller who is shed comes back after half a second; latencies are those of answers.",
+        ),
+    )

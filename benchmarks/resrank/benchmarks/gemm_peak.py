@@ -1,0 +1,38 @@
+"""What this machine's matrix products reach at best."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from resrank.serving.engines import Precision
+
+_SIZES = (512, 1024, 1536, 2048)
+_SECONDS_PER_SIZE = 0.4
+_DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
+
+
+def gemm_peak_gflops(precision: Precision, threads: int) -> float:
+    """The fastest square product of torch, in GFLOP/s, over several sizes.
+
+    Args:
+        precision: Of both operands.
+        threads: To compute on.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return max(_gflops(size, _DTYPES[precision]) for size in _SIZES)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _gflops(size: int, dtype: torch.dtype) -> float:
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    product = torch.matmul(left, right)  # warms up and allocates the result
+    best, end = float("inf"), time.perf_counter() + _SECONDS_PER_SIZE
+    while (started := time.perf_counter()) < end:
+        torch.matmul(left, right, out=product)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9

@@ -1,0 +1,200 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from grpc import aio
+from numpy.typing import NDArray
+from tenacity import AsyncRetrying
+
+from resrank.client import plans
+from resrank.client.base import CLOSED, ClientBase
+from resrank.client.calls import Call
+from resrank.client.channels import open_aio_channel
+from resrank.client.deadline import Deadline
+from resrank.client.metadata import Metadata
+from resrank.client.results import HealthReport, RerankResult, SearchResult
+from resrank.client.retries import retry_policy
+from resrank.client.settings import TlsConfig
+from resrank.client.transport_errors import to_resrank_error
+from resrank.client.triton_calls import Float32
+from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.names import Model
+from resrank.core.sidecar.searching import Mode
+
+T = TypeVar("T")
+
+
+class AsyncResRankClient(ClientBase[aio.Channel]):
+    """Embeds, reranks and searches over gRPC, for asyncio.
+
+    The methods, arguments, results and errors are those of :class:`~resrank.client.client.ResRankClient`, as
+    coroutines. One client serves any number of tasks of one event loop. A cancelled task cancels its requests.
+
+    Example:
+        >>> async with AsyncResRankClient("localhost:8001") as client:
+        ...     result = await client.rerank("who wrote the first algorithm?", passages=texts)
+    """
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the channels; calls under way in other tasks fail. Closing twice does nothing."""
+        for channel in self._disconnect():
+            await channel.close()
+
+    async def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        candidates: int = 100,
+        mode: Mode = "hybrid",
+        rerank: bool = True,
+        truncate: bool = False,
+        route: plans.Route = "client",
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> SearchResult:
+        """As :meth:`ResRankClient.search`."""
+        plan = plans.search(
+            self._facts,
+            query,
+            k=k,
+            candidates=candidates,
+            mode=mode,
+            rerank=rerank,
+            truncate=truncate,
+            route=route,
+        )
+        return await self._run(plan, timeout_s, traceparent)
+
+    async def rerank(
+        self,
+        query: str,
+        candidates: NDArray[Any] | None = None,
+        *,
+        passages: Sequence[str] | None = None,
+        truncate: bool = False,
+        second_pass: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> RerankResult:
+        """As :meth:`ResRankClient.rerank`."""
+        plan = plans.rerank(self._facts, query, candidates, passages, truncate=truncate, second_pass=second_pass)
+        return await self._run(plan, timeout_s, traceparent)
+
+    async def embed_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """As :meth:`ResRankClient.embed_queries`."""
+        return await self._run(
+            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent
+        )
+
+    async def embed_passages(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        bulk: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """As :meth:`ResRankClient.embed_passages`."""
+        return await self._run(
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
+        )
+
+    async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
+        """As :meth:`ResRankClient.encoder_sha256`."""
+        return await self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+
+    async def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
+        """As :meth:`ResRankClient.health`."""
+        plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
+        return await self._run(plan, timeout_s, traceparent, retry=False)
+
+    async def _run(
+        self, plan: plans.Plan[T], timeout_s: float | None, traceparent: str | None, *, retry: bool = True
+    ) -> T:
+        """Drives a plan to its end; ``ResRankClient._run`` is its twin."""
+        deadline, metadata = self._begin(timeout_s, traceparent)
+        attempts = self._settings.max_attempts if retry else 1
+        try:
+            calls = next(plan)
+            while True:
+                try:
+                    results = await self._perform(calls, deadline, metadata, attempts)
+                except ResRankError as error:
+                    calls = plan.throw(error)
+                else:
+                    calls = plan.send(results)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _perform(
+        self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int
+    ) -> list[Any]:
+        results: list[Any] = [None] * len(calls)
+        waiting = deque(enumerate(calls))
+
+        async def work() -> None:
+            while waiting:
+                index, call = waiting.popleft()
+                try:
+                    results[index] = await AsyncRetrying(**retry_policy(attempts, deadline))(
+                        self._send, call, deadline, metadata
+                    )
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        # After an error nothing more is sent and what is under way is waited for, as in ResRankClient._perform.
+        workers = (work() for _ in range(min(len(calls), self._settings.max_in_flight)))
+        for outcome in await asyncio.gather(*workers, return_exceptions=True):
+            if outcome is not None:
+                raise outcome
+        return results
+
+    async def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
+        method = self._method(call)
+        request = call.build(deadline.require(call.subject))
+        timeout = deadline.require(call.subject)
+        try:
+            response = await method(request, timeout=timeout, metadata=metadata)
+        except aio.AioRpcError as error:
+            typed = to_resrank_error(call, error.code(), error.details(), deadline)
+            if isinstance(typed, ServerUnavailableError):
+                self._facts.clear()
+            raise typed from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise ResRankError(CLOSED) from None  # close() cancelled the request; nobody cancelled this task
+            raise
+        except aio.UsageError as error:  # grpc's word for a channel that was closed meanwhile
+            raise ResRankError(CLOSED) from error
+        return call.parse(response)
+
+    def _open(self, address: str, tls: TlsConfig | None) -> aio.Channel:
+        return open_aio_channel(address, tls)

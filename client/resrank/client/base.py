@@ -1,0 +1,135 @@
+"""What the sync and the asyncio client have in common: settings, the closed state and the checks before a call."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from resrank.client.calls import Call, Server
+from resrank.client.deadline import Deadline
+from resrank.client.facts import FactsCache
+from resrank.client.metadata import Metadata, call_metadata
+from resrank.client.settings import (
+    DEFAULT_TIMEOUT_S,
+    DEFAULT_TRITON_ADDRESS,
+    ClientSettings,
+    TlsConfig,
+    check_timeout,
+)
+from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+
+C = TypeVar("C")
+
+CLOSED = "the client is closed: make a new one"
+
+_STUBS: dict[Server, Callable[[Any], Any]] = {
+    Server.TRITON: GRPCInferenceServiceStub,
+    Server.RETRIEVAL: RetrievalServiceStub,
+}
+
+
+class ClientBase(ABC, Generic[C]):
+    """Constructor and state of a client.
+
+    Args:
+        triton: ``host:port`` of Triton's gRPC endpoint.
+        retrieval: ``host:port`` of the retrieval sidecar; only ``search`` needs it.
+        timeout_s: Budget of each call in seconds, all its steps and retries included, unless the call gives its own.
+        max_attempts: How often a request is sent while no server answers (1: no retries). Nothing else is retried.
+        max_in_flight: Requests of one call that are under way at the same time, where it takes several.
+        tls: Transport security of the channel to Triton; None for plaintext.
+        retrieval_tls: The same for the sidecar.
+        bearer_token: Sent as ``authorization: Bearer …`` to both servers; a callable is asked once a call. Refused over
+            plaintext to other machines.
+        headers: Sent as metadata with every request to both servers, for instance what Triton's restricted protocols
+            want: ``{"triton-grpc-protocol-KEY": "VALUE"}``.
+        traceparent: Asked once a call for the W3C trace context to send along. Without it, and without the call's own,
+            OpenTelemetry's current span is sent where that library is installed.
+
+    Raises:
+        InvalidInputError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        triton: str = DEFAULT_TRITON_ADDRESS,
+        *,
+        retrieval: str | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_attempts: int = 4,
+        max_in_flight: int = 4,
+        tls: TlsConfig | None = None,
+        retrieval_tls: TlsConfig | None = None,
+        bearer_token: str | Callable[[], str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        traceparent: Callable[[], str | None] | None = None,
+    ) -> None:
+        self._settings = ClientSettings(
+            triton=triton,
+            retrieval=retrieval,
+            timeout_s=timeout_s,
+            max_attempts=max_attempts,
+            max_in_flight=max_in_flight,
+            tls=tls,
+            retrieval_tls=retrieval_tls,
+            bearer_token=bearer_token,
+            headers={} if headers is None else headers,
+            traceparent=traceparent,
+        )
+        self._facts = FactsCache()
+        self._closed = False
+        self._lock = threading.Lock()
+        # Channel and stub of each server, opened by its first request: asyncio's belong to the loop that runs then.
+        self._connections: dict[Server, tuple[C, Any]] = {}
+
+    def _begin(self, timeout_s: float | None, traceparent: str | None) -> tuple[Deadline, Metadata]:
+        """Starts the clock of a call and makes its metadata, in the caller's own thread or task."""
+        if self._closed:
+            raise ResRankError(CLOSED)
+        deadline = Deadline(self._settings.timeout_s if timeout_s is None else check_timeout(timeout_s))
+        return deadline, call_metadata(self._settings, traceparent)
+
+    def _endpoint(self, server: Server) -> tuple[str, TlsConfig | None]:
+        """Address and transport security of a server.
+
+        Raises:
+            InvalidInputError: The client was made without the sidecar's address.
+        """
+        if server is Server.TRITON:
+            return self._settings.triton, self._settings.tls
+        if self._settings.retrieval is None:
+            raise InvalidInputError(
+                "retrieval", "the client has no sidecar's address: make it with retrieval='host:port'"
+            )
+        return self._settings.retrieval, self._settings.retrieval_tls
+
+    def _method(self, call: Call[Any]) -> Any:
+        """The stub's method for a call; opens the channel when it is the first to this server."""
+        connection = self._connections.get(call.server)
+        if connection is None:
+            with self._lock:
+                if self._closed:
+                    raise ResRankError(CLOSED)
+                connection = self._connections.get(call.server)
+                if connection is None:
+                    channel = self._open(*self._endpoint(call.server))
+                    connection = channel, _STUBS[call.server](channel)
+                    self._connections[call.server] = connection
+        return getattr(connection[1], call.method)
+
+    @abstractmethod
+    def _open(self, address: str, tls: TlsConfig | None) -> C:
+        """Opens a channel of the client's own kind."""
+
+    def _disconnect(self) -> list[C]:
+        """Marks the client as closed and gives back the channels to close."""
+        with self._lock:
+            self._closed = True
+            channels = [channel for channel, _ in self._connections.values()]
+            self._connections.clear()
+        return channels

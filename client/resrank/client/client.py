@@ -1,0 +1,277 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from numpy.typing import NDArray
+from tenacity import Retrying
+
+from resrank.client import plans
+from resrank.client.base import CLOSED, ClientBase
+from resrank.client.calls import Call
+from resrank.client.channels import open_channel
+from resrank.client.deadline import Deadline
+from resrank.client.metadata import Metadata
+from resrank.client.results import HealthReport, RerankResult, SearchResult
+from resrank.client.retries import retry_policy
+from resrank.client.settings import TlsConfig
+from resrank.client.transport_errors import to_resrank_error
+from resrank.client.triton_calls import Float32
+from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.names import Model
+from resrank.core.sidecar.searching import Mode
+
+T = TypeVar("T")
+
+
+class ResRankClient(ClientBase[grpc.Channel]):
+    """Embeds, reranks and searches over gRPC, for threads.
+
+    One client, with one channel to each server, serves any number of threads; close it when done, or use it as a
+    context manager. :class:`~resrank.client.base.ClientBase` documents the constructor's arguments.
+
+    Every method takes ``timeout_s``, the call's whole budget in seconds (None: the client's own), and ``traceparent``,
+    the W3C trace context to send along. Every method raises, besides what it names itself:
+
+    * :class:`~resrank.core.errors.ServerUnavailableError`: no server answers, after the retries;
+    * :class:`~resrank.core.errors.QueueFullError`: the server sheds load;
+    * :class:`~resrank.core.errors.DeadlineExceededError`: the time is up;
+    * :class:`~resrank.core.errors.ModelNotReadyError`: Triton does not have the model, or not yet;
+    * :class:`~resrank.core.errors.ResRankError`: the client is closed, access was refused, or the server failed.
+
+    Example:
+        >>> with ResRankClient("localhost:8001", retrieval="localhost:8003") as client:
+        ...     result = client.search("who wrote the first algorithm?", k=10)
+        ...     print(result.passages[0].title)
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channels; calls under way in other threads fail. Closing twice does nothing."""
+        for channel in self._disconnect():
+            channel.close()
+
+    def search(
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        candidates: int = 100,
+        mode: Mode = "hybrid",
+        rerank: bool = True,
+        truncate: bool = False,
+        route: plans.Route = "client",
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> SearchResult:
+        """Finds the best passages of the index for a query.
+
+        Args:
+            query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
+            k: Passages to return, 1 to ``candidates``.
+            candidates: Passages to retrieve and rerank, at most ``MAX_MESSAGE_RECORDS``.
+            mode: How candidates are found: ``dense`` (embeddings), ``lexical`` (words) or ``hybrid`` (both, fused).
+            rerank: Whether the reranker orders them; without it they come in retrieval order, and ``lexical`` needs no
+                Triton.
+            truncate: Cut a query over the token maximum instead of refusing it.
+            route: Who does the steps: this client, one request for each, or with ``server`` Triton's ``search`` model
+                in one request, so that the candidates' vectors stay on the server's machine. The result is the same.
+            timeout_s: Budget of all steps together, in seconds.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address, which
+                ``route="server"`` does not need.
+            RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
+        """
+        plan = plans.search(
+            self._facts,
+            query,
+            k=k,
+            candidates=candidates,
+            mode=mode,
+            rerank=rerank,
+            truncate=truncate,
+            route=route,
+        )
+        return self._run(plan, timeout_s, traceparent)
+
+    def rerank(
+        self,
+        query: str,
+        candidates: NDArray[Any] | None = None,
+        *,
+        passages: Sequence[str] | None = None,
+        truncate: bool = False,
+        second_pass: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> RerankResult:
+        """Orders candidates by how well they answer a query.
+
+        More candidates than the model takes in one pass go in blocks of that many, sent at the same time, and their
+        cosines are merged.
+
+        Args:
+            query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
+            candidates: FP16 or FP32 [N, d] embeddings by the server's encoder, in retrieval order.
+            passages: Instead of ``candidates``, N texts in retrieval order, which the server embeds first.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            second_pass: Where several blocks were needed, score the best of them once more in one pass and return only
+                these, so that all scores come from the same context.
+            timeout_s: Budget in seconds.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: The query, a candidate or a passage breaks a rule; the error names the first one.
+        """
+        plan = plans.rerank(self._facts, query, candidates, passages, truncate=truncate, second_pass=second_pass)
+        return self._run(plan, timeout_s, traceparent)
+
+    def embed_queries(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """Embeds queries, for searching.
+
+        Args:
+            texts: At least one, each at most ``MAX_QUERY_BYTES`` of UTF-8; long lists go in several requests.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            timeout_s: Budget in seconds for the whole list.
+            traceparent: W3C trace context.
+
+        Returns:
+            FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: A text breaks a rule; the error names it as ``QUERY[index]``.
+        """
+        return self._run(plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent)
+
+    def embed_passages(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        bulk: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> Float32:
+        """Embeds passages, for an index or as candidates.
+
+        Args:
+            texts: At least one, each at most ``MAX_PASSAGE_BYTES`` of UTF-8; long lists go in several requests.
+            truncate: Cut texts over the token maximum instead of refusing them.
+            bulk: Nobody waits for the answer: whatever else the server has to do goes first. An index is filled so.
+            timeout_s: Budget in seconds for the whole list.
+            traceparent: W3C trace context.
+
+        Returns:
+            FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
+        """
+        return self._run(
+            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
+        )
+
+    def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
+        """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
+        return self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+
+    def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
+        """Asks all servers and models whether they are ready.
+
+        A server that is down or a model that is missing is part of the report and not an error; nothing is retried.
+        """
+        plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
+        return self._run(plan, timeout_s, traceparent, retry=False)
+
+    def _run(self, plan: plans.Plan[T], timeout_s: float | None, traceparent: str | None, *, retry: bool = True) -> T:
+        """Drives a plan to its end; ``AsyncResRankClient._run`` is its twin."""
+        deadline, metadata = self._begin(timeout_s, traceparent)
+        attempts = self._settings.max_attempts if retry else 1
+        try:
+            calls = next(plan)
+            while True:
+                try:
+                    results = self._perform(calls, deadline, metadata, attempts)
+                except ResRankError as error:
+                    calls = plan.throw(error)
+                else:
+                    calls = plan.send(results)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _perform(self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int) -> list[Any]:
+        if len(calls) == 1:
+            # In the caller's own thread, which spares a rerank of one pass two switches of threads.
+            return [Retrying(**retry_policy(attempts, deadline))(self._send, calls[0], deadline, metadata)]
+        results: list[Any] = [None] * len(calls)
+        waiting = deque(enumerate(calls))
+
+        def work() -> None:
+            while True:
+                try:
+                    index, call = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    results[index] = Retrying(**retry_policy(attempts, deadline))(self._send, call, deadline, metadata)
+                except BaseException:
+                    waiting.clear()
+                    raise
+
+        # After an error nothing more is sent, and what is under way is waited for, at most until the deadline. It is
+        # not cancelled: a cancellation that meets a full queue in an ensemble crashes Triton 2.51 (the race of its
+        # issue 8034) where queues are Triton's, and within an ensemble it saves no work.
+        with ThreadPoolExecutor(min(len(calls), self._settings.max_in_flight), "resrank") as pool:
+            workers = [pool.submit(work) for _ in range(min(len(calls), self._settings.max_in_flight))]
+            try:
+                wait(workers, return_when=FIRST_EXCEPTION)
+            finally:
+                waiting.clear()
+        for worker in workers:
+            worker.result()
+        return results
+
+    def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
+        method = self._method(call)
+        request = call.build(deadline.require(call.subject))
+        timeout = deadline.require(call.subject)
+        try:
+            response = method(request, timeout=timeout, metadata=metadata)
+        except grpc.RpcError as error:
+            if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+                raise ResRankError(CLOSED) from error
+            typed = to_resrank_error(call, error.code(), error.details(), deadline)
+            if isinstance(typed, ServerUnavailableError):
+                self._facts.clear()
+            raise typed from error
+        except ValueError as error:  # grpc's word for a channel that was closed meanwhile
+            raise ResRankError(CLOSED) from error
+        return call.parse(response)
+
+    def _open(self, address: str, tls: TlsConfig | None) -> grpc.Channel:
+        return open_channel(address, tls)

@@ -1,0 +1,120 @@
+"""The rules on inputs that a client can know, checked before anything is sent. The servers check them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.core.errors import InvalidInputError
+from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_QUERY_BYTES
+from resrank.core.names import Tensor
+
+Float16 = NDArray[np.float16]
+
+_FP16_MAX = 65504
+_FP16_EXPONENT = np.uint16(0x7C00)
+_FP16_ALL_BUT_SIGN = np.uint16(0x7FFF)
+
+
+def encode_query(query: str) -> bytes:
+    """A query as UTF-8.
+
+    Raises:
+        InvalidInputError: No string, empty, only whitespace, over ``MAX_QUERY_BYTES`` or not valid Unicode.
+    """
+    return _encode(Tensor.QUERY.value, query, MAX_QUERY_BYTES)
+
+
+def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[bytes]:
+    """Texts as UTF-8.
+
+    Args:
+        tensor: What errors call the list; the text's index follows, ``PASSAGES[3]``.
+        texts: At least one.
+        max_bytes: Longest accepted, in UTF-8 bytes.
+
+    Raises:
+        InvalidInputError: No texts, or the first one that is no string, empty, only whitespace, too long or not valid
+            Unicode.
+    """
+    if isinstance(texts, str | bytes):
+        raise InvalidInputError(tensor.value, "must be a list of strings, not one string")
+    if len(texts) == 0:
+        raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
+    if tensor is Tensor.PASSAGES and len(texts) > MAX_LIST_CANDIDATES:
+        raise InvalidInputError(tensor.value, "too many in one call", limit=MAX_LIST_CANDIDATES, value=len(texts))
+    return [_encode(f"{tensor.value}[{index}]", text, max_bytes) for index, text in enumerate(texts)]
+
+
+def _encode(field: str, text: Any, max_bytes: int) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
+    if not text.strip():
+        raise InvalidInputError(field, "empty or only whitespace")
+    try:
+        encoded = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(field, f"not valid Unicode: lone surrogate at character {error.start}") from None
+    if len(encoded) > max_bytes:
+        raise InvalidInputError(field, "too many bytes", limit=max_bytes, value=len(encoded))
+    return encoded
+
+
+def half_precision(candidates: NDArray[Any]) -> Float16:
+    """Candidate embeddings as they travel.
+
+    Args:
+        candidates: FP16 or FP32 [N, d].
+
+    Returns:
+        Contiguous little-endian FP16 [N, d]; the input itself when it is that already.
+
+    Raises:
+        InvalidInputError: No such array, no rows, or the first row with NaN, Inf, a number beyond FP16, or only zeros.
+    """
+    name = Tensor.CANDIDATES.value
+    if not isinstance(candidates, np.ndarray):
+        raise InvalidInputError(name, f"must be a NumPy array, not {type(candidates).__name__}")
+    if candidates.dtype.newbyteorder("=") not in (np.float16, np.float32):
+        raise InvalidInputError(name, "wrong dtype", limit="float16 or float32", value=candidates.dtype)
+    if candidates.ndim != 2:
+        raise InvalidInputError(name, "wrong number of dimensions, must be [N, d]", limit=2, value=candidates.ndim)
+    if candidates.shape[0] == 0:
+        raise InvalidInputError(name, "no candidates", limit=1, value=0)
+    if candidates.shape[0] > MAX_LIST_CANDIDATES:
+        raise InvalidInputError(name, "too many in one call", limit=MAX_LIST_CANDIDATES, value=candidates.shape[0])
+    with np.errstate(over="ignore"):
+        halves = np.ascontiguousarray(candidates, dtype="<f2")
+    # On the bits: NumPy has no vector code for half precision, for integers it does.
+    bits = halves.view("<u2")
+    broken = ((bits & _FP16_EXPONENT) == _FP16_EXPONENT).any(axis=1)
+    zero = ~(bits & _FP16_ALL_BUT_SIGN).any(axis=1)
+    offending = np.flatnonzero(broken | zero)
+    if offending.size:
+        index = int(offending[0])
+        raise InvalidInputError(f"{name}[{index}]", _what_is_wrong(candidates[index]))
+    return halves
+
+
+def _what_is_wrong(row: NDArray[Any]) -> str:
+    if np.isnan(row).any():
+        return "contains NaN"
+    if np.isinf(row).any():
+        return "contains Inf"
+    if not row.any():
+        return "is a zero vector"
+    largest = float(np.abs(row).max())
+    return f"does not fit half precision, whose numbers go from 6e-08 to 65504: its largest is {largest:g}"
+
+
+def check_dimension(candidates: Float16, dimension: int) -> None:
+    """Refuses embeddings of another dimension than the reranker reads.
+
+    Raises:
+        InvalidInputError: They differ.
+    """
+    if candidates.shape[1] != dimension:
+        raise InvalidInputError(Tensor.CANDIDATES.value, "wrong dimension", limit=dimension, value=candidates.shape[1])

@@ -1,0 +1,123 @@
+"""How a client reaches its servers: addresses, deadlines, retries, transport security and credentials."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from resrank.core.errors import InvalidInputError
+
+DEFAULT_TRITON_ADDRESS = "localhost:8001"
+"""Triton's own default gRPC port."""
+
+DEFAULT_TIMEOUT_S = 10.0
+"""An online request that takes longer has lost its user; offline jobs set their own."""
+
+# gRPC's rule for metadata keys (gRPC over HTTP/2, "Custom-Metadata"), lower case as HTTP/2 wants it.
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """Transport security of one channel, as PEM files.
+
+    Attributes:
+        root_certificates: Authorities that the server's certificate is checked against; None for the system's own.
+        certificate_chain: The client's certificate, for mutual TLS; needs ``private_key``.
+        private_key: The client's key, for mutual TLS; needs ``certificate_chain``.
+
+    Raises:
+        InvalidInputError: Only one of certificate and key is given.
+    """
+
+    root_certificates: Path | None = None
+    certificate_chain: Path | None = None
+    private_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_chain is None) != (self.private_key is None):
+            raise InvalidInputError(
+                "tls", "mutual TLS needs both certificate_chain and private_key: give both or neither"
+            )
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """Everything a client is constructed with, checked once.
+
+    Attributes:
+        triton: ``host:port`` (or any gRPC target) of Triton's gRPC endpoint.
+        retrieval: The same for the retrieval sidecar; None when ``search`` is not used.
+        timeout_s: Budget of a whole call in seconds, retries and all steps included, unless the call gives its own.
+        max_attempts: How often a request is sent while no server answers (1: no retries).
+        max_in_flight: Requests of one call that are under way at the same time: blocks of candidates, batches of texts.
+        tls: Transport security of the channel to Triton; None for plaintext.
+        retrieval_tls: The same for the sidecar.
+        bearer_token: Sent as ``authorization: Bearer …`` to both servers; a callable is asked once a call, for
+            tokens that expire.
+        headers: Sent as metadata with every request to both servers. Triton's restricted protocols
+            (``--grpc-restricted-protocol=inference:KEY=VALUE``) want ``{"triton-grpc-protocol-KEY": "VALUE"}``.
+        traceparent: Asked once a call for the W3C trace context to send along.
+
+    Raises:
+        InvalidInputError: A setting is out of its range, or a bearer token would leave this machine in plaintext.
+    """
+
+    triton: str = DEFAULT_TRITON_ADDRESS
+    retrieval: str | None = None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    max_attempts: int = 4
+    max_in_flight: int = 4
+    tls: TlsConfig | None = None
+    retrieval_tls: TlsConfig | None = None
+    bearer_token: str | Callable[[], str] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    traceparent: Callable[[], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout_s)
+        for name in ("max_attempts", "max_in_flight"):
+            value = getattr(self, name)
+            if value < 1:
+                raise InvalidInputError(name, "too small", limit=1, value=value)
+        headers = {key.lower(): value for key, value in self.headers.items()}
+        for key in headers:
+            if not _METADATA_KEY.fullmatch(key):
+                raise InvalidInputError("headers", f"{key!r} is no metadata key: use letters, digits, '-', '_' and '.'")
+        object.__setattr__(self, "headers", MappingProxyType(headers))
+        if self.bearer_token is not None:
+            for address, tls in ((self.triton, self.tls), (self.retrieval, self.retrieval_tls)):
+                if address is not None and tls is None and not _is_loopback(address):
+                    raise InvalidInputError(
+                        "bearer_token",
+                        f"would travel unencrypted to {address}: configure TLS for it, or, where a proxy on this "
+                        "machine encrypts, pass the token in headers",
+                    )
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Returns a deadline's length in seconds when it is one.
+
+    Raises:
+        InvalidInputError: Not a finite number above 0.
+    """
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise InvalidInputError("timeout_s", "must be a finite number of seconds above 0", limit=0, value=timeout_s)
+    return timeout_s
+
+
+def _is_loopback(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
+    host = address.rsplit(":", 1)[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,152 @@
+"""The one table that turns gRPC statuses and servers' words into the errors of :mod:`resrank.core.errors`.
+
+Triton's gRPC status alone does not tell enough: a server that is down, a full queue and a request that waited too long
+are all ``UNAVAILABLE``, so its words decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from resrank.client.calls import Call, Server
+from resrank.client.deadline import Deadline
+from resrank.core.errors import (
+    RETRIEVAL_FAILURE,
+    SIDECAR_UNAVAILABLE,
+    DeadlineExceededError,
+    InvalidInputError,
+    ModelNotReadyError,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
+
+Code = grpc.StatusCode
+
+
+@dataclass(frozen=True)
+class _Failure:
+    server: Server
+    subject: str
+    code: grpc.StatusCode
+    details: str
+    deadline: Deadline
+
+    def says(self, what: str) -> str:
+        return f"{self.subject}: {what} ({self.server}: {self.code.name}, {self.details})"
+
+
+def _invalid_input(failure: _Failure) -> ResRankError:
+    return InvalidInputError.parse(failure.details) or InvalidInputError("request", failure.details)
+
+
+def _too_large(failure: _Failure) -> ResRankError:
+    sizes = re.search(r"\((?P<value>\d+) vs\. (?P<limit>\d+)\)", failure.details)
+    return InvalidInputError(
+        "request",
+        f"a gRPC message is too large, in bytes, send fewer or smaller items: {failure.details}",
+        **(sizes.groupdict() if sizes else {}),
+    )
+
+
+def _deadline(failure: _Failure) -> ResRankError:
+    return DeadlineExceededError(
+        failure.says(f"timeout_s of {failure.deadline.timeout_s:g} s passed before the answer came")
+    )
+
+
+def _queue_timeout(failure: _Failure) -> ResRankError:
+    """The wait that Triton ended was the caller's own when the caller's time is up, else the server's policy."""
+    if failure.deadline.remaining_s() <= 0.02 * failure.deadline.timeout_s:
+        return _deadline(failure)
+    return _queue_full(failure)
+
+
+def _queue_full(failure: _Failure) -> ResRankError:
+    return QueueFullError(failure.says("the server sheds load; send less or add servers"))
+
+
+def _not_ready(failure: _Failure) -> ResRankError:
+    return ModelNotReadyError(failure.says("not loaded; check the server's model repository and its log"))
+
+
+def _unavailable(failure: _Failure) -> ResRankError:
+    return ServerUnavailableError(failure.says("no server answers; check the address and that it is running"))
+
+
+def _sidecar_unavailable(failure: _Failure) -> ResRankError:
+    return ServerUnavailableError(failure.says("the server runs, but its sidecar does not answer; check that it runs"))
+
+
+def _access(failure: _Failure) -> ResRankError:
+    return ResRankError(failure.says("access refused; check bearer_token, headers and the TLS certificate"))
+
+
+def _retrieval(failure: _Failure) -> ResRankError:
+    return RetrievalError(failure.says("the search failed"))
+
+
+def _unexpected(failure: _Failure) -> ResRankError:
+    return ResRankError(failure.says("the server failed; its log has the cause"))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    server: Server | None
+    code: grpc.StatusCode | None
+    words: str
+    error: Callable[[_Failure], ResRankError]
+
+    def holds(self, failure: _Failure) -> bool:
+        return (
+            (self.server is None or self.server is failure.server)
+            and (self.code is None or self.code is failure.code)
+            and re.search(self.words, failure.details, re.IGNORECASE) is not None
+        )
+
+
+# The first rule that holds decides. `None` and "" match anything.
+_RULES = (
+    _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
+    _Rule(Server.TRITON, None, r"exceeds maximum queue size", _queue_full),
+    _Rule(Server.TRITON, None, r"request timeout expired", _queue_timeout),
+    _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),
+    _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
+    _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available|has no available versions", _not_ready),
+    _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
+    _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
+    _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
+    _Rule(None, Code.DEADLINE_EXCEEDED, r"", _deadline),
+    _Rule(None, Code.UNAVAILABLE, r"", _unavailable),
+    _Rule(None, Code.RESOURCE_EXHAUSTED, r"", _queue_full),
+    _Rule(None, Code.UNAUTHENTICATED, r"", _access),
+    _Rule(None, Code.PERMISSION_DENIED, r"", _access),
+    _Rule(Server.RETRIEVAL, None, r"", _retrieval),
+    _Rule(None, None, r"", _unexpected),
+)
+
+
+def to_resrank_error(call: Call[Any], code: grpc.StatusCode, details: str | None, deadline: Deadline) -> ResRankError:
+    """The typed error for a request that failed.
+
+    Args:
+        call: The request.
+        code: The status it ended with.
+        details: The status's message.
+        deadline: The budget it ran under.
+
+    Returns:
+        An error to raise; an :class:`~resrank.core.errors.InvalidInputError` names rows as the caller's list numbers
+        them.
+    """
+    failure = _Failure(call.server, call.subject, code, details or "", deadline)
+    error = next(rule for rule in _RULES if rule.holds(failure)).error(failure)
+    if isinstance(error, InvalidInputError) and call.locate is not None:
+        return InvalidInputError(call.locate(error.field), error.problem, limit=error.limit, value=error.value)
+    return error

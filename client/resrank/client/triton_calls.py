@@ -1,0 +1,333 @@
+"""Requests to Triton and the reading of its answers.
+
+Made with the messages and the stub that ``tritonclient`` brings of Triton's protocol, and not with its
+``InferenceServerClient``: so Triton and the sidecar share one kind of channel, of call and of error, in the sync and in
+the asyncio client. Protobuf takes nothing but ``bytes``, so a tensor is copied once out of its array and once into the
+message, as ``InferInput`` does it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+from resrank.client.calls import Call, Server
+from resrank.client.inputs import Float16
+from resrank.core.errors import ResRankError
+from resrank.core.names import Model, Parameter, Priority, Tensor
+from resrank.core.sidecar.searching import Mode
+
+T = TypeVar("T")
+Float32 = NDArray[np.float32]
+
+_TYPES = {"FP32": "<f4", "INT32": "<i4"}
+"""Triton's names of the types that outputs have, beside BYTES, to NumPy's."""
+
+_ROW = re.compile(r"(?P<tensor>\w+)(?:\[(?P<row>\d+)\])?")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's config tells a client.
+
+    Attributes:
+        model: Whose config it is.
+        max_batch_size: Rows in one request.
+        parameters: The config's ``parameters``.
+    """
+
+    model: Model
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+    def text(self, key: Parameter) -> str:
+        """A parameter's value.
+
+        Raises:
+            ResRankError: The config does not have it.
+        """
+        try:
+            return self.parameters[key]
+        except KeyError:
+            raise ResRankError(
+                f"model '{self.model}' of this Triton has no parameter '{key}' in its config: "
+                "its repository was not written by `resrank export`"
+            ) from None
+
+    def positive(self, key: Parameter) -> int:
+        """A parameter that is a number above 0.
+
+        Raises:
+            ResRankError: The config does not have it, or not as such a number.
+        """
+        value = self.text(key)
+        if not value.isdecimal() or int(value) == 0:
+            raise ResRankError(f"model '{self.model}': parameter '{key}' must be a number above 0, not {value!r}")
+        return int(value)
+
+
+@dataclass(frozen=True)
+class FoundPassages:
+    """What the ``search`` model found, best first.
+
+    Attributes:
+        ids: Of the passages.
+        titles: Likewise.
+        texts: Likewise.
+        scores: FP32 [n].
+        candidate_ranks: INT32 [n], places in retrieval order, from 1.
+        candidate_scores: FP32 [n], the retriever's.
+        stage_ms: FP32 [3], of ``embed_query``, ``retrieve`` and ``rerank``; 0 for what did not run.
+    """
+
+    ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    scores: Float32
+    candidate_ranks: NDArray[np.int32]
+    candidate_scores: Float32
+    stage_ms: Float32
+
+
+def model_facts(model: Model) -> Call[ModelFacts]:
+    """Asks for a model's config."""
+
+    def parse(response: Any) -> ModelFacts:
+        config = response.config
+        parameters = {key: value.string_value for key, value in config.parameters.items()}
+        return ModelFacts(model, max(1, config.max_batch_size), parameters)
+
+    return Call(
+        server=Server.TRITON,
+        method="ModelConfig",
+        subject=f"config of model '{model}'",
+        build=lambda _: service_pb2.ModelConfigRequest(name=model.value),
+        parse=parse,
+    )
+
+
+def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int | None = None) -> Call[Float32]:
+    """Embeds texts in one request.
+
+    Args:
+        model: ``embed_query``, ``embed_passage`` or ``embed_bulk``, which is sent at the lower priority.
+        texts: UTF-8, at most the model's ``max_batch_size``.
+        truncate: Cut texts over the token maximum instead of refusing them.
+        first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
+
+    Returns:
+        A call for FP32 [len(texts), d].
+    """
+
+    def locate(field: str) -> str:
+        match = _ROW.fullmatch(field)
+        if first_row is None or match is None or match["tensor"] not in (Tensor.TEXT, Tensor.QUERY):
+            return field
+        # A request of one row names it without an index.
+        return f"{match['tensor']}[{first_row + int(match['row'] or 0)}]"
+
+    return _infer(
+        model,
+        lambda: [_bytes_tensor(Tensor.TEXT, [[text] for text in texts])],
+        truncate,
+        lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
+        locate,
+        priority=Priority.BULK if model is Model.EMBED_BULK else None,
+    )
+
+
+def rerank(query: bytes, candidates: Float16, *, truncate: bool, row_in_list: Callable[[int], int]) -> Call[Float32]:
+    """Scores one pass of candidates.
+
+    Args:
+        query: UTF-8.
+        candidates: FP16 [N, d], N at most the model's ``max_passages``.
+        truncate: Cut a query over the token maximum instead of refusing it.
+        row_in_list: Where a candidate of this pass stands in the caller's list.
+
+    Returns:
+        A call for FP32 [N].
+    """
+    count, dimension = candidates.shape
+    return _infer(
+        Model.RERANK,
+        lambda: [
+            _bytes_tensor(Tensor.QUERY, [[query]]),
+            _Input(Tensor.CANDIDATES, "FP16", (1, count, dimension), candidates.tobytes()),
+        ],
+        truncate,
+        lambda response: _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0],
+        partial(_locate_candidate, Tensor.CANDIDATES, row_in_list),
+    )
+
+
+def rerank_text(
+    query: bytes, passages: Sequence[bytes], *, truncate: bool, row_in_list: Callable[[int], int]
+) -> Call[Float32]:
+    """As :func:`rerank`, with passages in UTF-8 that the server embeds."""
+    count = len(passages)
+    return _infer(
+        Model.RERANK_TEXT,
+        lambda: [_bytes_tensor(Tensor.QUERY, [[query]]), _bytes_tensor(Tensor.PASSAGES, [passages])],
+        truncate,
+        lambda response: _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0],
+        partial(_locate_candidate, Tensor.PASSAGES, row_in_list),
+    )
+
+
+def search(query: bytes, *, k: int, candidates: int, mode: Mode, rerank: bool, truncate: bool) -> Call[FoundPassages]:
+    """Has the server embed the query, find candidates and rerank them.
+
+    Args:
+        query: UTF-8.
+        k: Passages to return.
+        candidates: Passages to retrieve and rerank.
+        mode: How candidates are found.
+        rerank: Whether the reranker orders them.
+        truncate: Cut a query over the token maximum instead of refusing it.
+    """
+
+    def texts_of(response: Any, name: Tensor) -> list[str]:
+        column: list[bytes] = _output(response, Model.SEARCH, name, (1, None), "BYTES")[0].tolist()
+        return [element.decode() for element in column]
+
+    def parse(response: Any) -> FoundPassages:
+        return FoundPassages(
+            texts_of(response, Tensor.IDS),
+            texts_of(response, Tensor.TITLES),
+            texts_of(response, Tensor.TEXTS),
+            _output(response, Model.SEARCH, Tensor.SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.CANDIDATE_RANKS, (1, None), "INT32")[0],
+            _output(response, Model.SEARCH, Tensor.CANDIDATE_SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
+        )
+
+    asked = {Parameter.K: k, Parameter.CANDIDATES: candidates, Parameter.MODE: mode, Parameter.RERANK: rerank}
+    return _infer(Model.SEARCH, lambda: [_bytes_tensor(Tensor.QUERY, [[query]])], truncate, parse, parameters=asked)
+
+
+def _locate_candidate(tensor: Tensor, row_in_list: Callable[[int], int], field: str) -> str:
+    match = _ROW.fullmatch(field)
+    if match is None or match["tensor"] != tensor or match["row"] is None:
+        return field
+    return f"{tensor}[{row_in_list(int(match['row']))}]"
+
+
+def server_ready() -> Call[bool]:
+    """Asks whether Triton and all its models are ready."""
+    return Call(
+        server=Server.TRITON,
+        method="ServerReady",
+        subject="readiness",
+        build=lambda _: service_pb2.ServerReadyRequest(),
+        parse=lambda response: bool(response.ready),
+    )
+
+
+def model_ready(model: Model) -> Call[bool]:
+    """Asks whether a model is ready."""
+    return Call(
+        server=Server.TRITON,
+        method="ModelReady",
+        subject=f"readiness of model '{model}'",
+        build=lambda _: service_pb2.ModelReadyRequest(name=model.value),
+        parse=lambda response: bool(response.ready),
+    )
+
+
+@dataclass(frozen=True)
+class _Input:
+    name: Tensor
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes
+
+
+def _bytes_tensor(name: Tensor, rows: Sequence[Sequence[bytes]]) -> _Input:
+    elements = np.array(rows, dtype=np.object_)
+    return _Input(name, "BYTES", elements.shape, serialize_byte_tensor(elements).item())
+
+
+def _infer(
+    model: Model,
+    inputs: Callable[[], Sequence[_Input]],
+    truncate: bool,
+    parse: Callable[[Any], T],
+    locate: Callable[[str], str] | None = None,
+    parameters: Mapping[Parameter, bool | int | str] = MappingProxyType({}),
+    *,
+    priority: Priority | None = None,
+) -> Call[T]:
+    def build(remaining_s: float) -> Any:
+        request = service_pb2.ModelInferRequest(model_name=model.value)
+        for tensor in inputs():
+            request.inputs.add(name=tensor.name.value, datatype=tensor.datatype, shape=tensor.shape)
+            request.raw_input_contents.append(tensor.content)
+        # Queues drop, without computing it, what has waited longer than this (microseconds).
+        request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
+        if priority is not None:
+            request.parameters["priority"].int64_param = priority
+        if truncate:
+            request.parameters[Parameter.TRUNCATE.value].bool_param = True
+        for name, value in parameters.items():
+            match value:
+                case bool():
+                    request.parameters[name.value].bool_param = value
+                case int():
+                    request.parameters[name.value].int64_param = value
+                case str():
+                    request.parameters[name.value].string_param = value
+        return request
+
+    return Call(
+        server=Server.TRITON,
+        method="ModelInfer",
+        subject=f"model '{model}'",
+        build=build,
+        parse=parse,
+        locate=locate,
+    )
+
+
+def _output(
+    response: Any, model: Model, name: Tensor, shape: tuple[int, int | None], datatype: str = "FP32"
+) -> NDArray[Any]:
+    """One output of a response.
+
+    Raises:
+        ResRankError: It is not there, or not of this form.
+    """
+    for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
+        found = tuple(output.shape)
+        if output.name != name or output.datatype != datatype or len(found) != len(shape):
+            continue
+        values = _elements(content, datatype)
+        if values.size == math.prod(found) and all(want in (None, got) for want, got in zip(shape, found, strict=True)):
+            return values.reshape(found)
+    sizes = [*map(len, response.raw_output_contents), *(0 for _ in response.outputs)]
+    answered = ", ".join(
+        f"{output.name} {output.datatype} {list(output.shape)} in {size} bytes"
+        for output, size in zip(response.outputs, sizes, strict=False)
+    )
+    raise ResRankError(
+        f"model '{model}' answered without a {name} {datatype} {list(shape)}; it sent: {answered or 'nothing'}"
+    )
+
+
+def _elements(content: bytes, datatype: str) -> NDArray[Any]:
+    """A raw tensor's elements; none when the bytes are not a number of them."""
+    if datatype == "BYTES":
+        elements: NDArray[Any] = deserialize_bytes_tensor(content)
+        return elements
+    kind = np.dtype(_TYPES[datatype])
+    return np.frombuffer(content if len(content) % kind.itemsize == 0 else b"", kind)

@@ -1,0 +1,332 @@
+"""The checkpoint: ``resrank.json`` and the folder around it.
+
+Everything that the paper leaves open (prompt, norms, gate, temperatures) is a field here and never a constant in
+code, so that a checkpoint trained elsewhere is served by its own rules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from resrank.core.errors import CheckpointError
+from resrank.core.limits import MAX_EMBEDDING_DIM
+from resrank.core.names import CHECKPOINT_FILE
+from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
+
+ENCODER_DIR = "encoder"
+RERANKER_DIR = "reranker"
+PROJECTORS_FILE = "projectors.safetensors"
+ADAPTER_KIND = "adapter"
+"""What the ``resrank.json`` of an adapter checkpoint says in ``kind``; a full checkpoint's has no such field."""
+
+_HASH_CHUNK_BYTES = 1 << 20
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Pooling(StrEnum):
+    """How the encoder's token states become one vector."""
+
+    MEAN = "mean"
+    LAST = "last"
+    CLS = "cls"
+
+
+class Norm(StrEnum):
+    """Whether a vector is divided by its length."""
+
+    L2 = "l2"
+    NONE = "none"
+
+
+class Projector(StrEnum):
+    """What stands between the encoder's space (d) and the reranker's (h)."""
+
+    IDENTITY = "identity"
+    LINEAR = "linear"
+
+
+class StrictModel(BaseModel):
+    """Fields of a file: unknown ones are refused, read ones never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderSpec(StrictModel):
+    """The Encoder-LLM: text to one vector of dimension d.
+
+    Attributes:
+        source: Where the weights came from (hub id, package and version, or folder name); for humans.
+        sha256: Digest of the backbone's folder as stored in the checkpoint; an index belongs to it.
+        embedding_dim: d, the encoder's hidden size.
+        pooling: How token states become one vector.
+        embedding_norm: ``l2`` divides the pooled vector by its length, ``none`` keeps it.
+        max_passage_tokens: Longest passage, special tokens included.
+        max_query_tokens: Longest query as the encoder reads it, special tokens included.
+        passage_instruction: Text put before every passage.
+        query_instruction: Text put before every query.
+        append_eos: Whether the end-of-sequence token is added when the tokenizer does not (last-token pooling).
+    """
+
+    source: str
+    sha256: Sha256
+    embedding_dim: int = Field(ge=1, le=MAX_EMBEDDING_DIM)
+    pooling: Pooling
+    embedding_norm: Norm = Norm.L2
+    max_passage_tokens: int = Field(ge=3, le=32768)
+    max_query_tokens: int = Field(ge=3, le=32768)
+    passage_instruction: str = ""
+    query_instruction: str = ""
+    append_eos: bool = False
+
+
+class PromptSpec(StrictModel):
+    """The text around the query and the passage slots; special tokens written in it are control tokens.
+
+    The sequence is ``before_query + query + before_passages + [slots] + after_passages + EOS``.
+    """
+
+    before_query: str
+    before_passages: str
+    after_passages: str
+
+
+class RerankerSpec(StrictModel):
+    """The Reranker-LLM: the query's text and one position per passage to hidden states.
+
+    Attributes:
+        source: Where the weights came from; for humans.
+        sha256: Digest of the backbone's folder as stored in the checkpoint.
+        hidden_size: h.
+        max_query_tokens: Longest query in the prompt.
+        max_passages: N, candidates in one forward pass.
+        prompt: The text around query and passages.
+        eos_token: The token at whose position the query's state is read.
+        query_slot: Whether the query's vector, projected and scaled like a passage's, stands at that position in place
+            of the token's embedding. The state is then the query's vector with context, as a passage's is, and need
+            not be learned from the words alone. Takes ``fusion.query_residual``, with which serving knows the vector.
+    """
+
+    source: str
+    sha256: Sha256
+    hidden_size: int = Field(ge=1)
+    max_query_tokens: int = Field(ge=1, le=32768)
+    max_passages: int = Field(ge=1, le=4096)
+    prompt: PromptSpec
+    eos_token: str = Field(min_length=1)
+    # Left out where it is off: a checkpoint from before the field keeps its digest, and can be read by what wrote it.
+    query_slot: bool = Field(default=False, exclude_if=lambda value: not value)
+
+
+class FusionSpec(StrictModel):
+    """How e_i enters the reranker and how its hidden state joins e_i again (DESIGN: x_i, z_i, z_q).
+
+    Attributes:
+        projector: ``identity`` needs d = h.
+        projectors_sha256: Digest of ``projectors.safetensors``, so that other projectors make another checkpoint;
+            None with ``identity``.
+        input_scale: Factor on x_i, so that it has the size of a token embedding.
+        state_norm: ``l2`` divides P_out(h) by its length before the sum; without it a hidden state of norm ~50
+            drowns a unit-norm embedding.
+        residual_gate: g in z_i = g * P_out(h_i) + e_i. 1 is the paper's form, 0 leaves the encoder alone.
+        query_residual: Whether e_q is added to the query's state.
+    """
+
+    projector: Projector
+    projectors_sha256: Sha256 | None = None
+    input_scale: float = Field(gt=0, le=1e4)
+    state_norm: Norm = Norm.L2
+    residual_gate: float = Field(ge=-1e3, le=1e3)
+    query_residual: bool
+
+    @model_validator(mode="after")
+    def _query_needs_a_vector(self) -> Self:
+        if self.residual_gate == 0 and not self.query_residual:
+            raise ValueError("residual_gate 0 without query_residual leaves the query with a zero vector")
+        return self
+
+    @model_validator(mode="after")
+    def _identity_has_no_file(self) -> Self:
+        if self.projector is Projector.IDENTITY and self.projectors_sha256 is not None:
+            raise ValueError("projectors_sha256 is given, but projector is identity")
+        return self
+
+
+class CheckpointSpec(StrictModel):
+    """``resrank.json``: every field of the model, validated as a whole."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(min_length=1, max_length=200)
+    encoder: EncoderSpec
+    reranker: RerankerSpec
+    fusion: FusionSpec
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        refuse_contradictions(self.encoder, self.reranker, self.fusion)
+        return self
+
+    def digest(self) -> str:
+        """Hex SHA-256 over the canonical JSON of all fields (which hold the weights' digests)."""
+        return canonical_sha256(self.model_dump(mode="json"))
+
+
+def refuse_contradictions(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> None:
+    """Holds the sections against each other: identity in place of projectors, the query's vector in a slot.
+
+    Raises:
+        ValueError: They contradict each other.
+    """
+    d, h = encoder.embedding_dim, reranker.hidden_size
+    if fusion.projector is Projector.IDENTITY and d != h:
+        raise ValueError(f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})")
+    if reranker.query_slot and not fusion.query_residual:
+        raise ValueError("reranker.query_slot needs fusion.query_residual: without it no query vector comes along")
+
+
+def encoder_identity(spec: CheckpointSpec) -> str:
+    """Hex SHA-256 of all that decides a stored vector: weights, pooling, norm, instructions and token limits.
+
+    Two checkpoints with this in common can share an index; any other difference makes vectors that do not belong
+    together, even when the dimension is the same.
+    """
+    return canonical_sha256(spec.encoder.model_dump(mode="json", exclude={"source"}))
+
+
+def canonical_sha256(fields: dict[str, Any]) -> str:
+    """Hex SHA-256 over the one way to write these fields as JSON."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """Hex SHA-256 over the sorted relative names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(file_sha256(path).encode())
+    return digest.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of one file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_spec(spec: CheckpointSpec, folder: Path) -> None:
+    """Writes ``resrank.json`` into a checkpoint folder."""
+    (folder / CHECKPOINT_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_spec(path: Path) -> CheckpointSpec:
+    """Reads and validates one ``resrank.json``.
+
+    Args:
+        path: The file, or the checkpoint folder that holds it.
+
+    Raises:
+        CheckpointError: The file is missing, is not JSON, or a field is wrong; the message names it.
+    """
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    if is_adapter(path):
+        raise CheckpointError(
+            f"{file}: an adapter checkpoint; make a full one of it first: "
+            f"resrank checkpoint merge {file.parent} --out FOLDER"
+        )
+    try:
+        return read_fields(CheckpointSpec, file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such file; a checkpoint folder holds {CHECKPOINT_FILE}") from None
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a ``resrank.json``, or the one of a folder, calls itself an adapter checkpoint's; never raises."""
+    file = path / CHECKPOINT_FILE if path.is_dir() else path
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and fields.get("kind") == ADAPTER_KIND
+
+
+_Fields = TypeVar("_Fields", bound=BaseModel)
+
+
+def read_fields(model: type[_Fields], file: Path) -> _Fields:
+    """Reads and validates one JSON file.
+
+    Args:
+        model: What it shall hold.
+        file: The file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        CheckpointError: It cannot be read, is not JSON, or a field is wrong; the message names it.
+    """
+    try:
+        return model.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise CheckpointError(f"{file}: {field}: {first['msg']}") from None
+
+
+def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSpec:
+    """Reads a checkpoint and checks that everything it promises is there.
+
+    Args:
+        folder: The checkpoint folder.
+        verify_hashes: Whether the weights' digests are computed again (seconds per GB).
+
+    Raises:
+        CheckpointError: Something is missing, is a pickle, or differs from ``resrank.json``.
+    """
+    spec = read_spec(folder)
+    for name, expected in ((ENCODER_DIR, spec.encoder.sha256), (RERANKER_DIR, spec.reranker.sha256)):
+        backbone = folder / name
+        refuse_missing_files(backbone)
+        if not any((backbone / weights).is_file() for weights in (WEIGHTS_FILE, WEIGHTS_INDEX_FILE)):
+            raise CheckpointError(f"{backbone}: no {WEIGHTS_FILE} (only safetensors are read, never pickles)")
+        if verify_hashes and (found := folder_sha256(backbone)) != expected:
+            raise CheckpointError(f"{backbone}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
+    validate_projectors(folder, spec.fusion, verify_hash=verify_hashes)
+    return spec
+
+
+def refuse_missing_files(backbone: Path) -> None:
+    """Checks that what every backbone has beside its weights is there.
+
+    Raises:
+        CheckpointError: A file is missing.
+    """
+    for required in ("config.json", "tokenizer.json"):
+        if not (backbone / required).is_file():
+            raise CheckpointError(f"{backbone / required}: missing from the checkpoint")
+
+
+def validate_projectors(folder: Path, fusion: FusionSpec, *, verify_hash: bool) -> None:
+    """Checks that ``projectors.safetensors`` is there if and only if it is wanted, and is the right one.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    projectors = folder / PROJECTORS_FILE
+    if (fusion.projector is Projector.LINEAR) != projectors.is_file():
+        wanted = "missing" if fusion.projector is Projector.LINEAR else "present"
+        raise CheckpointError(f"{projectors}: {wanted}, but fusion.projector is {fusion.projector.value}")
+    expected = fusion.projectors_sha256
+    if verify_hash and expected and (found := file_sha256(projectors)) != expected:
+        raise CheckpointError(f"{projectors}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")

@@ -1,0 +1,162 @@
+"""A corpus as BEIR lays it out: JSON lines with ``_id``, ``title`` and ``text``, plain or gzipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resrank.core.errors import InvalidInputError
+from resrank.core.json_lines import read_json_lines
+from resrank.core.limits import MAX_ID_BYTES, MAX_METADATA_BYTES, MAX_PASSAGE_BYTES
+from resrank.core.passage import content_sha256, encoder_text
+
+
+class CorpusError(InvalidInputError):
+    """A corpus file cannot be read; its ``field`` is ``file:line``, its ``problem`` what is wrong there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One line of a corpus.
+
+    Attributes:
+        line: Its number in the file, from 1.
+        id: ``_id``.
+        title: ``title``, empty if absent.
+        text: ``text``, empty if absent.
+        metadata: ``metadata`` with every value as text (JSON where it was no string).
+    """
+
+    line: int
+    id: str
+    title: str
+    text: str
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def encoder_text(self) -> str:
+        """What the encoder reads."""
+        return encoder_text(self.title, self.text)
+
+    @property
+    def content_sha256(self) -> bytes:
+        """Fingerprint of the content, as the index computes it."""
+        return content_sha256(self.title, self.text, self.metadata)
+
+
+def read_passages(path: Path, *, on_empty: Callable[[str], None] | None = None) -> Iterator[Passage]:
+    """Reads a corpus line by line, skipping blank lines.
+
+    Args:
+        path: The file; read as gzip when its name ends in ``.gz``.
+        on_empty: Called with the id of a passage that has neither title nor text, which is then left out: standard
+            collections have some. None: such a passage is an error.
+
+    Yields:
+        Valid passages, in the file's order.
+
+    Raises:
+        CorpusError: The file cannot be opened or unpacked, or a line breaks a rule.
+    """
+    for line, record in read_json_lines(path, CorpusError):
+        passage = _parse(path, line, record)
+        if passage.encoder_text:
+            yield passage
+        elif on_empty is None:
+            raise CorpusError(f"{path}:{line}", f"_id {passage.id!r} has neither title nor text")
+        else:
+            on_empty(passage.id)
+
+
+def corpus_file(folder: Path) -> Path:
+    """The corpus of a folder in BEIR layout.
+
+    Args:
+        folder: Holds ``corpus.jsonl.gz`` or ``corpus.jsonl``.
+
+    Raises:
+        InvalidInputError: It holds neither.
+    """
+    for name in ("corpus.jsonl.gz", "corpus.jsonl"):
+        if (path := folder / name).is_file():
+            return path
+    raise InvalidInputError("corpus", f"{folder} has neither corpus.jsonl nor corpus.jsonl.gz")
+
+
+def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -> tuple[int, set[int]]:
+    """Reads a whole corpus without keeping it, so that a bad line is known before hours of encoding, not after.
+
+    Args:
+        path: The file.
+        on_empty: As :func:`read_passages`.
+
+    Returns:
+        How many distinct passages it holds, and the numbers of the lines that repeat an earlier passage word for word.
+
+    Raises:
+        CorpusError: As :func:`read_passages`, or an id has two different contents.
+    """
+    first: dict[str, tuple[int, bytes]] = {}
+    repeated: set[int] = set()
+    for passage in read_passages(path, on_empty=on_empty):
+        digest = passage.content_sha256[:8]  # 64 bits tell two contents of one id apart
+        line, known = first.setdefault(passage.id, (passage.line, digest))
+        if line == passage.line:
+            continue
+        if known != digest:
+            raise CorpusError(
+                f"{path}:{passage.line}",
+                f"_id {passage.id!r} stands in line {line} already, with other content: make ids unique",
+            )
+        repeated.add(passage.line)
+    if not first:
+        raise CorpusError(str(path), "holds no passages")
+    return len(first), repeated
+
+
+def _parse(path: Path, line: int, content: dict[str, Any]) -> Passage:
+    def bad(problem: str) -> CorpusError:
+        return CorpusError(f"{path}:{line}", problem)
+
+    if "_id" not in content:
+        raise bad("lacks the field _id")
+    texts = {name: content.get(name, "") for name in ("_id", "title", "text")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise bad(f"{name} must be a string, not {type(value).__name__}")
+    metadata = content.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise bad(f"metadata must be an object, not {type(metadata).__name__}")
+    passage = Passage(
+        line=line,
+        id=texts["_id"],
+        title=texts["title"],
+        text=texts["text"],
+        metadata={key: _as_text(value) for key, value in metadata.items()},
+    )
+    _check(passage, bad)
+    return passage
+
+
+def _check(passage: Passage, bad: Callable[[str], CorpusError]) -> None:
+    sizes: dict[str, int] = {}
+    metadata = "".join(key + value for key, value in passage.metadata.items())
+    for name, value in (("_id", passage.id), ("title and text", passage.title + passage.text), ("metadata", metadata)):
+        try:
+            sizes[name] = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise bad(f"{name} is not valid Unicode: a lone surrogate at character {error.start + 1}") from error
+    if not passage.id or "\0" in passage.id:
+        raise bad("_id is empty or holds a NUL character")
+    # One byte for the space that joins title and text for the encoder.
+    limits = {"_id": MAX_ID_BYTES, "title and text": MAX_PASSAGE_BYTES - 1, "metadata": MAX_METADATA_BYTES}
+    for name, limit in limits.items():
+        if sizes[name] > limit:
+            raise bad(f"{name} of {passage.id[:80]!r} too long, in bytes (limit {limit}, got {sizes[name]})")
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

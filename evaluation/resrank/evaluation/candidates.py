@@ -1,0 +1,241 @@
+"""Each question's candidates, from this project's own index or from a file, with the vectors that the index stores."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resrank.core.corpus import Passage
+from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
+from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.sidecar.searching import check_encoder
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.evaluation.backends import Backend
+from resrank.evaluation.collection import JudgedCollection
+from resrank.evaluation.names import Retrieval
+from resrank.evaluation.passes import Progress, Question
+from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
+from resrank.evaluation.scorer import Float16, Float32
+from resrank.retrieval.lexical import query_terms
+from resrank.stack.index_build import called, changed_passages, connected, describe, fill_index, sidecar_of
+
+if TYPE_CHECKING:
+    from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
+
+_MODES = {
+    Retrieval.LEXICAL: pb.SEARCH_MODE_LEXICAL,
+    Retrieval.DENSE: pb.SEARCH_MODE_DENSE,
+    Retrieval.HYBRID: pb.SEARCH_MODE_HYBRID,
+}
+
+
+@dataclass(frozen=True)
+class GivenCandidates:
+    """Candidates that a file gives.
+
+    Attributes:
+        rankings: Of the judged questions that it has candidates for, without empty passages.
+        notes: What of it was left out, a sentence each.
+    """
+
+    rankings: Mapping[str, Ranking]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path, retriever: str | None, collection: JudgedCollection) -> GivenCandidates:
+        """Reads a file for one collection.
+
+        Args:
+            path: As :func:`~resrank.evaluation.run_files.read_candidates` takes it.
+            retriever: Which of several retrievers' lists.
+            collection: What its ids mean.
+
+        Raises:
+            InvalidInputError: The file is wrong, names passages that the collection does not have, or has candidates
+                for none of its judged questions.
+        """
+        read = read_candidates(path, retriever)
+        judged = {question: ranking for question, ranking in read.items() if question in collection.queries}
+        if not judged:
+            raise InvalidInputError(
+                "candidates",
+                f"{path} has candidates for no question that split {collection.split} of {collection.name} judges, "
+                f"its first is {next(iter(read))!r}",
+            )
+        known = collection.passages.keys() | collection.empty
+        for question, ranking in judged.items():
+            if unknown := [passage for passage in ranking.ids if passage not in known]:
+                raise InvalidInputError(
+                    "candidates",
+                    f"{path} gives question {question!r} passage {unknown[0]!r}, which is not in {collection.name}",
+                )
+        notes = []
+        if others := len(read) - len(judged):
+            notes.append(f"questions of {path.name} that are not among the judged ones and are left out: {others}")
+        if empty := sum(passage in collection.empty for ranking in judged.values() for passage in ranking.ids):
+            notes.append(f"empty passages among the candidates of {path.name}, which are left out: {empty}")
+        return cls(
+            {question: _without(ranking, collection.empty) for question, ranking in judged.items()}, tuple(notes)
+        )
+
+
+@dataclass(frozen=True)
+class OwnIndex:
+    """An index of the evaluation's own, filled as needed.
+
+    Attributes:
+        folder: Made if it does not exist.
+        scratch: Folder for a file of the passages to index.
+    """
+
+    folder: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class RunningIndex:
+    """The index of a running sidecar, which is read and never written.
+
+    Attributes:
+        address: ``host:port``.
+    """
+
+    address: str
+
+
+async def find_questions(
+    backend: Backend,
+    collection: JudgedCollection,
+    source: Retrieval | GivenCandidates,
+    place: OwnIndex | RunningIndex,
+    depth: int,
+    progress: Progress,
+) -> tuple[list[Question], list[str]]:
+    """Makes the judged questions ready to be ranked.
+
+    Args:
+        backend: Embeds passages and queries.
+        collection: What is evaluated on.
+        source: Where candidates come from. For those of a file no other passages are embedded.
+        place: The index.
+        depth: Candidates of each question at most.
+        progress: Called as the work goes on.
+
+    Returns:
+        The questions, those without candidates too, and what a reader has to know, a sentence each.
+
+    Raises:
+        RetrievalError: The index belongs to another encoder, or is not this collection's.
+        ResRankError: Whatever the servers raise.
+    """
+    wanted = list(collection.passages.values())
+    if isinstance(source, GivenCandidates):
+        wanted = [
+            collection.passages[id_]
+            for id_ in dict.fromkeys(chain.from_iterable(found.ids[:depth] for found in source.rankings.values()))
+        ]
+    texts = list(collection.queries.values())
+    async with _index(backend, wanted, place, collection.name, progress) as sidecar:
+        embeddings = await asyncio.to_thread(backend.scorer.embed_queries, texts)
+        described = await describe(sidecar)
+        notes = []
+        if isinstance(source, GivenCandidates):
+            rankings = dict(source.rankings)
+        else:
+            if others := described.record_count - len(wanted):
+                notes.append(f"passages of the index that are not in {collection.name}: {others}")
+            rankings = {}
+            for (question, text), embedding in zip(collection.queries.items(), embeddings, strict=True):
+                rankings[question] = await _search(sidecar, source, text, embedding, depth, backend.encoder_sha256)
+                progress("finding candidates", len(rankings), len(texts))
+        cut = {question: Ranking(found.ids[:depth], found.scores[:depth]) for question, found in rankings.items()}
+        vectors = await _vectors(sidecar, list(dict.fromkeys(chain.from_iterable(f.ids for f in cut.values()))))
+    questions = []
+    for (id_, text), embedding in zip(collection.queries.items(), embeddings, strict=True):
+        found = cut.get(id_, NO_RANKING)
+        stored = np.empty((len(found), len(embedding)), np.float16)
+        for row, passage in enumerate(found.ids):
+            stored[row] = vectors[passage]
+        questions.append(Question(id_, text, found, embedding, stored))
+    return questions, notes
+
+
+@asynccontextmanager
+async def _index(
+    backend: Backend, passages: Sequence[Passage], place: OwnIndex | RunningIndex, name: str, progress: Progress
+) -> AsyncIterator[RetrievalServiceAsyncStub]:
+    """The sidecar of an index that holds these passages."""
+    if isinstance(place, RunningIndex):
+        async with connected(place.address) as sidecar:
+            check_encoder((await describe(sidecar)).encoder_sha256, backend.encoder_sha256)
+            if missing := await changed_passages(sidecar, passages):
+                raise RetrievalError(
+                    f"the index at {place.address} does not hold {len(missing)} of the {len(passages)} passages of "
+                    f"{name} as they are there, the first is {missing[0].id!r}: build it from that corpus"
+                )
+            yield sidecar
+        return
+    corpus = place.scratch / "corpus.jsonl"
+    with corpus.open("w", encoding="utf-8") as file:
+        for passage in passages:
+            fields = {"_id": passage.id, "title": passage.title, "text": passage.text, "metadata": passage.metadata}
+            file.write(json.dumps(fields) + "\n")
+    async with sidecar_of(place.folder) as sidecar:
+        async with backend.passage_encoder() as encoder:
+            await fill_index(
+                corpus,
+                encoder,
+                sidecar,
+                backend.build,
+                lambda report: progress("embedding passages", report.stored + report.unchanged, report.passages),
+            )
+        corpus.unlink()
+        yield sidecar
+
+
+async def _search(
+    sidecar: RetrievalServiceAsyncStub,
+    mode: Retrieval,
+    text: str,
+    embedding: Float32,
+    depth: int,
+    encoder_sha256: str,
+) -> Ranking:
+    if mode is Retrieval.LEXICAL and not query_terms(text):
+        return NO_RANKING  # which the sidecar refuses, rightly: there is nothing to look for
+    response = await called(
+        sidecar.Search(
+            pb.SearchRequest(
+                mode=_MODES[mode],
+                k=depth,
+                embedding=b"" if mode is Retrieval.LEXICAL else embedding.astype("<f4").tobytes(),
+                text="" if mode is Retrieval.DENSE else text,
+                encoder_sha256=encoder_sha256,
+            )
+        )
+    )
+    return Ranking(tuple(response.ids), np.asarray(response.scores, np.float32))
+
+
+async def _vectors(sidecar: RetrievalServiceAsyncStub, ids: Sequence[str]) -> dict[str, Float16]:
+    vectors: dict[str, Float16] = {}
+    for start in range(0, len(ids), MAX_MESSAGE_RECORDS):
+        block = ids[start : start + MAX_MESSAGE_RECORDS]
+        response = await called(sidecar.Get(pb.GetRequest(ids=block, include_embeddings=True)))
+        if response.missing_ids:
+            raise IndexFolderError(f"the index lost passage {response.missing_ids[0]!r} while it was read")
+        vectors.update((record.id, np.frombuffer(record.embedding, "<f2")) for record in response.records)
+    return vectors
+
+
+def _without(ranking: Ranking, passages: frozenset[str]) -> Ranking:
+    kept = [place for place, passage in enumerate(ranking.ids) if passage not in passages]
+    return Ranking(tuple(ranking.ids[place] for place in kept), ranking.scores[kept])

@@ -1,0 +1,147 @@
+"""A checkpoint scored in this process by the torch reference in fp32, on a GPU where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, Norm
+from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.scoring import score
+from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
+from resrank.evaluation.scorer import CandidateVectors, Float32
+from resrank.model.modeling import ResRankModel
+
+_PASS_POSITIONS = 4096
+"""Positions of one pass, padding included, some 30 lists of 100 candidates: bounds the memory, not the speed."""
+
+_EMBED_BATCH = 32
+
+
+class TorchScorer:
+    """Implements :class:`~resrank.evaluation.scorer.Scorer` by :class:`resrank.model.modeling.ResRankModel`.
+
+    Backbones run in torch; the last step, fusion and cosine, is the one that serving runs (``resrank.core.scoring``).
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Loads a full checkpoint.
+
+        Args:
+            checkpoint: Its folder.
+
+        Raises:
+            CheckpointError: The folder is not a valid checkpoint.
+        """
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = ResRankModel.from_checkpoint(checkpoint).to(self._device)
+        encoder = self.spec.encoder
+        self._queries = EncoderTokenizer(checkpoint / ENCODER_DIR, encoder, for_queries=True)
+        self._passages = EncoderTokenizer(checkpoint / ENCODER_DIR, encoder, for_queries=False)
+        self._prompt = PromptTokenizer(checkpoint / RERANKER_DIR, self.spec.reranker)
+        self._embedded: dict[str, Float32] = {}
+
+    @property
+    def spec(self) -> CheckpointSpec:
+        """The checkpoint's fields."""
+        return self._model.spec
+
+    @property
+    def max_passages(self) -> int:
+        """Candidates that one pass takes."""
+        return self.spec.reranker.max_passages
+
+    def embed_queries(self, texts: Sequence[str]) -> Float32:
+        """Embeds queries, FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: One is empty or too long in bytes.
+        """
+        # Kept, so that a query has one vector whatever it is batched with, in every row of an evaluation.
+        if new := [text for text in dict.fromkeys(texts) if text not in self._embedded]:
+            self._embedded.update(zip(new, self._embed(self._queries, new), strict=True))
+        return np.stack([self._embedded[text] for text in texts])
+
+    def embed_passages(self, texts: Sequence[str]) -> Float32:
+        """Embeds passages, FP32 [len(texts), d].
+
+        Raises:
+            InvalidInputError: One is empty or too long in bytes.
+        """
+        return self._embed(self._passages, texts)
+
+    def score(self, lists: Sequence[CandidateVectors]) -> Iterator[Float32]:
+        """Scores candidates, see :meth:`resrank.evaluation.scorer.Scorer.score`."""
+        blocks = [
+            [
+                CandidateVectors(one.query, one.embeddings[start : start + self.max_passages])
+                for start in range(0, len(one.embeddings), self.max_passages)
+            ]
+            for one in lists
+        ]
+        scores = self._score_blocks(list(chain.from_iterable(blocks)))
+        for parts in blocks:
+            yield np.concatenate([next(scores) for _ in parts])
+
+    @torch.no_grad()
+    def _embed(self, tokenizer: EncoderTokenizer, texts: Sequence[str]) -> Float32:
+        embeddings = np.empty((len(texts), self.spec.encoder.embedding_dim), np.float32)
+        by_length = sorted(
+            range(len(texts)), key=lambda row: len(texts[row])
+        )  # rows of one length pad each other little
+        for start in range(0, len(texts), _EMBED_BATCH):
+            rows = by_length[start : start + _EMBED_BATCH]
+            tokens = tokenizer.encode([texts[row].encode() for row in rows], truncate=True)
+            pooled = self._model.encode(self._tensor(tokens.input_ids), self._tensor(tokens.attention_mask))
+            embeddings[rows] = pooled.float().cpu().numpy()
+        return embeddings
+
+    def _score_blocks(self, blocks: Sequence[CandidateVectors]) -> Iterator[Float32]:
+        """Of lists that one pass takes each; several of them go through together."""
+        queries = self._prompt.encode([block.query.encode() for block in blocks], truncate=True)
+        lengths = [
+            self._prompt.layout.length(len(query), len(block.embeddings))
+            for query, block in zip(queries, blocks, strict=True)
+        ]
+        start = 0
+        while start < len(blocks):
+            end = start + 1
+            while end < len(blocks) and (end + 1 - start) * max(lengths[start : end + 1]) <= _PASS_POSITIONS:
+                end += 1
+            yield from self._pass(queries[start:end], blocks[start:end])
+            start = end
+
+    @torch.no_grad()
+    def _pass(self, queries: Sequence[Sequence[int]], blocks: Sequence[CandidateVectors]) -> list[Float32]:
+        counts = [len(block.embeddings) for block in blocks]
+        prompt = self._prompt.layout.batch(queries, counts)
+        fusion = self.spec.fusion
+        query_embeddings = self.embed_queries([block.query for block in blocks]) if fusion.query_residual else None
+        vectors = [block.embeddings[None] for block in blocks]
+        if self.spec.reranker.query_slot and query_embeddings is not None:
+            vectors = [append_query(row, query[None]) for row, query in zip(vectors, query_embeddings, strict=True)]
+        candidates = np.concatenate([pad_candidates(row, prompt.passage_positions.shape[1]) for row in vectors])
+        passage_states, query_state = self._model.states(
+            self._tensor(prompt.input_ids),
+            self._tensor(prompt.passage_positions),
+            self._tensor(prompt.last_position),
+            self._tensor(candidates),
+        )
+        scores = score(
+            passage_states.cpu().numpy(),
+            query_state.cpu().numpy(),
+            candidates,
+            query_embeddings,
+            gate=fusion.residual_gate,
+            normalize_states=fusion.state_norm is Norm.L2,
+        )
+        return [row[:count] for row, count in zip(scores, counts, strict=True)]
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

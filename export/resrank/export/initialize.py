@@ -1,0 +1,403 @@
+"""A first checkpoint from two backbones: dense-start, so that untrained it ranks exactly as its retriever."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from resrank.core.checkpoint import (
+    ENCODER_DIR,
+    PROJECTORS_FILE,
+    RERANKER_DIR,
+    CheckpointSpec,
+    EncoderSpec,
+    FusionSpec,
+    Pooling,
+    Projector,
+    PromptSpec,
+    RerankerSpec,
+    file_sha256,
+    folder_sha256,
+    validate_folder,
+    write_spec,
+)
+from resrank.core.durability import flush, flush_tree
+from resrank.core.errors import CheckpointError
+from resrank.core.tokenization import PromptTokenizer, load_tokenizer
+from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights
+
+CHAT_PROMPT = PromptSpec(
+    before_query="<|im_start|>system\nRank the passages by how well they answer the query.<|im_end|>\n"
+    "<|im_start|>user\nQuery:\n",
+    before_passages="\nPassages:\n",
+    after_passages="<|im_end|>\n<|im_start|>assistant\n",
+)
+"""Default for tokenizers that know ``<|im_start|>`` (Qwen, SmolLM2); the paper's own prompt is not public."""
+
+PLAIN_PROMPT = PromptSpec(
+    before_query="Rank the passages by how well they answer the query.\nQuery:\n",
+    before_passages="\nPassages:\n",
+    after_passages="\nRanking:\n",
+)
+"""Default for all other tokenizers."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# No .bin, .pt or .py is ever fetched: weights are safetensors and code is transformers' own.
+_HUB_FILES = ["*.json", "*/config.json", "model*.safetensors", "*.txt", "*.model"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_NO_FIELDS: dict[str, Any] = {}
+_NO_ITEMS: list[dict[str, Any]] = []
+_Json = TypeVar("_Json", dict[str, Any], list[dict[str, Any]])
+_LONGEST_DEFAULT_PASSAGE = 512
+_LONGEST_SANE_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
+
+
+@dataclass(frozen=True)
+class InitOptions:
+    """What a user may decide about a first checkpoint; None is taken from the backbones.
+
+    Attributes:
+        name: The checkpoint's name; None: the two backbones' names joined.
+        pooling: None: what sentence-transformers' files say, else last for causal encoders and mean for others.
+        residual_gate: g; 0 is dense-start.
+        query_residual: Whether e_q is added to the query's state; dense-start needs it.
+        max_passage_tokens: Longest passage; None: the encoder's own limit, at most 512.
+        max_query_tokens: Longest query, for encoder and reranker alike.
+        max_passages: N, candidates in one forward pass.
+        seed: Of the projectors' random directions.
+    """
+
+    name: str | None = None
+    pooling: Pooling | None = None
+    residual_gate: float = 0.0
+    query_residual: bool = True
+    max_passage_tokens: int | None = None
+    max_query_tokens: int = 128
+    max_passages: int = 128
+    seed: int = 0
+
+
+def initialize(
+    encoder: str | Path,
+    reranker: str | Path,
+    out: Path,
+    options: InitOptions = InitOptions(),
+    *,
+    sources: tuple[str, str] | None = None,
+) -> CheckpointSpec:
+    """Makes a checkpoint from an encoder and a causal decoder.
+
+    Args:
+        encoder: Hub id or folder of any bidirectional or causal text model.
+        reranker: Hub id or folder of any causal decoder; its language-model head is not kept.
+        out: The folder to make; must not exist yet.
+        options: What the user decides.
+        sources: What ``encoder.source`` and ``reranker.source`` shall say; None: the ids or folder names.
+
+    Returns:
+        The fields of the checkpoint, as written to ``resrank.json``.
+
+    Raises:
+        CheckpointError: A backbone cannot be loaded or does not fit, or ``out`` exists. ``out`` is either complete
+            afterwards or not there.
+    """
+    refuse_existing(out)  # before anything is fetched
+    encoder_source, reranker_source = sources or (source_name(encoder), source_name(reranker))
+    encoder_folder, reranker_folder = resolve_source(encoder), resolve_source(reranker)
+    with written_aside(out) as partial, quiet_transformers():
+        encoder_spec = _add_encoder(encoder_folder, partial / ENCODER_DIR, encoder_source, options)
+        reranker_spec, token_norm = _add_reranker(reranker_folder, partial / RERANKER_DIR, reranker_source, options)
+        d, h = encoder_spec.embedding_dim, reranker_spec.hidden_size
+        if d != h:
+            save_file(projectors(d, h, seed=options.seed), partial / PROJECTORS_FILE)
+        projectors_sha256 = None if d == h else file_sha256(partial / PROJECTORS_FILE)
+        spec = CheckpointSpec(
+            name=options.name or f"{_short(encoder_source)}+{_short(reranker_source)}",
+            encoder=encoder_spec,
+            reranker=reranker_spec,
+            fusion=FusionSpec(
+                projector=Projector.IDENTITY if d == h else Projector.LINEAR,
+                projectors_sha256=projectors_sha256,
+                # A semi-orthogonal P_in keeps the length of a unit vector when h >= d and keeps sqrt(h/d) of it, on
+                # average over directions, when it has to drop dimensions.
+                input_scale=token_norm / min(1.0, (h / d) ** 0.5),
+                residual_gate=options.residual_gate,
+                query_residual=options.query_residual,
+            ),
+        )
+        write_spec(spec, partial)
+        validate_folder(partial, verify_hashes=False)
+    return spec
+
+
+def projectors(embedding_dim: int, hidden_size: int, *, seed: int) -> dict[str, torch.Tensor]:
+    """Semi-orthogonal starting values: P_in keeps all angles that fit, and P_out is its transpose.
+
+    Args:
+        embedding_dim: d.
+        hidden_size: h.
+        seed: Of the random directions.
+
+    Returns:
+        ``p_in.weight`` FP32 [h, d] and ``p_out.weight`` FP32 [d, h].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    p_in = torch.empty(hidden_size, embedding_dim)
+    torch.nn.init.orthogonal_(p_in, generator=generator)
+    return {"p_in.weight": p_in, "p_out.weight": p_in.T.contiguous()}
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises where something would be overwritten.
+
+    Raises:
+        CheckpointError: ``out`` exists.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out}: exists already; remove it or choose another folder")
+
+
+@contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """Gives a folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
+
+    Raises:
+        CheckpointError: ``out`` exists already or cannot be written, or the block failed to write in it.
+    """
+    refuse_existing(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Not named by the process: in a container its id comes again, and what a killed one left would block it.
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error}") from error
+    try:
+        try:
+            yield partial
+        except (OSError, SafetensorError) as error:  # a full disk above all
+            raise CheckpointError(f"{out}: cannot be written: {error}") from error
+        for file in partial.rglob("*"):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors writes for the owner alone, but a server often runs as another user
+        partial.chmod(0o755)  # made for the owner alone, too
+        try:
+            flush_tree(partial)  # else a power cut could leave the name without the weights
+            partial.rename(out)
+            flush(out.parent)
+        except OSError as error:
+            raise CheckpointError(f"{out}: cannot be put in its place: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) -> EncoderSpec:
+    model = load_backbone(source)
+    save_backbone(model, source, target)
+    pooling = options.pooling or _stored_pooling(source) or (Pooling.LAST if _is_causal(model) else Pooling.MEAN)
+    prompts = _read_json(source / "config_sentence_transformers.json", _NO_FIELDS).get("prompts") or {}
+    tokenizer = load_tokenizer(target)
+    probe = tokenizer.encode("a", add_special_tokens=True)
+    limit = _token_limit(source, model)
+    max_passage_tokens = options.max_passage_tokens or min(limit, _LONGEST_DEFAULT_PASSAGE)
+    for field, value in (("passage", max_passage_tokens), ("query", options.max_query_tokens)):
+        if value > limit:
+            raise CheckpointError(f"{source}: max_{field}_tokens is {value}, but the encoder reads at most {limit}")
+    return EncoderSpec(
+        source=name,
+        sha256=folder_sha256(target),
+        embedding_dim=model.config.hidden_size,
+        pooling=pooling,
+        max_passage_tokens=max_passage_tokens,
+        max_query_tokens=options.max_query_tokens,
+        passage_instruction=prompts.get("document") or prompts.get("passage") or "",
+        query_instruction=prompts.get("query") or "",
+        # The last token stands for the whole text only if it is always the same one.
+        append_eos=pooling is Pooling.LAST and not probe.special_tokens_mask[-1],
+    )
+
+
+def _add_reranker(source: Path, target: Path, name: str, options: InitOptions) -> tuple[RerankerSpec, float]:
+    """Saves the reranker; returns its fields and the mean L2 norm of its token embeddings."""
+    model = load_backbone(source)
+    if not _is_causal(model):
+        raise CheckpointError(f"{source}: not a causal decoder; the reranker must be one")
+    save_backbone(model, source, target)
+    eos = _read_json(target / "tokenizer_config.json", _NO_FIELDS).get("eos_token")
+    eos_token = eos["content"] if isinstance(eos, dict) else eos
+    if not isinstance(eos_token, str):
+        raise CheckpointError(f"{source}/tokenizer_config.json: eos_token is missing; the query's state is read there")
+    chat = load_tokenizer(target).token_to_id("<|im_start|>") is not None
+    spec = RerankerSpec(
+        source=name,
+        sha256=folder_sha256(target),
+        hidden_size=model.config.hidden_size,
+        max_query_tokens=options.max_query_tokens,
+        max_passages=options.max_passages,
+        prompt=CHAT_PROMPT if chat else PLAIN_PROMPT,
+        eos_token=eos_token,
+    )
+    needed = PromptTokenizer(target, spec).layout.length(options.max_query_tokens, options.max_passages)
+    limit = getattr(model.config, "max_position_embeddings", needed)
+    if needed > limit:
+        raise CheckpointError(
+            f"{source}: max_query_tokens {options.max_query_tokens} and max_passages {options.max_passages} need "
+            f"{needed} positions, but the reranker has {limit}"
+        )
+    table = model.get_input_embeddings().get_parameter("weight").detach()
+    return spec, float(torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).mean())
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Loads the base model (no head) of a folder, refusing what would leave a weight at random.
+
+    Raises:
+        CheckpointError: It cannot be loaded from safetensors, or is not a text model of one stack.
+    """
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds for an unusable folder
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{folder}: cannot be loaded as a safetensors model: {first_line}") from error
+    refuse_missing_weights(folder, report["missing_keys"])
+    drop_drawn_pooler(model, report["missing_keys"])
+    if model.config.is_encoder_decoder:
+        raise CheckpointError(f"{folder}: encoder-decoder models are neither encoder nor reranker here")
+    if not isinstance(getattr(model.config, "hidden_size", None), int):
+        raise CheckpointError(f"{folder}/config.json: no hidden_size; only text models can be backbones")
+    if any(module.get("type", "").endswith(".Dense") for module in _read_json(folder / "modules.json", _NO_ITEMS)):
+        raise CheckpointError(f"{folder}/modules.json: a Dense module after pooling is not supported")
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def save_backbone(model: PreTrainedModel, source: Path, target: Path) -> None:
+    """Writes weights, config and tokenizer in the Hugging Face layout.
+
+    Raises:
+        CheckpointError: ``source`` has no tokenizer that can be written as ``tokenizer.json``.
+    """
+    model.save_pretrained(target)
+    if (source / "tokenizer.json").is_file():
+        # Copied, not loaded and saved: transformers may rebuild a tokenizer with another pre-tokenizer.
+        for name in _TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+        return
+    try:
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True).save_pretrained(target)
+    except Exception as error:  # as above
+        raise CheckpointError(f"{source}: no tokenizer.json, and none can be made: {error}") from error
+    if not (target / "tokenizer.json").is_file():
+        raise CheckpointError(f"{source}: its tokenizer cannot be written as tokenizer.json")
+
+
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Tells by trial whether a position sees only what stands before it; configs do not say it reliably."""
+    middle = model.config.vocab_size // 2
+    with torch.inference_mode():
+        one, two = (
+            model(input_ids=torch.tensor([[1, 2, 3, last]])).last_hidden_state[0, :3] for last in (middle, middle + 1)
+        )
+    return bool(torch.allclose(one, two, rtol=1e-3, atol=1e-4))
+
+
+def _stored_pooling(folder: Path) -> Pooling | None:
+    """What sentence-transformers wrote about pooling, or None."""
+    config = _read_json(folder / "1_Pooling" / "config.json", _NO_FIELDS)
+    for field, pooling in (
+        ("pooling_mode_mean_tokens", Pooling.MEAN),
+        ("pooling_mode_lasttoken", Pooling.LAST),
+        ("pooling_mode_cls_token", Pooling.CLS),
+    ):
+        if config.get(field):
+            return pooling
+    if config:
+        raise CheckpointError(f"{folder}/1_Pooling/config.json: none of mean, lasttoken and cls; give the pooling")
+    return None
+
+
+def _token_limit(folder: Path, model: PreTrainedModel) -> int:
+    """Longest text that the encoder reads, from all files that limit it."""
+    limits = (
+        getattr(model.config, "max_position_embeddings", None),
+        _read_json(folder / "tokenizer_config.json", _NO_FIELDS).get("model_max_length"),
+        _read_json(folder / "sentence_bert_config.json", _NO_FIELDS).get("max_seq_length"),
+    )
+    return int(min((limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT), default=32768))
+
+
+def resolve_source(source: str | Path) -> Path:
+    """The folder of a backbone, fetched from the hub when it is an id.
+
+    Raises:
+        CheckpointError: It is neither a folder nor an id, or cannot be fetched.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
+        raise CheckpointError(f"{source}: no such folder, and not a hub id of the form owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+    except Exception as error:  # connection, permission and missing-repository errors of several libraries
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{source}: no such folder, and not fetched from the hub ({first_line}); download it elsewhere and give "
+            "its folder"
+        ) from error
+
+
+def source_name(source: str | Path) -> str:
+    """What ``resrank.json`` says about where a backbone came from: its hub id, or its folder's name."""
+    return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else str(source)
+
+
+def _short(source: str) -> str:
+    return source.split(" ", maxsplit=1)[0].rsplit("/", 1)[-1]
+
+
+def _read_json(path: Path, empty: _Json) -> _Json:
+    """The content of a JSON file, or ``empty`` when it is not there or holds another kind of value."""
+    if not path.is_file():
+        return empty
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    return content if isinstance(content, type(empty)) else empty
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hides the reports about dropped heads, which are dropped on purpose, and the per-file progress bars."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

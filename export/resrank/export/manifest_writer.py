@@ -1,0 +1,55 @@
+"""Writes down what an export made: the content of ``manifest.json``."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+
+from resrank.core.checkpoint import CheckpointSpec, encoder_identity
+from resrank.export.export_options import ExportOptions
+from resrank.export.manifest import BucketFacts, BuiltOn, CheckpointFacts, Manifest
+from resrank.export.runtimes.base import RuntimeExport
+
+_VERSIONS_OF = (
+    "resrank",
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "openvino",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx_cu13_bindings",
+    "numpy",
+)
+
+
+def make_manifest(spec: CheckpointSpec, options: ExportOptions, made: RuntimeExport) -> Manifest:
+    """Joins the facts of an export.
+
+    Args:
+        spec: The checkpoint's fields.
+        options: What was asked for.
+        made: What the runtime made of it.
+    """
+    buckets = made.gpu.buckets if made.gpu else None
+    return Manifest(
+        runtime=options.runtime,
+        engine_host=options.host,
+        checkpoint=CheckpointFacts(name=spec.name, sha256=spec.digest(), encoder_sha256=encoder_identity(spec)),
+        models={model: engine.facts for model, engine in made.models.items()},
+        buckets=BucketFacts(**asdict(buckets)) if buckets else None,
+        compute_capabilities=made.compute_capabilities,
+        gpus=options.gpus,
+        cuda_graphs=made.gpu is not None,
+        built_on=BuiltOn(machine=platform.machine(), python=platform.python_version()),
+        versions={name: _version(name) for name in _VERSIONS_OF},
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

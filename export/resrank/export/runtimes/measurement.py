@@ -1,0 +1,56 @@
+"""How near an engine that runs here comes to the reference, and how long it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from resrank.core.errors import ParityError
+from resrank.core.names import Model, Tensor
+from resrank.export.parity import ParityGate, parity_table
+from resrank.export.runtimes.base import EngineChoice
+from resrank.serving.engines import Engine, EngineOptions
+
+_TIMED_RUNS = 7
+
+
+def measure(gate: ParityGate, model: Model, engine: Engine, options: EngineOptions) -> EngineChoice:
+    """Holds an engine against the reference and times it.
+
+    Args:
+        gate: The reference's answers.
+        model: ``encoder`` or ``reranker``.
+        engine: Of that model.
+        options: What the engine was made with.
+    """
+    if model is Model.ENCODER:
+        parity = gate.check_encoder(engine, options)
+        inputs = gate.encoder_case.inputs
+        rows = len(inputs[Tensor.INPUT_IDS])
+        return EngineChoice(parity, options.kind.value, _latency_ms(engine, inputs), rows)
+    parity = gate.check_reranker(engine, options)
+    first_row = {tensor: array[:1] for tensor, array in gate.reranker_case.inputs.items()}
+    return EngineChoice(parity, options.kind.value, _latency_ms(engine, first_row))
+
+
+def parity_failure(model: Model, tried: Iterable[EngineChoice]) -> ParityError:
+    """What to raise when no engine of a model is within tolerance.
+
+    Args:
+        model: ``encoder`` or ``reranker``.
+        tried: Engines of any model.
+    """
+    table = parity_table([choice.parity for choice in tried if choice.parity.model is model])
+    return ParityError(f"no engine computes the {model.value} as the torch reference does:\n{table}")
+
+
+def _latency_ms(engine: Engine, inputs: Mapping[str, NDArray[Any]]) -> float:
+    times = []
+    for _ in range(_TIMED_RUNS):
+        start = time.perf_counter()
+        engine.run(inputs)
+        times.append(time.perf_counter() - start)
+    return min(times) * 1e3  # the run least disturbed by whatever else the machine does

@@ -1,7 +1,0 @@
-"""TensorRT builders: an exported graph to engine plans, by the production library or by TensorRT-RTX."""
-
-from resrank_export.tensorrt.builder import EngineBuilder, load_builder
-from resrank_export.tensorrt.network import LayerSummary, NetworkSummary
-from resrank_export.tensorrt.plan import BuiltPlan
-
-__all__ = ["BuiltPlan", "EngineBuilder", "LayerSummary", "NetworkSummary", "load_builder"]

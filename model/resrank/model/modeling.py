@@ -1,0 +1,368 @@
+"""The torch model of DESIGN section 2: the reference for every engine, and what training trains.
+
+Imported by name only; the rest of ``resrank`` never pulls torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Self, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AutoModel, PreTrainedModel
+
+from resrank.core.checkpoint import (
+    ENCODER_DIR,
+    PROJECTORS_FILE,
+    RERANKER_DIR,
+    CheckpointSpec,
+    Norm,
+    Pooling,
+    Projector,
+    validate_folder,
+)
+from resrank.core.errors import CheckpointError
+from resrank.model.encoder_attention import biased_attention, is_biased, token_mask
+
+EXPORT_ATTENTION = "resrank"
+"""Name under which transformers finds :func:`maskless_attention`."""
+
+_TINY = 1e-12  # the same guard as in resrank.core.scoring
+
+
+def maskless_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention without a materialised [S, S] mask, for graphs that engines fuse.
+
+    Registered with transformers without a mask function, so causal decoders get no mask at all (rows are contiguous
+    and padded on the right) and bidirectional encoders pass the [B, 1, 1, L] one they are given.
+
+    Args:
+        module: The attention layer; ``is_causal`` says which kind.
+        query: [B, H, S, D].
+        key: [B, H_kv, S, D], H a multiple of H_kv (grouped-query attention).
+        value: [B, H_kv, S, D].
+        attention_mask: Boolean [B, 1, 1, S], True on tokens; None for causal layers.
+        scaling: Factor on the products, 1/sqrt(D) by default.
+        dropout: Probability in training.
+
+    Returns:
+        [B, S, H, D] and None for the attention weights that nobody reads.
+    """
+    grouped = key.shape[1] != query.shape[1]
+    context = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        dropout_p=dropout,
+        is_causal=attention_mask is None and bool(getattr(module, "is_causal", False)),
+        scale=scaling,
+        enable_gqa=grouped,
+    )
+    return context.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(EXPORT_ATTENTION, maskless_attention)
+
+
+class ResRankModel(nn.Module):
+    """Encoder-LLM, Reranker-LLM and what joins them.
+
+    Attributes:
+        spec: The checkpoint's fields.
+        encoder: Any Hugging Face encoder (``AutoModel``).
+        reranker: The decoder stack of any causal language model, without its ``lm_head``.
+        p_in: [d] to [h], or the identity.
+        p_out: [h] to [d], or the identity.
+        residual_gate: g, a buffer so that it follows the model's device.
+    """
+
+    def __init__(
+        self,
+        spec: CheckpointSpec,
+        encoder: PreTrainedModel,
+        reranker: PreTrainedModel,
+        p_in: Tensor | None = None,
+        p_out: Tensor | None = None,
+    ) -> None:
+        """Joins two backbones.
+
+        Args:
+            spec: The checkpoint's fields; sizes must fit the backbones.
+            encoder: The encoder backbone.
+            reranker: The decoder backbone.
+            p_in: FP32 [h, d], only with the linear projector.
+            p_out: FP32 [d, h], likewise.
+
+        Raises:
+            CheckpointError: The backbones or projectors do not have the sizes that ``spec`` says.
+        """
+        super().__init__()
+        d, h = spec.encoder.embedding_dim, spec.reranker.hidden_size
+        for field, module, size in (
+            ("encoder.embedding_dim", encoder, d),
+            ("reranker.hidden_size", reranker, h),
+        ):
+            found = int(module.config.hidden_size)
+            if found != size:
+                raise CheckpointError(f"{field}: {size}, but the backbone's hidden size is {found}")
+        self.spec = spec
+        self.encoder = encoder
+        self.reranker = reranker
+        self.p_in: nn.Module = _projector("p_in", p_in, d, h) if p_in is not None else nn.Identity()
+        self.p_out: nn.Module = _projector("p_out", p_out, h, d) if p_out is not None else nn.Identity()
+        self.register_buffer("residual_gate", torch.tensor(spec.fusion.residual_gate), persistent=False)
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, *, verify_hashes: bool = True) -> Self:
+        """Loads a checkpoint folder in fp32 and evaluation mode.
+
+        Args:
+            folder: A checkpoint as DESIGN section 4 lays it out.
+            verify_hashes: Whether the weights' digests are computed again.
+
+        Raises:
+            CheckpointError: The folder is not a valid checkpoint.
+        """
+        spec = validate_folder(folder, verify_hashes=verify_hashes)
+        encoder, reranker = load_backbone(folder / ENCODER_DIR), load_backbone(folder / RERANKER_DIR)
+        return cls(spec, encoder, reranker, *load_projectors(folder, spec)).eval()
+
+    @property
+    def encoder_is_causal(self) -> bool:
+        """Whether the encoder is a decoder (last-token pooling families) and so needs no attention mask."""
+        return _is_causal(self.encoder)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Turns texts into embeddings: e = Enc(text).
+
+        Args:
+            input_ids: INT64 [B, L], padded on the right.
+            attention_mask: INT64 [B, L], 1 on tokens.
+
+        Returns:
+            FP32 [B, d], pooled and, with ``embedding_norm: l2``, of length 1.
+        """
+        mask: Tensor | dict[str, Tensor] | None = attention_mask
+        if self.encoder.config._attn_implementation == EXPORT_ATTENTION:
+            mask = None if self.encoder_is_causal else token_mask(self.encoder.config, attention_mask)
+        hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
+        pooled = self._pool(hidden.float(), attention_mask)
+        return functional.normalize(pooled, dim=-1) if self.spec.encoder.embedding_norm is Norm.L2 else pooled
+
+    def _pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        match self.spec.encoder.pooling:
+            case Pooling.CLS:
+                return hidden[:, 0]
+            case Pooling.LAST:
+                last = attention_mask.sum(dim=1, keepdim=True) - 1
+                return _gather_positions(hidden, last)[:, 0]
+            case Pooling.MEAN:
+                weights = attention_mask.to(hidden.dtype)[:, :, None]
+                return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def states(
+        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One causal pass over the query's tokens and one position per passage.
+
+        Args:
+            input_ids: INT64 [B, S] of ``resrank.core.prompt``, a placeholder at each slot.
+            passage_positions: INT64 [B, N], the slots.
+            last_position: INT64 [B, 1], where EOS stands.
+            candidates: FP16 or FP32 [B, N, d], the passages' embeddings e_i.
+
+        Returns:
+            P_out(h_i) FP32 [B, N, d] and P_out(h_EOS) FP32 [B, d].
+        """
+        projected = self.p_out(self.hidden_states(input_ids, passage_positions, last_position, candidates))
+        return projected[:, :-1], projected[:, -1]
+
+    def hidden_states(
+        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """The decoder's last hidden states before P_out; the arguments are those of :meth:`states`.
+
+        Returns:
+            FP32 [B, N + 1, h]: h_i of each slot, then h_EOS.
+        """
+        tokens = self.reranker.get_input_embeddings()(input_ids)
+        x = self.p_in(candidates.float()) * self.spec.fusion.input_scale
+        if x.requires_grad:
+            # Padding stands at the slot of its row's last candidate, and scatter would hand that slot's gradient to
+            # each of them: only the first passes it on.
+            padding = passage_positions.diff(dim=1, prepend=passage_positions[:, :1] - 1) == 0
+            x = torch.where(padding[:, :, None], x.detach(), x)
+        slots = passage_positions[:, :, None].expand(-1, -1, tokens.shape[-1])
+        inputs = tokens.scatter(1, slots, x.to(tokens.dtype))
+        hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
+        return _gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1))
+
+    def score(
+        self, passage_states: Tensor, query_state: Tensor, candidates: Tensor, query_embedding: Tensor | None
+    ) -> Tensor:
+        """Residual fusion and cosine, differentiable; ``resrank.core.scoring`` is its NumPy twin for serving.
+
+        Args:
+            passage_states: FP32 [B, N, d] of :meth:`states`.
+            query_state: FP32 [B, d] of :meth:`states`.
+            candidates: FP16 or FP32 [B, N, d], e_i.
+            query_embedding: FP32 [B, d], e_q; read only with ``query_residual``.
+
+        Returns:
+            FP32 [B, N] cosines.
+
+        Raises:
+            ValueError: The checkpoint has ``query_residual`` and no query embedding was given.
+        """
+        z_passages = self._gated(passage_states) + candidates.float()
+        z_query = self._gated(query_state)
+        if self.spec.fusion.query_residual:
+            if query_embedding is None:
+                raise ValueError("query_embedding is needed: the checkpoint has query_residual")
+            z_query = z_query + query_embedding
+        return functional.cosine_similarity(z_passages, z_query[:, None], dim=-1, eps=_TINY)
+
+    def _gated(self, states: Tensor) -> Tensor:
+        if self.spec.fusion.state_norm is Norm.L2:
+            states = functional.normalize(states, dim=-1, eps=_TINY)
+        return cast("Tensor", self.residual_gate) * states
+
+    @contextlib.contextmanager
+    def exporting(self) -> Iterator[Self]:
+        """Within the context both backbones attend in the form that engines fuse (:func:`maskless_attention`)."""
+        with contextlib.ExitStack() as stack:
+            for backbone in (self.encoder, self.reranker):
+                stack.enter_context(_fusible_attention(backbone))
+            yield self
+
+
+@contextlib.contextmanager
+def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
+    before = backbone.config._attn_implementation
+    if is_biased(backbone.config):
+        with biased_attention(backbone):
+            backbone.config._attn_implementation = EXPORT_ATTENTION  # so that transformers passes the mask as it is
+            try:
+                yield
+            finally:
+                backbone.config._attn_implementation = before
+        return
+    backbone.set_attn_implementation(EXPORT_ATTENTION)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation(before)
+
+
+_NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
+
+
+def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None]:
+    """Reads a checkpoint's projectors.
+
+    Args:
+        folder: The checkpoint's.
+        spec: Its fields, which say whether there are any.
+
+    Returns:
+        P_in FP32 [h, d] and P_out FP32 [d, h], or None twice.
+
+    Raises:
+        CheckpointError: The file is damaged or holds something else.
+    """
+    if spec.fusion.projector is not Projector.LINEAR:
+        return None, None
+    file = folder / PROJECTORS_FILE
+    try:
+        projectors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from error
+    if set(projectors) != {"p_in.weight", "p_out.weight"}:
+        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not p_in.weight and p_out.weight")
+    return projectors["p_in.weight"], projectors["p_out.weight"]
+
+
+def load_backbone(folder: Path) -> PreTrainedModel:
+    """Loads one backbone in fp32.
+
+    Args:
+        folder: In Hugging Face layout.
+
+    Raises:
+        CheckpointError: transformers cannot load it, or weights are missing.
+    """
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds for an unusable folder
+        raise CheckpointError(f"{folder}: transformers cannot load it: {error}") from error
+    refuse_missing_weights(folder, report["missing_keys"])
+    drop_drawn_pooler(model, report["missing_keys"])
+    return cast("PreTrainedModel", model)
+
+
+def refuse_missing_weights(folder: Path, missing_keys: Iterable[str]) -> None:
+    """Refuses a backbone of which transformers drew some weights at random.
+
+    Args:
+        folder: Where it was loaded from.
+        missing_keys: Of the loading report.
+
+    Raises:
+        CheckpointError: A weight that counts is missing; the message names the first.
+    """
+    # A pooler on top of the first token is made anew for masked-language models; no pooling here uses it.
+    missing = sorted(key for key in missing_keys if not key.startswith("pooler."))
+    if missing:
+        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
+
+
+def drop_drawn_pooler(backbone: PreTrainedModel, missing_keys: Iterable[str]) -> None:
+    """Takes out a pooler that transformers drew at random: saved, it would make other bytes of the same model.
+
+    Args:
+        backbone: Changed in place.
+        missing_keys: Of the loading report.
+    """
+    if any(key.startswith("pooler.") for key in missing_keys):
+        backbone.register_module("pooler", None)
+
+
+def _is_causal(backbone: PreTrainedModel) -> bool:
+    flags = {bool(module.is_causal) for module in backbone.modules() if hasattr(module, "is_causal")}
+    return flags == {True}
+
+
+def _projector(name: str, weight: Tensor, inputs: int, outputs: int) -> nn.Linear:
+    if tuple(weight.shape) != (outputs, inputs):
+        raise CheckpointError(f"{PROJECTORS_FILE}: {name}.weight is {list(weight.shape)}, not {[outputs, inputs]}")
+    linear = nn.Linear(inputs, outputs, bias=False)
+    linear.weight = nn.Parameter(weight.float())
+    return linear
+
+
+def _gather_positions(hidden: Tensor, positions: Tensor) -> Tensor:
+    """[B, S, h] and INT64 [B, P] to [B, P, h]."""
+    return hidden.gather(1, positions[:, :, None].expand(-1, -1, hidden.shape[-1]))

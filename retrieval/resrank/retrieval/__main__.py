@@ -1,0 +1,100 @@
+"""``python -m resrank.retrieval``: runs one sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resrank.core.errors import ResRankError
+from resrank.retrieval.settings import SidecarSettings
+
+app = typer.Typer(add_completion=False)
+
+_PREFIX = "RESRANK_RETRIEVAL_"
+_DEFAULTS = SidecarSettings(index=Path())
+
+
+@app.command()
+def main(
+    index: Annotated[Path, typer.Option(envvar="RESRANK_INDEX", help="Index folder; made if it does not exist.")],
+    host: Annotated[str, typer.Option(envvar=f"{_PREFIX}HOST", help="Address to listen on.")] = _DEFAULTS.host,
+    port: Annotated[
+        int, typer.Option(envvar=f"{_PREFIX}PORT", min=0, max=65535, help="Port; 0 lets the system choose.")
+    ] = _DEFAULTS.port,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=f"{_PREFIX}SOCKET",
+            help="Unix domain socket to listen on too, for Triton's `search` model on this machine.",
+        ),
+    ] = _DEFAULTS.socket,
+    dense_index: Annotated[
+        str,
+        typer.Option(envvar=f"{_PREFIX}DENSE_INDEX", help="FAISS index_factory string: Flat, HNSW32, …"),
+    ] = _DEFAULTS.dense_index,
+    dense_search_parameters: Annotated[
+        str,
+        typer.Option(
+            envvar=f"{_PREFIX}DENSE_SEARCH_PARAMETERS",
+            help="FAISS search-time parameters: nprobe=16, …",
+        ),
+    ] = _DEFAULTS.dense_search_parameters,
+    search_threads: Annotated[
+        int, typer.Option(envvar=f"{_PREFIX}SEARCH_THREADS", min=1, help="Searches that run at once, one core each.")
+    ] = _DEFAULTS.search_threads,
+    max_inflight: Annotated[
+        int,
+        typer.Option(
+            envvar=f"{_PREFIX}MAX_INFLIGHT", min=1, help="Requests admitted at once; more get RESOURCE_EXHAUSTED."
+        ),
+    ] = _DEFAULTS.max_inflight,
+    drain_s: Annotated[
+        float,
+        typer.Option(envvar=f"{_PREFIX}DRAIN_S", min=0, help="Seconds that requests in flight get at a stop."),
+    ] = _DEFAULTS.drain_s,
+    log_level: Annotated[str, typer.Option(envvar=f"{_PREFIX}LOG_LEVEL", help="debug, info, warning, error.")] = "info",
+) -> None:
+    """Serves one index folder over gRPC (resrank.retrieval.v1) until SIGTERM or SIGINT.
+
+    Exit codes: 0 stopped as told, 1 cannot serve (the reason is on standard error), 2 wrong usage.
+    """
+    _log_to_stderr(log_level)
+    from resrank.retrieval.server import serve
+
+    settings = SidecarSettings(
+        index=index,
+        host=host,
+        port=port,
+        socket=socket,
+        dense_index=dense_index,
+        dense_search_parameters=dense_search_parameters,
+        search_threads=search_threads,
+        max_inflight=max_inflight,
+        drain_s=drain_s,
+    )
+    try:
+        asyncio.run(serve(settings))
+    except ResRankError as error:
+        print(f"resrank.retrieval: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _log_to_stderr(level: str) -> None:
+    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise typer.BadParameter(f"{level!r} is not debug, info, warning or error", param_hint="--log-level")
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,185 @@
+"""The dense index: any FAISS index over the L2-normalised vectors, so that its inner product is the cosine."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import faiss
+import numpy as np
+
+from resrank.core.errors import InvalidInputError
+from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
+from resrank.retrieval.vector_table import VectorTable
+
+logger = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 16_384  # bounds the fp32 copy of the fp16 vectors while they are added
+_POINTS_PER_CENTROID = 39  # fewer training points than this and FAISS warns (ClusteringParameters)
+_CODEBOOK_CENTROIDS = 256  # of a product quantizer with 8 bits
+_REBUILD_ROWS = 1000
+_REBUILD_SHARE = 0.2
+
+
+class FaissDenseIndex:
+    """A FAISS index whose vector numbers are the rows of a :class:`VectorTable`.
+
+    Removal leaves a tombstone, for every kind of index alike (graph indexes cannot remove at all): searches fetch more
+    and skip the tombstones, and :meth:`needs_rebuild` says when there are too many. A kind that must be trained starts
+    as a flat index and asks for a rebuild once there is enough to train on.
+    """
+
+    def __init__(self, factory: str, search_parameters: str, table: VectorTable, index: Any) -> None:
+        """Takes over a table and the FAISS index over it; use :meth:`build` to make the index.
+
+        Args:
+            factory: FAISS index_factory string.
+            search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
+            table: The vectors.
+            index: FAISS index with one vector per row of the table.
+        """
+        self.factory = factory
+        self.table = table
+        self.index = index
+        self._search_parameters = search_parameters
+        self._stand_in = _is_stand_in(factory, index)
+        if search_parameters and not self._stand_in:
+            try:
+                space: Any = faiss.ParameterSpace()  # its type stubs take the parameters for a number
+                space.set_index_parameters(index, search_parameters)
+            except RuntimeError as error:
+                raise InvalidInputError(
+                    "dense_search_parameters", f"FAISS refuses {search_parameters!r} for {factory!r}"
+                ) from error
+
+    @classmethod
+    def build(cls, factory: str, search_parameters: str, table: VectorTable) -> Self:
+        """Builds the FAISS index over a table without tombstones, training it if it must be and can be.
+
+        Raises:
+            InvalidInputError: FAISS does not know the factory string, or not for this dimension.
+        """
+        index = new_index(factory, table.dimension)
+        if not index.is_trained:
+            if table.rows < _training_points(index):
+                index = faiss.IndexFlatIP(table.dimension)
+            else:
+                rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
+                logger.info("training dense index factory=%s vectors=%d", factory, len(rows))
+                with _all_cores():
+                    index.train(_normalised(table.vectors[np.sort(rows)]))
+        with _all_cores():
+            _add(index, table.vectors)
+        return cls(factory, search_parameters, table, index)
+
+    @property
+    def description(self) -> str:
+        """The factory string, with a remark while a flat index stands in for one that cannot be trained yet."""
+        if not self._stand_in:
+            return self.factory
+        return f"{self.factory} (Flat until {_training_points(new_index(self.factory, self.table.dimension))} vectors)"
+
+    def search(self, query: FloatVector, k: int) -> tuple[Keys, FloatVector]:
+        """Finds the nearest vectors.
+
+        Args:
+            query: fp32 [d], L2-normalised.
+            k: How many are wanted.
+
+        Returns:
+            Keys and cosines of at most k vectors, best first.
+        """
+        table = self.table
+        wanted = min(k, table.rows - table.dead)
+        if wanted == 0:
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        # Tombstones rank among the living, most of all the old versions of what was just replaced.
+        fetched = wanted + min(table.dead, wanted)
+        while True:
+            scores, rows = self.index.search(query[np.newaxis], fetched)
+            found = rows[0] >= 0  # an approximate index pads with -1 when it has no more
+            living = np.zeros_like(found)
+            living[found] = table.alive[rows[0][found]]
+            if living.sum() >= wanted or fetched >= table.rows or not found[-1]:
+                return table.keys[rows[0][living]][:wanted], scores[0][living][:wanted]
+            fetched = min(4 * fetched, table.rows)
+
+    def gather(self, keys: Keys) -> HalfMatrix:
+        """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
+        return self.table.gather(keys)
+
+    def apply(self, removed: Keys, added: Keys, vectors: HalfMatrix) -> None:
+        """Removes keys, then adds new ones, which must be greater than every key seen before.
+
+        Unlike the other methods it must run alone.
+        """
+        self.table.bury(removed)
+        if len(added):
+            self.table.append(added, vectors)
+            _add(self.index, vectors)
+
+    def needs_rebuild(self) -> bool:
+        """Whether tombstones cost more than a rebuild, or the index can be trained by now."""
+        table = self.table
+        if table.dead > max(_REBUILD_ROWS, _REBUILD_SHARE * table.rows):
+            return True
+        return self._stand_in and table.rows - table.dead >= _training_points(new_index(self.factory, table.dimension))
+
+    def rebuilt(self) -> Self:
+        """A new index of the same kind without tombstones; this one stays usable meanwhile."""
+        return type(self).build(self.factory, self._search_parameters, self.table.compacted())
+
+
+def new_index(factory: str, dimension: int) -> Any:
+    """An empty FAISS index.
+
+    Args:
+        factory: FAISS index_factory string.
+        dimension: Components of a vector.
+
+    Raises:
+        InvalidInputError: FAISS does not know the string, or not for this dimension.
+    """
+    try:
+        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            "dense_index", f"FAISS's index_factory refuses {factory!r} for dimension {dimension}"
+        ) from error
+
+
+def _is_stand_in(factory: str, index: Any) -> bool:
+    return isinstance(index, faiss.IndexFlat) and not isinstance(new_index(factory, index.d), faiss.IndexFlat)
+
+
+def _training_points(index: Any) -> int:
+    inverted_lists = faiss.try_extract_index_ivf(index)
+    centroids = max(_CODEBOOK_CENTROIDS, inverted_lists.nlist if inverted_lists is not None else 0)
+    return _POINTS_PER_CENTROID * centroids
+
+
+def _add(index: Any, vectors: HalfMatrix) -> None:
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        index.add(_normalised(vectors[start : start + _ROWS_AT_ONCE]))
+
+
+def _normalised(vectors: HalfMatrix) -> FloatVector:
+    """Fp32 rows of length 1; a tombstone's zero row stays zero."""
+    rows = vectors.astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows /= np.where(norms > 0, norms, 1)
+    return rows
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Lets this thread's FAISS calls use every core: OpenMP's number of threads is a setting of the calling thread."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,14 @@
+"""Errors of the sidecar beyond the shared tree in :mod:`resrank.core.errors`."""
+
+from resrank.core.errors import RetrievalError
+
+
+class EncoderMismatchError(RetrievalError):
+    """The request's vectors come from another encoder than the index's (gRPC ``FAILED_PRECONDITION``)."""
+
+
+class StoreWriteError(RetrievalError):
+    """The disk refused a write: full, read-only or failing (gRPC ``FAILED_PRECONDITION``).
+
+    Nothing of the batch is stored; everything acknowledged before stays readable.
+    """

@@ -1,0 +1,150 @@
+"""The sidecar's nouns, validated at the proto boundary (:mod:`resrank.retrieval.wire`) and trusted after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.int64]
+"""Internal keys of stored records. A key is never given twice, also not to the same id's next version."""
+
+HalfMatrix = NDArray[np.float16]
+FloatVector = NDArray[np.float32]
+
+
+class SearchMode(Enum):
+    """How candidates are found."""
+
+    DENSE = "dense"
+    LEXICAL = "lexical"
+    HYBRID = "hybrid"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The encoder that an index belongs to.
+
+    Attributes:
+        sha256: Hash of its weights, 64 lowercase hex digits.
+        dimension: Length d of its vectors.
+    """
+
+    sha256: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One passage as the application gave it, without its vector."""
+
+    id: str
+    title: str
+    text: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """What one transaction stores.
+
+    Attributes:
+        encoder: Which encoder made the vectors.
+        records: The passages, with distinct ids.
+        vectors: Their embeddings, fp16 [len(records), d], finite and none all zero.
+    """
+
+    encoder: Encoder
+    records: tuple[Record, ...]
+    vectors: HalfMatrix
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """One passage as read back.
+
+    Attributes:
+        record: The passage; title, text and metadata are empty when they were not asked for.
+        content_sha256: Fingerprint of its content (:func:`resrank.core.passage.content_sha256`).
+        vector: Its embedding, fp16 [d], if it was asked for.
+    """
+
+    record: Record
+    content_sha256: bytes
+    vector: HalfMatrix | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpsertCounts:
+    """What one batch changed."""
+
+    inserted: int
+    updated: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A search.
+
+    Attributes:
+        mode: How candidates are found.
+        k: How many are wanted.
+        embedding: Query embedding, fp32 [d], L2-normalised; present in DENSE and HYBRID.
+        text: Query text; present in LEXICAL and HYBRID.
+        encoder_sha256: Which encoder made the embedding, if the caller told.
+        include_texts: Whether titles and texts are wanted.
+        include_embeddings: Whether the stored vectors are wanted.
+    """
+
+    mode: SearchMode
+    k: int
+    embedding: FloatVector | None = None
+    text: str = ""
+    encoder_sha256: str | None = None
+    include_texts: bool = False
+    include_embeddings: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHits:
+    """The answer to a search, best first; the sequences run parallel.
+
+    Attributes:
+        ids: Record ids.
+        scores: Cosine, BM25 or fused score, by mode.
+        titles: Titles, empty when not asked for.
+        texts: Texts, empty when not asked for.
+        vectors: The stored vectors, fp16 [len(ids), d], if asked for.
+        encoder: The index's encoder, None while the index is empty and has none.
+        stage_ms: Milliseconds by stage: ``dense``, ``lexical``, ``fusion``, ``gather``.
+    """
+
+    ids: list[str]
+    scores: list[float]
+    titles: list[str]
+    texts: list[str]
+    vectors: HalfMatrix | None
+    encoder: Encoder | None
+    stage_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDescription:
+    """What an index holds.
+
+    Attributes:
+        record_count: Records in it.
+        encoder: To which encoder it belongs, None while nothing was ever stored.
+        dense_index: What searches the vectors.
+        lexical_index: What searches the texts.
+        path: The index folder.
+    """
+
+    record_count: int
+    encoder: Encoder | None
+    dense_index: str
+    lexical_index: str
+    path: str

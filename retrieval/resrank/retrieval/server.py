@@ -1,0 +1,127 @@
+"""The sidecar as a server: store, service, health and reflection behind one port, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from resrank.core.errors import RetrievalError
+from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.service import RetrievalService
+from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.status import SERVICE, StatusInterceptor
+from resrank.retrieval.unix_socket import UnixSocket
+
+logger = logging.getLogger(__name__)
+
+
+class SidecarServer:
+    """A running sidecar; an asynchronous context manager that serves between entry and exit.
+
+    Args:
+        settings: How it is set up.
+
+    Attributes:
+        address: Where it listens (``host:port``), known after entry.
+
+    Raises:
+        InvalidInputError: The path of the socket is too long.
+    """
+
+    def __init__(self, settings: SidecarSettings) -> None:
+        self._settings = settings
+        self._socket = None if settings.socket is None else UnixSocket(settings.socket)
+        self.address = ""
+
+    async def __aenter__(self) -> Self:
+        """Opens the index and starts to serve.
+
+        Raises:
+            IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
+            InvalidInputError: FAISS refuses the kind of dense index.
+            RetrievalError: The port or the socket is taken.
+        """
+        settings = self._settings
+        self._store = LocalVectorStore.open(
+            settings.index,
+            dense_index=settings.dense_index,
+            dense_search_parameters=settings.dense_search_parameters,
+        )
+        self._service = RetrievalService(
+            self._store, search_threads=settings.search_threads, max_inflight=settings.max_inflight
+        )
+        self._server = grpc.aio.server(
+            interceptors=[StatusInterceptor()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the requests
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        retrieval_pb2_grpc.add_RetrievalServiceServicer_to_server(self._service, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
+            self._server,
+        )
+        try:
+            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            if self._socket is not None:
+                self._listen(self._socket)
+            await self._server.start()
+        except RuntimeError as error:
+            await self._stop(grace_s=0)
+            raise RetrievalError(f"cannot listen on {settings.host}:{settings.port}: choose another port") from error
+        except RetrievalError:
+            await self._stop(grace_s=0)
+            raise
+        self.address = f"{settings.host}:{port}"
+        self._store.announce(self.address)
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        logger.info("serving address=%s socket=%s index=%s", self.address, settings.socket, settings.index)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops taking requests, lets those in flight finish, saves the snapshot and gives the folder back."""
+        await self._health.enter_graceful_shutdown()
+        await self._stop(grace_s=self._settings.drain_s)
+        logger.info("stopped address=%s", self.address)
+
+    def _listen(self, socket: UnixSocket) -> None:
+        with socket.claimed():
+            try:
+                self._server.add_insecure_port(socket.target)
+            except RuntimeError as error:
+                raise RetrievalError(f"cannot listen on {socket.target}: choose another path") from error
+
+    async def _stop(self, grace_s: float) -> None:
+        await self._server.stop(grace_s)
+        if self._socket is not None:
+            self._socket.remove()
+        # In threads, for both may take a while and the loop must go on to end the calls.
+        await asyncio.to_thread(self._service.close)
+        await asyncio.to_thread(self._store.close)
+
+
+async def serve(settings: SidecarSettings) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and stops. Prints the address on standard output once ready."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with SidecarServer(settings) as sidecar:
+        print(f"resrank.retrieval listening on {sidecar.address}", flush=True)
+        await stop.wait()
+        logger.info("draining address=%s grace_s=%s", sidecar.address, settings.drain_s)

@@ -1,0 +1,139 @@
+"""The gRPC service: admits, validates, hands the work to threads, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import faiss
+import grpc
+
+import resrank.core
+from resrank.core.errors import QueueFullError
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.retrieval import wire
+from resrank.retrieval.records import UpsertCounts
+from resrank.retrieval.store import VectorStore
+
+logger = logging.getLogger(__name__)
+
+STORED_BATCHES = "resrank-stored-batches"
+"""Trailing metadata of Upsert: how many batches of the stream are stored, whatever the status."""
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Result = TypeVar("_Result")
+
+
+class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
+    """Speaks ``resrank.retrieval.v1`` for any :class:`VectorStore`.
+
+    The event loop only moves messages. Reads run on a pool of threads, one core each; writes run one after the other on
+    a thread of their own, so that a long upsert does not take the searches' threads.
+    """
+
+    def __init__(self, store: VectorStore, *, search_threads: int, max_inflight: int) -> None:
+        """Makes the service.
+
+        Args:
+            store: What it serves.
+            search_threads: How many reads run at once.
+            max_inflight: How many units of work (reads, or batches of a stream) may be admitted at once.
+        """
+        self._store = store
+        self._reads = ThreadPoolExecutor(search_threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
+        self._writes = ThreadPoolExecutor(1, "write", initializer=faiss.omp_set_num_threads, initargs=(1,))
+        self._max_inflight = max_inflight
+        self._inflight = 0
+
+    async def Search(self, request: pb.SearchRequest, context: _Context) -> pb.SearchResponse:  # noqa: N802
+        """See the proto."""
+        admitted = time.perf_counter()
+
+        def work() -> pb.SearchResponse:
+            started = time.perf_counter()
+            response = wire.search_response(self._store.search(wire.parse_search(request)))
+            response.timings.queue_ms = 1e3 * (started - admitted)
+            response.timings.total_ms = 1e3 * (time.perf_counter() - admitted)
+            return response
+
+        return await self._run(self._reads, work)
+
+    async def Upsert(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.UpsertRequest], context: _Context
+    ) -> pb.UpsertResponse:
+        """See the proto."""
+        response = pb.UpsertResponse()
+        try:
+            async for request in request_iterator:
+                counts = await self._run(self._writes, partial(self._store_batch, request))
+                response.inserted += counts.inserted
+                response.updated += counts.updated
+                response.batches += 1
+                self._writes.submit(self._store.maintain)
+        finally:
+            context.set_trailing_metadata(((STORED_BATCHES, str(response.batches)),))
+        return response
+
+    async def Delete(self, request: pb.DeleteRequest, context: _Context) -> pb.DeleteResponse:  # noqa: N802
+        """See the proto."""
+        missing = await self._run(self._writes, lambda: self._store.delete(wire.parse_ids(request.ids)))
+        self._writes.submit(self._store.maintain)
+        return pb.DeleteResponse(deleted=len(request.ids) - len(missing), missing_ids=missing)
+
+    async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:  # noqa: N802
+        """See the proto."""
+
+        def work() -> pb.GetResponse:
+            ids = wire.parse_ids(request.ids)
+            found = self._store.get(
+                ids, include_texts=request.include_texts, include_embeddings=request.include_embeddings
+            )
+            return wire.get_response(ids, found)
+
+        return await self._run(self._reads, work)
+
+    async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:  # noqa: N802
+        """See the proto."""
+        description = await self._run(self._reads, self._store.describe)
+        encoder = description.encoder
+        return pb.DescribeResponse(
+            record_count=description.record_count,
+            dimension=0 if encoder is None else encoder.dimension,
+            encoder_sha256="" if encoder is None else encoder.sha256,
+            dense_index=description.dense_index,
+            lexical_index=description.lexical_index,
+            path=description.path,
+            version=resrank.core.__version__,
+        )
+
+    def close(self) -> None:
+        """Waits for admitted work; the store stays open."""
+        self._reads.shutdown()
+        self._writes.shutdown()
+
+    def _store_batch(self, request: pb.UpsertRequest) -> UpsertCounts:
+        return self._store.upsert(wire.parse_batch(request))
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+        with self._admitted():
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        # No lock: only the event loop's thread comes here.
+        if self._inflight >= self._max_inflight:
+            raise QueueFullError(
+                f"the sidecar has {self._max_inflight} requests in flight (RESRANK_RETRIEVAL_MAX_INFLIGHT): slow down"
+            )
+        self._inflight += 1
+        try:
+            yield
+        finally:
+            self._inflight -= 1

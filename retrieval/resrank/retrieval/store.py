@@ -1,0 +1,60 @@
+"""The interface behind the service.
+
+Another engine (Milvus, say) is one more class with :class:`VectorStore`'s methods; the gRPC service knows nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from resrank.retrieval.records import (
+    IndexDescription,
+    RecordBatch,
+    SearchHits,
+    SearchQuery,
+    StoredRecord,
+    UpsertCounts,
+)
+
+
+class VectorStore(Protocol):
+    """Records, their vectors, and search over both. Methods may be called from several threads at once."""
+
+    def search(self, query: SearchQuery) -> SearchHits:
+        """Finds the best records.
+
+        Raises:
+            InvalidInputError: The embedding's dimension is not the index's.
+            EncoderMismatchError: The query names another encoder than the index's.
+        """
+
+    def upsert(self, batch: RecordBatch) -> UpsertCounts:
+        """Stores a batch durably, all of it or nothing; on return it survives a crash and is found by search.
+
+        Raises:
+            EncoderMismatchError: The index belongs to another encoder.
+            StoreWriteError: The disk refused; nothing of the batch is stored.
+        """
+
+    def delete(self, ids: Sequence[str]) -> list[str]:
+        """Removes records durably, all of those present or none.
+
+        Returns:
+            The ids that were not there, in the order given.
+
+        Raises:
+            StoreWriteError: The disk refused; nothing was removed.
+        """
+
+    def get(self, ids: Sequence[str], *, include_texts: bool, include_embeddings: bool) -> dict[str, StoredRecord]:
+        """Reads records by id; those that are not there are absent from the answer."""
+
+    def describe(self) -> IndexDescription:
+        """Tells what the index holds."""
+
+    def maintain(self) -> None:
+        """Does what can wait until a write has been acknowledged: compaction, snapshots. Never fails."""
+
+    def close(self) -> None:
+        """Releases everything; what is derived is saved for a quick start."""

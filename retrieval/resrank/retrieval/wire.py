@@ -1,0 +1,220 @@
+"""The proto boundary: turns messages into records and queries, checking everything once, and answers into messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from resrank.core import limits
+from resrank.core.errors import InvalidInputError
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.retrieval.lexical import query_terms
+from resrank.retrieval.records import (
+    Encoder,
+    FloatVector,
+    HalfMatrix,
+    Record,
+    RecordBatch,
+    SearchHits,
+    SearchMode,
+    SearchQuery,
+    StoredRecord,
+)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MODES = {
+    pb.SEARCH_MODE_DENSE: SearchMode.DENSE,
+    pb.SEARCH_MODE_LEXICAL: SearchMode.LEXICAL,
+    pb.SEARCH_MODE_HYBRID: SearchMode.HYBRID,
+}
+
+
+def parse_search(request: pb.SearchRequest) -> SearchQuery:
+    """Reads a search.
+
+    Raises:
+        InvalidInputError: A field breaks its rule, or the mode lacks what it needs.
+    """
+    mode = _MODES.get(request.mode)
+    if mode is None:
+        raise InvalidInputError("mode", "must be DENSE, LEXICAL or HYBRID", limit="1 to 3", value=request.mode)
+    if not 1 <= request.k <= limits.MAX_MESSAGE_RECORDS:
+        raise InvalidInputError("k", "out of range", limit=f"1 to {limits.MAX_MESSAGE_RECORDS}", value=request.k)
+    encoder_sha256 = _parse_sha256(request.encoder_sha256) if request.encoder_sha256 else None
+    embedding: FloatVector | None = None
+    if mode is not SearchMode.LEXICAL:
+        if not request.embedding:
+            raise InvalidInputError("embedding", f"{mode.name} needs a query embedding, the sidecar does not encode")
+        embedding = _parse_query_embedding(request.embedding)
+    if mode is not SearchMode.DENSE:
+        size = len(request.text.encode())
+        if size > limits.MAX_QUERY_BYTES:
+            raise InvalidInputError("text", "query too long, in bytes", limit=limits.MAX_QUERY_BYTES, value=size)
+        if not request.text.strip():
+            raise InvalidInputError("text", f"{mode.name} needs a query text, but it is empty")
+        if mode is SearchMode.LEXICAL and not query_terms(request.text):
+            raise InvalidInputError("text", "holds no word that could be searched for")
+    return SearchQuery(
+        mode=mode,
+        k=request.k,
+        embedding=embedding,
+        text=request.text,
+        encoder_sha256=encoder_sha256,
+        include_texts=request.include_texts,
+        include_embeddings=request.include_embeddings,
+    )
+
+
+def parse_batch(request: pb.UpsertRequest) -> RecordBatch:
+    """Reads a batch.
+
+    Raises:
+        InvalidInputError: A field breaks its rule; of several bad records the first is named.
+    """
+    encoder_sha256 = _parse_sha256(request.encoder_sha256)
+    if not 1 <= request.dimension <= limits.MAX_EMBEDDING_DIM:
+        raise InvalidInputError(
+            "dimension", "out of range", limit=f"1 to {limits.MAX_EMBEDDING_DIM}", value=request.dimension
+        )
+    _check_count("records", len(request.records))
+    records = tuple(_parse_record(index, record, request.dimension) for index, record in enumerate(request.records))
+    first_index: dict[str, int] = {}
+    for index, record in enumerate(records):
+        earlier = first_index.setdefault(record.id, index)
+        if earlier != index:
+            raise InvalidInputError(f"records[{index}]", f"id {record.id!r} stands in the batch already, at {earlier}")
+    packed = b"".join(record.embedding for record in request.records)
+    vectors = np.frombuffer(packed, "<f2").reshape(len(records), request.dimension).astype(np.float16, copy=False)
+    _check_vectors(vectors, records)
+    return RecordBatch(Encoder(encoder_sha256, request.dimension), records, vectors)
+
+
+def parse_ids(ids: Sequence[str]) -> list[str]:
+    """Reads the ids of Delete and Get.
+
+    Raises:
+        InvalidInputError: There are none or too many, one is no valid id, or one stands there twice.
+    """
+    _check_count("ids", len(ids))
+    seen: set[str] = set()
+    for index, id_ in enumerate(ids):
+        _check_id(f"ids[{index}]", id_)
+        if id_ in seen:
+            raise InvalidInputError(f"ids[{index}]", f"id {id_!r} stands in the request already")
+        seen.add(id_)
+    return list(ids)
+
+
+def search_response(hits: SearchHits) -> pb.SearchResponse:
+    """Writes an answer; the caller adds the total and the waiting time."""
+    return pb.SearchResponse(
+        ids=hits.ids,
+        scores=hits.scores,
+        titles=hits.titles,
+        texts=hits.texts,
+        embeddings=b"" if hits.vectors is None else _pack(hits.vectors),
+        dimension=0 if hits.encoder is None else hits.encoder.dimension,
+        encoder_sha256="" if hits.encoder is None else hits.encoder.sha256,
+        timings=pb.SearchTimings(**{f"{stage}_ms": spent for stage, spent in hits.stage_ms.items()}),
+    )
+
+
+def get_response(ids: Sequence[str], found: dict[str, StoredRecord]) -> pb.GetResponse:
+    """Writes the records found, in the order of the ids."""
+    response = pb.GetResponse(missing_ids=[id_ for id_ in ids if id_ not in found])
+    for stored in (found[id_] for id_ in ids if id_ in found):
+        response.records.add(
+            id=stored.record.id,
+            title=stored.record.title,
+            text=stored.record.text,
+            metadata=stored.record.metadata,
+            embedding=b"" if stored.vector is None else _pack(stored.vector),
+            content_sha256=stored.content_sha256,
+        )
+    return response
+
+
+def _pack(vectors: HalfMatrix) -> bytes:
+    return vectors.astype("<f2", copy=False).tobytes()
+
+
+def _parse_sha256(value: str) -> str:
+    if not _SHA256.fullmatch(value):
+        raise InvalidInputError("encoder_sha256", f"must be 64 lowercase hex digits, not {value[:80]!r}")
+    return value
+
+
+def _parse_query_embedding(packed: bytes) -> FloatVector:
+    if len(packed) % 4 or len(packed) > 4 * limits.MAX_EMBEDDING_DIM:
+        raise InvalidInputError(
+            "embedding",
+            "must be little-endian fp32, a multiple of 4 bytes",
+            limit=4 * limits.MAX_EMBEDDING_DIM,
+            value=len(packed),
+        )
+    # In fp64 the norm of large but finite fp32 components does not overflow.
+    embedding = np.frombuffer(packed, "<f4").astype(np.float64)
+    finite = np.isfinite(embedding)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise InvalidInputError(f"embedding[{position}]", f"is {embedding[position]}, must be finite")
+    norm = np.linalg.norm(embedding)
+    if norm == 0:
+        raise InvalidInputError("embedding", "all components are zero, so it has no direction")
+    return (embedding / norm).astype(np.float32)
+
+
+def _parse_record(index: int, record: pb.Record, dimension: int) -> Record:
+    field = f"records[{index}]"
+    _check_id(field, record.id)
+    size = len(record.title.encode()) + len(record.text.encode())
+    if size > limits.MAX_PASSAGE_BYTES:
+        raise InvalidInputError(
+            field, f"title and text of id {record.id!r} too long, in bytes", limit=limits.MAX_PASSAGE_BYTES, value=size
+        )
+    metadata = dict(record.metadata)
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if size > limits.MAX_METADATA_BYTES:
+        raise InvalidInputError(
+            field, f"metadata of id {record.id!r} too long, in bytes", limit=limits.MAX_METADATA_BYTES, value=size
+        )
+    if len(record.embedding) != 2 * dimension:
+        raise InvalidInputError(
+            field,
+            f"embedding of id {record.id!r} must be {dimension} fp16 components, in bytes",
+            limit=2 * dimension,
+            value=len(record.embedding),
+        )
+    return Record(id=record.id, title=record.title, text=record.text, metadata=metadata)
+
+
+def _check_vectors(vectors: HalfMatrix, records: Sequence[Record]) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    usable = finite & vectors.any(axis=1)
+    if usable.all():
+        return
+    index = int(np.argmin(usable))
+    if finite[index]:
+        raise InvalidInputError(f"records[{index}]", f"embedding of id {records[index].id!r} is all zero")
+    position = int(np.argmin(np.isfinite(vectors[index])))
+    raise InvalidInputError(
+        f"records[{index}]",
+        f"embedding of id {records[index].id!r} is {vectors[index, position]} at component {position}, must be finite",
+    )
+
+
+def _check_count(field: str, count: int) -> None:
+    if not 1 <= count <= limits.MAX_MESSAGE_RECORDS:
+        raise InvalidInputError(field, "too few or too many", limit=f"1 to {limits.MAX_MESSAGE_RECORDS}", value=count)
+
+
+def _check_id(field: str, id_: str) -> None:
+    size = len(id_.encode())
+    if not 1 <= size <= limits.MAX_ID_BYTES:
+        raise InvalidInputError(
+            field, "id empty or too long, in bytes", limit=f"1 to {limits.MAX_ID_BYTES}", value=size
+        )
+    if "\0" in id_:
+        raise InvalidInputError(field, f"id {id_!r} holds a NUL character")

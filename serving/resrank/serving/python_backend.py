@@ -1,0 +1,280 @@
+"""Between Triton's Python backend and a step: tensors to arrays, outcomes to responses.
+
+Nothing here is raised out of ``execute``, where an exception would fail every request of the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.core.errors import (
+    RETRIEVAL_FAILURE,
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
+from resrank.core.names import Model, Parameter, Tensor
+from resrank.serving.step import Arrays, CancelledRequestError, Outcome, Step, StepRequest
+
+_SHED = ("Exceeds maximum queue size", "Request timeout expired")
+"""What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
+
+
+def version_folder(args: Mapping[str, str]) -> Path:
+    """Where a model's own files are.
+
+    Args:
+        args: What Triton gives to ``initialize``.
+    """
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def config_parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The ``parameters`` of the model's config.
+
+    Args:
+        args: What Triton gives to ``initialize``.
+    """
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return {name: value["string_value"] for name, value in parameters.items()}
+
+
+@dataclass(frozen=True)
+class ModelInstance:
+    """One of the processes that Triton runs a model in.
+
+    Attributes:
+        folder: Where the model's own files are.
+        parameters: Of its config.
+        max_rows: Rows of one request, or of the batch that Triton joins, at most.
+        gpu: CUDA ordinal of the GPU that it is placed on; None on the CPU.
+    """
+
+    folder: Path
+    parameters: Mapping[str, str]
+    max_rows: int
+    gpu: int | None
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, str]) -> Self:
+        """Reads what Triton gives to ``initialize``."""
+        return cls(
+            version_folder(args),
+            config_parameters(args),
+            json.loads(args["model_config"])["max_batch_size"],
+            int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None,
+        )
+
+
+class PythonBackend:
+    """Translates for one model.
+
+    Args:
+        pb_utils: The module ``triton_python_backend_utils``, which exists inside Triton only.
+        args: What Triton gives to ``initialize``.
+    """
+
+    def __init__(self, pb_utils: Any, args: Mapping[str, str]) -> None:
+        self._pb = pb_utils
+        self._model = args["model_name"]
+        config = json.loads(args["model_config"])
+        self._inputs = [Tensor(tensor["name"]) for tensor in config["input"]]
+        self._queue_bound = int(config_parameters(args).get(Parameter.MAX_QUEUE_SIZE, 0))
+
+    def execute(self, step: Step, requests: Sequence[Any]) -> list[Any]:
+        """Answers one batch.
+
+        Args:
+            step: The model's logic.
+            requests: ``pb_utils.InferenceRequest`` objects.
+
+        Returns:
+            ``pb_utils.InferenceResponse`` objects in the same order.
+        """
+        read = [self._read_or_error(request) for request in requests]
+        valid = [request for request in read if isinstance(request, StepRequest)]
+        try:
+            outcomes = step.run(valid)
+        except Exception as error:
+            outcomes = [error] * len(valid)
+        return self._respond(read, outcomes)
+
+    def send(self, request: Any, outcome: Outcome) -> Outcome:
+        """Answers one request of a batch whose ``execute`` has returned (see :mod:`resrank.serving.deferred`).
+
+        Whatever happens an answer is sent: a request without one would wait for ever, and Triton with it. Nothing is
+        raised, since whoever sends has other requests to answer.
+
+        Args:
+            request: A ``pb_utils.InferenceRequest``.
+            outcome: Its outputs, those that the caller asked for or more, or its error.
+
+        Returns:
+            What was sent: the outcome, or the error that no response can be made of it.
+        """
+        try:
+            self._send(request, outcome)
+        except Exception as error:
+            outcome = error
+            try:
+                self._send(request, error)
+            except Exception as again:  # Triton took the first one half, which ends the request, or is gone itself
+                self._pb.Logger.log_error(f"{self._model}: an answer could not be sent: {error!r}, then {again!r}")
+        return outcome
+
+    def refuse_above_queue_bound(self, requests: int) -> None:
+        """Sheds a request that is one too many by the model's config.
+
+        Args:
+            requests: That wait or are under way, this one included.
+
+        Raises:
+            QueueFullError: They are more than the bound.
+        """
+        if self._queue_bound and requests > self._queue_bound:
+            raise self.queue_full(f"{self._queue_bound} requests are before it")
+
+    def queue_full(self, why: str) -> QueueFullError:
+        """The error of a request that is shed, in words by which models that call this one know it.
+
+        Args:
+            why: What bound was met.
+        """
+        return QueueFullError(f"{_SHED[0]} of {self._model}: {why}")
+
+    @staticmethod
+    def cancelled(request: Any) -> bool:
+        """Whether the caller has gone; a question to Triton of about 50 microseconds.
+
+        Args:
+            request: A ``pb_utils.InferenceRequest``.
+        """
+        return bool(request.is_cancelled())
+
+    async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
+        """Calls another model of the repository on behalf of a request.
+
+        Args:
+            model: Which one.
+            inputs: Its inputs, the batch dimension first.
+            output: The one output that is wanted.
+            caller: The request that this is done for; its parameters and what is left of its time go along.
+
+        Returns:
+            The output.
+
+        Raises:
+            InvalidInputError: The model refused the input.
+            QueueFullError: A queue was full, or the caller's time is over.
+            ResRankError: Anything else that the model answered; the text is its own.
+        """
+        left_us = 0
+        if caller.deadline is not None:
+            left_us = int((caller.deadline - time.monotonic()) * 1e6)
+            if left_us <= 0:
+                raise QueueFullError(_SHED[1])
+        response = await self._pb.InferenceRequest(
+            model_name=model.value,
+            requested_output_names=[output.value],
+            inputs=[self._pb.Tensor(name.value, array) for name, array in inputs.items()],
+            parameters={Parameter.TRUNCATE.value: caller.truncate},
+            timeout=left_us,
+        ).async_exec()
+        if response.has_error():
+            raise inner_error(response.error().message())
+        # Copied: the memory is Triton's and goes with the response.
+        return np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
+
+    def read(self, request: Any) -> StepRequest:
+        """Reads a ``pb_utils.InferenceRequest``.
+
+        Raises:
+            InvalidInputError: A request parameter has the wrong type.
+        """
+        parameters = json.loads(request.parameters())
+        truncate = parameters.get(Parameter.TRUNCATE, False)
+        if not isinstance(truncate, bool):
+            raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
+        timeout_us = request.timeout()
+        return StepRequest(
+            {
+                name: tensor.as_numpy()
+                for name in self._inputs
+                if (tensor := self._pb.get_input_tensor_by_name(request, name.value)) is not None  # optional ones
+            },
+            truncate,
+            time.monotonic() + timeout_us / 1e6 if timeout_us else None,
+            parameters,
+            request.requested_output_names(),
+        )
+
+    def _send(self, request: Any, outcome: Outcome) -> None:
+        if not isinstance(outcome, Exception):
+            wanted = request.requested_output_names()
+            outcome = {name: array for name, array in outcome.items() if name.value in wanted}
+        request.get_response_sender().send(self._response(outcome), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _read_or_error(self, request: Any) -> StepRequest | Exception:
+        try:
+            return self.read(request)
+        except Exception as error:  # what a foreign client sent costs its own request and no other
+            return error
+
+    def _respond(self, read: Sequence[StepRequest | Exception], outcomes: Sequence[Outcome]) -> list[Any]:
+        computed = iter(outcomes)
+        return [self._response(next(computed) if isinstance(request, StepRequest) else request) for request in read]
+
+    def _response(self, outcome: Outcome) -> Any:
+        if isinstance(outcome, Exception):
+            return self._pb.InferenceResponse(error=self._error(outcome))
+        return self._pb.InferenceResponse(
+            output_tensors=[self._pb.Tensor(name.value, array) for name, array in outcome.items()]
+        )
+
+    def _error(self, error: Exception) -> Any:
+        """The one table from errors to Triton's codes."""
+        codes = self._pb.TritonError
+        text = str(error)
+        match error:
+            case InvalidInputError():
+                code = codes.INVALID_ARG
+            case QueueFullError() | ServerUnavailableError():
+                code = codes.UNAVAILABLE
+            case DeadlineExceededError():
+                code, text = codes.UNAVAILABLE, f"{_SHED[1]}: {text}"
+            case CancelledRequestError():
+                code = codes.CANCELLED
+            case RetrievalError():
+                code, text = codes.INTERNAL, f"{RETRIEVAL_FAILURE}{text}"
+            case ResRankError():
+                code = codes.INTERNAL
+            case _:
+                self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
+                code, text = codes.INTERNAL, f"internal error in {self._model}, see the server's log: {error!r}"
+        return codes(text, code)
+
+
+def inner_error(message: str) -> ResRankError:
+    """Reads the error of a call to another model, of which the Python backend keeps the text but loses the code.
+
+    Args:
+        message: The text, with what Triton put before it.
+    """
+    invalid = InvalidInputError.parse(message)
+    if invalid is not None and invalid.field.partition("[")[0] in (*Tensor, Parameter.TRUNCATE):
+        return invalid
+    if any(shed in message for shed in _SHED):
+        return QueueFullError(message)
+    return ResRankError(message)

@@ -1,0 +1,93 @@
+"""``rerank_prompt``: the query's text and the candidates to the sequence that the reranker reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from resrank.core.buckets import bucket_length
+from resrank.core.checkpoint import read_spec
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Parameter, Tensor
+from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.tokenization import PromptTokenizer, row_field
+from resrank.serving.bucket_parameters import read_buckets
+from resrank.serving.candidates import validate_candidates
+from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
+
+
+class PromptingStep:
+    """QUERY BYTES [B, 1] and CANDIDATES FP16 [B, N, d] to the inputs of ``reranker``, after checking both.
+
+    The candidates' count goes to scoring. With ``query_slot`` QUERY_EMBEDDING FP32 [B, d] comes in and stands behind
+    the candidates; their count leaves it out, so that its state is never scored.
+    """
+
+    def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
+        """Reads the tokenizer and the limits.
+
+        Args:
+            folder: Holds ``resrank.json`` and the reranker's ``tokenizer.json``.
+            parameters: Of the model's config: with ``sequence_buckets`` and ``candidate_buckets``, S and N' are among
+                them, and the longest bound a request where the checkpoint's own limits do not.
+
+        Raises:
+            CheckpointError: One of the files is missing or wrong.
+            InvalidInputError: The buckets are no ascending lengths.
+        """
+        spec = read_spec(folder)
+        self._dim = spec.encoder.embedding_dim
+        self._tokenizer = PromptTokenizer(folder, spec.reranker)
+        self._sequence_buckets = read_buckets(parameters, Parameter.SEQUENCE_BUCKETS)
+        self._candidate_buckets = read_buckets(parameters, Parameter.CANDIDATE_BUCKETS)
+        self._max_passages = spec.reranker.max_passages
+        if self._candidate_buckets:
+            self._max_passages = min(self._max_passages, self._candidate_buckets[-1] - self._tokenizer.layout.slots(0))
+
+    @property
+    def most_candidates(self) -> int:
+        """Candidates of one query that find room beside its first token."""
+        if not self._sequence_buckets:
+            return self._max_passages
+        return min(self._max_passages, self._sequence_buckets[-1] - self._tokenizer.layout.length(1, 0))
+
+    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+        """Lays out each request by itself (see the protocol)."""
+        return run_each(self._lay_out, requests)
+
+    def _lay_out(self, request: StepRequest) -> Arrays:
+        candidates = request.inputs[Tensor.CANDIDATES]
+        validate_candidates(candidates, max_passages=self._max_passages, dim=self._dim)
+        queries = self._tokenizer.encode(request.inputs[Tensor.QUERY][:, 0].tolist(), truncate=request.truncate)
+        rows, count, _ = candidates.shape
+        if self._tokenizer.layout.query_slot:
+            candidates = append_query(candidates, request.inputs[Tensor.QUERY_EMBEDDING])
+        length = candidate_width = 1
+        if self._sequence_buckets:
+            queries = self._fit(queries, count, truncate=request.truncate)
+            longest = self._tokenizer.layout.length(max(map(len, queries)), count)
+            length = bucket_length(longest, self._sequence_buckets)
+        if self._candidate_buckets:
+            candidate_width = bucket_length(candidates.shape[1], self._candidate_buckets)
+            candidates = pad_candidates(candidates, candidate_width)
+        prompt = self._tokenizer.layout.batch(
+            queries, [count] * rows, min_length=length, min_candidates=candidate_width
+        )
+        return {
+            Tensor.INPUT_IDS: prompt.input_ids,
+            Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
+            Tensor.LAST_POSITION: prompt.last_position,
+            Tensor.CANDIDATES: candidates,
+            Tensor.CANDIDATE_COUNT: prompt.candidate_count,
+        }
+
+    def _fit(self, queries: list[list[int]], count: int, *, truncate: bool) -> list[list[int]]:
+        """Cuts or refuses queries that, beside so many candidates, would outgrow the longest sequence."""
+        room = self._sequence_buckets[-1] - self._tokenizer.layout.length(0, count)
+        for row, query in enumerate(queries):
+            if len(query) > room and not (truncate and room > 0):
+                field = row_field(Tensor.QUERY, row, len(queries))
+                raise InvalidInputError(
+                    field, f"too many tokens beside {count} candidates", limit=max(room, 0), value=len(query)
+                )
+        return [query[:room] for query in queries]

@@ -1,0 +1,89 @@
+"""``rerank_text``: the texts of query and passages to scores, by calls to ``embed_passage`` and ``rerank``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.core.errors import InvalidInputError
+from resrank.core.limits import MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
+from resrank.core.names import Model, Tensor
+from resrank.core.tokenization import decode_text, row_field
+from resrank.serving.cache_metrics import CacheMetrics
+from resrank.serving.embedding_cache import EmbeddingCache
+from resrank.serving.infer import Infer
+from resrank.serving.passage_encoding import PassageEncoder, PassageError
+from resrank.serving.step import Arrays, StepRequest
+
+
+class TextRerankingStep:
+    """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 [B, N]."""
+
+    def __init__(
+        self, infer: Infer, cache: EmbeddingCache, metrics: CacheMetrics, *, embed_batch_size: int, max_passages: int
+    ) -> None:
+        """Prepares the calls.
+
+        Args:
+            infer: Calls another model.
+            cache: Keeps the passages' vectors.
+            metrics: Told what was found in it.
+            embed_batch_size: Passages in one call to ``embed_passage``.
+            max_passages: Candidates that ``rerank`` takes in one pass.
+        """
+        self._infer = infer
+        self._cache = cache
+        self._metrics = metrics
+        self._encoder = PassageEncoder(cache, embed_batch_size)
+        self._max_passages = min(max_passages, MAX_TEXT_PASSAGES)
+
+    async def answer(self, request: StepRequest) -> Arrays:
+        """Scores one request (see :class:`resrank.serving.deferred.RequestStep`).
+
+        Raises:
+            InvalidInputError: The query or a passage breaks a rule, or there are none or too many.
+            QueueFullError: A queue was full, or the caller's time is over.
+            DeadlineExceededError: The caller's time is over.
+        """
+        queries, passages = request.inputs[Tensor.QUERY], request.inputs[Tensor.PASSAGES]
+        rows, count = passages.shape
+        if count == 0:
+            raise InvalidInputError(Tensor.PASSAGES, "no passages", limit="at least 1", value=0)
+        if count > self._max_passages:
+            raise InvalidInputError(
+                Tensor.PASSAGES, "too many passages in one pass", limit=self._max_passages, value=count
+            )
+        for row, query in enumerate(queries[:, 0]):  # before the passages are paid for
+            decode_text(query, row_field(Tensor.QUERY, row, rows), max_bytes=MAX_QUERY_BYTES)
+        vectors = await self._encode(passages.ravel().tolist(), passages.shape, request)
+        inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: vectors.reshape(rows, count, -1)}
+        return {Tensor.SCORES: await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)}
+
+    async def _encode(
+        self, passages: Sequence[bytes], shape: tuple[int, ...], request: StepRequest
+    ) -> NDArray[np.float16]:
+        """FP16 [B * N, d] of B * N texts."""
+
+        async def embed(texts: Sequence[bytes]) -> NDArray[np.float32]:
+            inputs = {Tensor.TEXT: np.array(texts, dtype=np.object_)[:, np.newaxis]}
+            embeddings: NDArray[np.float32] = await self._infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, request)
+            return embeddings
+
+        try:
+            encoded = await self._encoder.encode(passages, embed, truncate=request.truncate, deadline=request.deadline)
+        except PassageError as failed:
+            raise _named_as_passage(failed, shape) from failed
+        self._metrics.record(found=encoded.found, encoded=encoded.encoded, bytes_used=self._cache.bytes_used)
+        return encoded.vectors
+
+
+def _named_as_passage(failed: PassageError, shape: tuple[int, ...]) -> Exception:
+    """Says which of PASSAGES an error is about, where it is about one of them."""
+    error = failed.error
+    if not isinstance(error, InvalidInputError) or error.field.partition("[")[0] != Tensor.TEXT:
+        return error
+    row, index = divmod(failed.position, shape[1])
+    name = f"{Tensor.PASSAGES}[{index}]" if shape[0] == 1 else f"{Tensor.PASSAGES}[{row}][{index}]"
+    return InvalidInputError(name, error.problem, limit=error.limit, value=error.value)

@@ -1,0 +1,23 @@
+"""Entry point of the ``resrank`` command and of ``python -m resrank.stack``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line and exits with its code."""
+    try:
+        import rich
+        import typer
+    except ModuleNotFoundError as error:
+        # The base install is the client alone; the script exists in it all the same.
+        sys.exit(f"Error: the resrank command needs {error.name}: pip install 'resrank[cli]' (for all parts: [all])")
+    del rich, typer
+    from resrank.stack.cli.app import run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The root of the ``resrank`` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from resrank.core import __version__
+from resrank.core.errors import ResRankError
+from resrank.stack.cli.exit_codes import MEANINGS, ExitCode, exit_code, missing_extra
+from resrank.stack.cli.lazy_group import LazyGroup
+
+_EPILOG = "Exit codes:\n\n" + "\n".join(f"- {code.value}: {meaning}" for code, meaning in MEANINGS.items())
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"resrank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """ResRank on Triton: rerank passages that an LLM compressed to one vector each.
+
+    From a checkpoint to a search:
+
+    - `resrank doctor`
+    - `resrank checkpoint merge --default`
+    - `resrank export checkpoint --out repository`
+    - `resrank serve repository --index index`
+    - `resrank index build corpus.jsonl --index index`
+    - `resrank search "who wrote it?" --k 10`
+    """
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs the command and turns its errors into one red sentence on stderr.
+
+    Args:
+        arguments: What follows ``resrank`` on the command line; those of this process when None.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        typer.main.get_command(app).main(args=arguments, prog_name="resrank")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.FAILURE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except ResRankError as error:
+        return _fail(str(error), exit_code(error))
+    except ModuleNotFoundError as error:
+        sentence = missing_extra(error)
+        if sentence is None:
+            raise
+        return _fail(sentence, ExitCode.FAILURE)
+    return ExitCode.OK
+
+
+def _fail(sentence: str, code: ExitCode) -> int:
+    Console(stderr=True).print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
+    return code

@@ -1,0 +1,179 @@
+"""``resrank checkpoint``: make a first checkpoint, merge a trained one with its bases, look at one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resrank.core.adapter import AdapterSpec, read_lora, validate_adapter
+from resrank.core.checkpoint import (
+    ENCODER_DIR,
+    RERANKER_DIR,
+    CheckpointSpec,
+    Pooling,
+    encoder_identity,
+    is_adapter,
+    validate_folder,
+)
+from resrank.stack.cli.options import Output, OutputOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+_BACKBONES = (ENCODER_DIR, RERANKER_DIR)
+
+app = typer.Typer(no_args_is_help=True, help="Make, merge and inspect checkpoints.", rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="Examples: `resrank checkpoint init --default` · "
+    "`resrank checkpoint init --encoder Qwen/Qwen3-Embedding-0.6B --reranker Qwen/Qwen3-0.6B --out qwen`"
+)
+def init(
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder: a hub id or a folder with config.json, model.safetensors, tokenizer.")
+    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="Reranker: a causal decoder, hub id or folder.")] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="all-MiniLM-L6-v2 and SmolLM2-135M-Instruct, both Apache-2.0.")
+    ] = False,
+    out: Annotated[Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The folder to make.")] = Path("checkpoint"),
+    name: Annotated[str | None, typer.Option(help="The checkpoint's name [default: made of the backbones'].")] = None,
+    pooling: Annotated[
+        Pooling | None, typer.Option(help="How token states become one vector [default: as the encoder's files say].")
+    ] = None,
+    gate: Annotated[
+        float, typer.Option(help="Residual gate g; 0 is dense-start: untrained, it ranks exactly as its retriever.")
+    ] = 0.0,
+    query_residual: Annotated[bool, typer.Option(help="Add the query's embedding to its state.")] = True,
+    max_passage_tokens: Annotated[
+        int | None, typer.Option(min=3, help="Longest passage [default: the encoder's limit, at most 512].")
+    ] = None,
+    max_query_tokens: Annotated[int, typer.Option(min=3, help="Longest query, for both models.")] = 128,
+    max_passages: Annotated[int, typer.Option(min=1, max=4096, help="Candidates in one pass.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the projectors' random directions, where the sizes differ.")] = 0,
+) -> None:
+    """Make a checkpoint from two backbones.
+
+    It is **untrained**: with the default gate of 0 it ranks exactly as its retriever, and training starts from there.
+    """
+    if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
+        raise typer.BadParameter("give either --default, or both --encoder and --reranker")
+    # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from rich.console import Console
+
+    from resrank.export.backbones import DEFAULT_NAME, initialize_default
+    from resrank.export.initialize import InitOptions, initialize
+
+    console = Console()
+    options = InitOptions(
+        name=name or (DEFAULT_NAME if default else None),
+        pooling=pooling,
+        residual_gate=gate,
+        query_residual=query_residual,
+        max_passage_tokens=max_passage_tokens,
+        max_query_tokens=max_query_tokens,
+        max_passages=max_passages,
+        seed=seed,
+    )
+    if encoder is None or reranker is None:
+        spec = initialize_default(out, options, notify=lambda step: console.print(f"{step} …"))
+    else:
+        spec = initialize(encoder, reranker, out, options)
+    _report(spec, out, console)
+
+
+@app.command(
+    epilog="Examples: `resrank checkpoint merge --default --out checkpoint` · "
+    "`resrank checkpoint merge runs/mine/checkpoint --encoder bases/encoder --reranker bases/reranker`"
+)
+def merge(
+    adapter: Annotated[
+        Path | None, typer.Argument(help="An adapter checkpoint, as `resrank train` writes it.", show_default=False)
+    ] = None,
+    default: Annotated[bool, typer.Option("--default", help="The trained default that comes with ResRank.")] = False,
+    out: Annotated[Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The folder to make.")] = Path("checkpoint"),
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Encoder that the adapter was trained on, hub id or folder [default: as resrank.json names it]."
+        ),
+    ] = None,
+    reranker: Annotated[str | None, typer.Option(help="The reranker it was trained on, likewise.")] = None,
+) -> None:
+    """Make a full checkpoint of an adapter checkpoint and the models it was trained on.
+
+    The result is the same to the byte on every machine. Base models with other weights are refused.
+    """
+    if default == (adapter is not None):
+        raise typer.BadParameter("give either an adapter checkpoint or --default")
+    # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from rich.console import Console
+
+    from resrank.export.adapters import default_adapter_folder, merge_adapter
+
+    console = Console()
+    spec = merge_adapter(
+        adapter or default_adapter_folder(),
+        out,
+        encoder=encoder,
+        reranker=reranker,
+        notify=lambda step: console.print(f"{step} …"),
+    )
+    _report(spec, out, console)
+
+
+def _report(spec: CheckpointSpec, out: Path, console: Console) -> None:
+    console.print(f"[green]✓[/] {out}: checkpoint {spec.name!r}, d = {spec.encoder.embedding_dim}, ", end="")
+    console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
+    if spec.fusion.residual_gate == 0:
+        console.print("  dense-start: the reranker is untrained, the scores are the retriever's cosines")
+
+
+@app.command(epilog="Example: `resrank checkpoint show checkpoint --output json`")
+def show(
+    folder: Annotated[Path, typer.Argument(envvar="RESRANK_CHECKPOINT", help="The checkpoint folder.")],
+    output: OutputOption = Output.TEXT,
+    verify: Annotated[bool, typer.Option(help="Compute the weights' digests again (seconds per GB).")] = True,
+) -> None:
+    """Validate a checkpoint, full or adapter, and print its fields."""
+    from rich.console import Console
+
+    spec: CheckpointSpec | AdapterSpec
+    if is_adapter(folder):
+        spec = validate_adapter(folder)
+        told = {"sha256": spec.digest(), "trained": {name: _trained(folder / name) for name in _BACKBONES}}
+    else:
+        spec = validate_folder(folder, verify_hashes=verify)
+        told = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
+    if output is Output.JSON:
+        typer.echo(json.dumps({**spec.model_dump(mode="json"), **told}, indent=2))
+        return
+    Console().print(_table(spec, told, folder))
+
+
+def _trained(folder: Path) -> str:
+    """What an adapter checkpoint holds for one backbone."""
+    lora = read_lora(folder)
+    return "no" if lora is None else f"LoRA of rank {lora.rank} in {len(lora.modules)} layers"
+
+
+def _table(spec: CheckpointSpec | AdapterSpec, told: Mapping[str, object], folder: Path) -> Table:
+    from rich.table import Table
+
+    table = Table(title=f"{folder}: {spec.name}", title_justify="left", show_header=False, box=None)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for section, fields in {**told, **spec.model_dump(mode="json")}.items():
+        for field, value in (fields if isinstance(fields, dict) else {"": fields}).items():
+            # repr: prompts hold line breaks and brackets, which would be read as layout and markup
+            shown = value if isinstance(value, dict) else {"": value}
+            for part, text in shown.items():
+                label = ".".join(filter(None, (section, field, part)))
+                table.add_row(label, repr(text).replace("[", r"\["))
+    return table

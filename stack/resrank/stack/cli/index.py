@@ -1,0 +1,159 @@
+"""``resrank index``: fill an index, change it, look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resrank.core.errors import IndexFolderError
+from resrank.core.limits import MAX_BATCH_SIZE
+from resrank.stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
+
+if TYPE_CHECKING:
+    from resrank.stack.index_build import BuildReport, BuildSettings
+
+app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
+
+BatchSizeOption = Annotated[
+    int, typer.Option(min=1, max=MAX_BATCH_SIZE, help="Passages in one request and one transaction.")
+]
+InFlightOption = Annotated[int, typer.Option(min=1, max=64, help="Requests to Triton under way at once.")]
+CorpusArgument = Annotated[
+    Path, typer.Argument(help="JSON lines with _id, title and text (BEIR); .gz is unpacked.", metavar="CORPUS")
+]
+
+
+@app.command(epilog="Example: `resrank index build examples/hotpotqa-mini/corpus.jsonl.gz --index var/index`")
+def build(
+    corpus: CorpusArgument,
+    index: IndexOption,
+    triton_url: TritonUrlOption = "localhost:8001",
+    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
+    in_flight: InFlightOption = 4,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Embed a corpus and store it; a second run does only what is missing or has changed.
+
+    The file is checked before anything is encoded. A running sidecar that owns the folder does the writing; without one
+    this command serves the folder itself meanwhile.
+    A bad line is named, with exit code 2, and nothing is stored.
+    """
+    from resrank.stack.index_build import BuildSettings
+
+    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=True), output)
+
+
+@app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
+def upsert(
+    corpus: CorpusArgument,
+    index: IndexOption,
+    triton_url: TritonUrlOption = "localhost:8001",
+    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
+    in_flight: InFlightOption = 4,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Embed and store every passage of a file, also those that the index holds unchanged."""
+    from resrank.stack.index_build import BuildSettings
+
+    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=False), output)
+
+
+@app.command(epilog="Example: `resrank index delete doc-17 doc-18 --index var/index`")
+def delete(
+    ids: Annotated[list[str], typer.Argument(help="Ids of the passages to remove.")],
+    index: IndexOption,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Remove passages; ids that are not in the index are reported and are no error."""
+    from resrank.stack.index_build import delete_records, sidecar_of
+
+    _require(index)
+
+    async def run() -> list[str]:
+        async with sidecar_of(index) as sidecar:
+            return await delete_records(sidecar, ids)
+
+    missing = asyncio.run(run())
+    deleted = len(set(ids)) - len(missing)
+    if output is Output.JSON:
+        typer.echo(json.dumps({"deleted": deleted, "missing": missing}, indent=2))
+        return
+    typer.echo(f"deleted {deleted}" + (f", not in the index: {', '.join(missing)}" if missing else ""))
+
+
+@app.command(epilog="Example: `resrank index describe --index var/index --output json`")
+def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
+    """Print what an index holds and to which encoder it belongs."""
+    from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse
+    from resrank.stack import index_build
+
+    _require(index)
+
+    async def run() -> DescribeResponse:
+        async with index_build.sidecar_of(index) as sidecar:
+            return await index_build.describe(sidecar)
+
+    response = asyncio.run(run())
+    facts = {field.name: getattr(response, field.name) for field in response.DESCRIPTOR.fields}
+    if output is Output.JSON:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name.replace('_', ' '):<16}{value}")
+
+
+def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, output: Output) -> None:
+    from resrank.client import AsyncResRankClient
+    from resrank.stack.index_build import fill_index, sidecar_of
+
+    async def run(progress: Callable[[BuildReport], None]) -> BuildReport:
+        async with (
+            AsyncResRankClient(triton_url, timeout_s=settings.batch_timeout_s) as client,
+            sidecar_of(index) as sidecar,
+        ):
+            return await fill_index(corpus, client, sidecar, settings, progress)
+
+    with _progress_bar() as progress:
+        report = asyncio.run(run(progress))
+    if output is Output.JSON:
+        facts = {name: getattr(report, name) for name in ("passages", "inserted", "updated", "unchanged", "seconds")}
+        typer.echo(json.dumps({**facts, "passages_per_s": report.passages_per_s}, indent=2))
+        return
+    typer.echo(
+        f"{report.passages} passages: {report.inserted} inserted, {report.updated} updated, "
+        f"{report.unchanged} unchanged in {report.seconds:.1f} s ({report.passages_per_s:.0f} documents/s)"
+    )
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} documents/s"),
+        TimeRemainingColumn(),
+    )
+    # On standard error, so that --output json can be piped.
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("indexing", total=None, rate=0.0)
+
+        def show(report: BuildReport) -> None:
+            done = report.stored + report.unchanged
+            bar.update(task, total=report.passages, completed=done, rate=report.passages_per_s)
+
+        yield show
+
+
+def _require(index: Path) -> None:
+    if not index.is_dir():
+        raise IndexFolderError(f"there is no index folder {index}: build one with `resrank index build`")

@@ -1,0 +1,45 @@
+"""A command group that imports a sub-command when it is called, so that ``resrank`` starts at once."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+SUB_COMMANDS = {
+    "doctor": "resrank.stack.cli.doctor",
+    "checkpoint": "resrank.stack.cli.checkpoint",
+    "export": "resrank.stack.cli.export",
+    "serve": "resrank.stack.cli.serve",
+    "index": "resrank.stack.cli.index",
+    "search": "resrank.stack.cli.search",
+    "demo": "resrank.stack.cli.demo",
+    "bench": "resrank.stack.cli.bench",
+    "loadtest": "resrank.stack.cli.loadtest",
+    "train": "resrank.stack.cli.train",
+    "eval": "resrank.stack.cli.eval",
+}
+"""Sub-command to the module whose ``app`` it is, in the order of the help."""
+
+
+_COMPLETION_OPTIONS = {"install_completion", "show_completion"}
+
+
+class LazyGroup(TyperGroup):
+    """The root group. Only ``--help`` imports every sub-command, and those import their part only when called."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # typer's own Context class
+        """Names in the order of the help."""
+        return list(SUB_COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        """Imports a sub-command; None for an unknown name."""
+        if cmd_name not in SUB_COMMANDS:
+            return None
+        command = typer.main.get_command(import_module(SUB_COMMANDS[cmd_name]).app)
+        command.name = cmd_name
+        # typer gives every app these two; once, at the root, is enough.
+        command.params = [option for option in command.params if option.name not in _COMPLETION_OPTIONS]
+        return command

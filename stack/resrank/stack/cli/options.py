@@ -1,0 +1,53 @@
+"""Options that several sub-commands share, each with its environment twin."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+
+
+class Output(StrEnum):
+    """What a command prints: text for people, JSON for programs."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+HostOption = Annotated[
+    str, typer.Option("--host", envvar="RESRANK_HOST", help="Address to listen on. Beyond loopback, use TLS in front.")
+]
+TritonPortOption = Annotated[
+    int, typer.Option("--triton-port", envvar="RESRANK_TRITON_PORT", min=1, max=65535, help="Triton's gRPC port.")
+]
+MetricsPortOption = Annotated[
+    int,
+    typer.Option("--metrics-port", envvar="RESRANK_METRICS_PORT", min=1, max=65535, help="Triton's Prometheus port."),
+]
+RetrievalPortOption = Annotated[
+    int,
+    typer.Option("--retrieval-port", envvar="RESRANK_RETRIEVAL_PORT", min=1, max=65535, help="The sidecar's port."),
+]
+RetrievalSocketOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--retrieval-socket",
+        envvar=RETRIEVAL_SOCKET_VARIABLE,
+        help="Unix domain socket between Triton and the sidecar; by default one in a folder of its own.",
+        show_default=False,
+    ),
+]
+IndexOption = Annotated[
+    Path, typer.Option("--index", envvar="RESRANK_INDEX", help="Index folder of the retrieval sidecar.")
+]
+TritonUrlOption = Annotated[
+    str, typer.Option("--triton-url", envvar="RESRANK_TRITON_URL", help="host:port of Triton's gRPC endpoint.")
+]
+RetrievalUrlOption = Annotated[
+    str, typer.Option("--retrieval-url", envvar="RESRANK_RETRIEVAL_URL", help="host:port of the retrieval sidecar.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", help="For people or for programs.")]

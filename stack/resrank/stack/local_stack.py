@@ -1,0 +1,222 @@
+"""Triton and the retrieval sidecar side by side on this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from resrank.core.errors import StackError
+from resrank.core.limits import MAX_SOCKET_PATH_BYTES
+from resrank.core.sidecar.searching import encoder_mismatch
+from resrank.export.manifest import read_manifest
+from resrank.stack.gpu import Machine
+from resrank.stack.process import ManagedProcess
+from resrank.stack.repository_check import require_servable
+from resrank.stack.sidecar_process import SidecarProcess
+from resrank.stack.triton_process import TritonProcess
+
+if TYPE_CHECKING:
+    from resrank.stack.tuning.settings import TunedSettings
+
+_WATCH_S = 0.5
+_HEALTH_EVERY_S = 10.0
+_SILENCE_S = 60.0
+"""How long a running process may leave health checks unanswered. Triton 2.51 was seen to hang in its own handler of a
+segmentation fault, alive for its parent and deaf to everybody else."""
+
+OnLine = Callable[[str, str], None]
+"""Called with the name of a process (``triton`` or ``retrieval``) and a line of its log."""
+
+
+class LocalStack:
+    """Starts both servers, says when they are ready, notices when one dies, and stops both.
+
+    Nothing is ever restarted: what died is reported with its last words.
+
+    Args:
+        repository: Model repository as ``resrank export`` writes it.
+        index: Index folder; an empty or missing one is made.
+        host: Address that both listen on.
+        triton_port: Triton's gRPC port; a free one when None.
+        metrics_port: Triton's metrics port; a free one when None.
+        retrieval_port: The sidecar's gRPC port; a free one when None.
+        retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
+        log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
+        on_line: Called with each line of both logs.
+        tuned: Settings of this machine to serve it with, instead of the repository's own.
+
+    Attributes:
+        triton: The Triton process.
+        sidecar: The sidecar process.
+
+    Raises:
+        ManifestError: The repository has no readable manifest.
+        StackError: This machine cannot serve the repository, a port is taken, or no Triton can be found.
+
+    Example:
+        >>> with LocalStack(Path("var/repository"), Path("var/index")) as stack:
+        ...     client = ResRankClient(stack.triton.grpc_address, stack.sidecar.address)
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        index: Path,
+        *,
+        host: str = "127.0.0.1",
+        triton_port: int | None = None,
+        metrics_port: int | None = None,
+        retrieval_port: int | None = None,
+        retrieval_socket: Path | None = None,
+        log_dir: Path | None = None,
+        on_line: OnLine | None = None,
+        tuned: TunedSettings | None = None,
+    ) -> None:
+        manifest = read_manifest(repository)
+        require_servable(repository, manifest, Machine())
+        self._encoder_sha256 = manifest.checkpoint.encoder_sha256
+        self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
+        socket = retrieval_socket or self._own_socket
+        self.sidecar = SidecarProcess(
+            index,
+            host=host,
+            port=retrieval_port,
+            socket=socket,
+            log_path=None if log_dir is None else log_dir / "retrieval.log",
+            on_line=None if on_line is None else lambda line: on_line("retrieval", line),
+        )
+        self._derived = None if tuned is None else _derived(repository, tuned)
+        try:
+            self.triton = TritonProcess(
+                repository if self._derived is None else Path(self._derived.name),
+                host=host,
+                grpc_port=triton_port,
+                metrics_port=metrics_port,
+                retrieval_socket=socket,
+                log_path=None if log_dir is None else log_dir / "triton.log",
+                on_line=None if on_line is None else lambda line: on_line("triton", line),
+            )
+        except BaseException:
+            self._discard_derived()
+            raise
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def _processes(self) -> tuple[ManagedProcess, ManagedProcess]:
+        return self.sidecar, self.triton
+
+    def start(self) -> None:
+        """Starts both processes without waiting for them.
+
+        Raises:
+            StackError: One could not be started.
+        """
+        for process in self._processes:
+            process.start()
+
+    def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
+        """Waits until both are ready.
+
+        Args:
+            cancelled: Ends the wait early when set.
+
+        Returns:
+            True when both are ready, False when cancelled.
+
+        Raises:
+            StackError: One ended or was not ready in time, with the last lines of its log, or the index belongs to
+                another encoder than the repository's.
+        """
+        if not all(process.wait_ready(cancelled) for process in self._processes):
+            return False
+        for process in self._processes:  # the one that was ready first may have died while the other loaded
+            process.check_alive()
+        index_encoder = self.sidecar.encoder_sha256()
+        if index_encoder and index_encoder != self._encoder_sha256:
+            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
+        return True
+
+    def watch(self, stop: threading.Event) -> None:
+        """Returns when told to stop.
+
+        Args:
+            stop: Set by the caller, for instance from a signal handler.
+
+        Raises:
+            StackError: One of the processes ended or answers no more; the message has the last lines of its log.
+        """
+        asked = time.monotonic()
+        answered = dict.fromkeys(self._processes, asked)
+        while not stop.wait(_WATCH_S):
+            for process in self._processes:
+                process.check_alive()
+            now = time.monotonic()
+            if now - asked < _HEALTH_EVERY_S:
+                continue
+            asked = now
+            for process in self._processes:
+                if process.is_ready():
+                    answered[process] = now
+                elif now - answered[process] > _SILENCE_S:
+                    raise StackError(
+                        f"{process.name} runs but has answered no health check for {now - answered[process]:.0f} s. "
+                        f"Its last lines:\n{process.log_tail()}"
+                    )
+
+    def stop(self, grace_s: float = 30.0) -> None:
+        """Drains and ends both, at the same time; harmless when repeated.
+
+        Args:
+            grace_s: Seconds after which what still runs is killed.
+        """
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.stop(grace_s)
+        if self._own_socket is not None:  # a sidecar that was killed has left it
+            shutil.rmtree(self._own_socket.parent, ignore_errors=True)
+        self._discard_derived()
+
+    def _discard_derived(self) -> None:
+        if self._derived is not None:
+            self._derived.cleanup()
+
+
+def _socket_of_its_own() -> Path:
+    """A path in a folder that the sidecar will make for it and remove.
+
+    In the folder for temporary files where the path is short enough for a socket, else in ``/tmp``.
+    """
+    name = Path(f"resrank-{secrets.token_hex(8)}", "retrieval.sock")
+    usual = Path(tempfile.gettempdir()) / name
+    return usual if len(os.fsencode(usual)) <= MAX_SOCKET_PATH_BYTES else Path("/tmp") / name
+
+
+def _derived(repository: Path, tuned: TunedSettings) -> tempfile.TemporaryDirectory[str]:
+    """The repository with this machine's settings, in a folder that goes with the stack or with this process."""
+    from resrank.stack.tuning.repository import derive
+
+    folder = tempfile.TemporaryDirectory(prefix="resrank-tuned-")
+    derive(repository, tuned, Path(folder.name))
+    return folder

@@ -1,0 +1,64 @@
+"""TCP ports of the local stack."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from contextlib import ExitStack
+
+from resrank.core.errors import StackError
+
+TRITON_PORT = 8001
+"""Triton's own default for gRPC."""
+
+METRICS_PORT = 8002
+"""Triton's own default for Prometheus metrics."""
+
+RETRIEVAL_PORT = 8003
+"""The sidecar's, beside Triton's three."""
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen at the address now."""
+    return _obstacle(host, port) is None
+
+
+def choose_ports(host: str, *wanted: int | None) -> list[int]:
+    """Fills in free ports for those not given.
+
+    Args:
+        host: Address to listen on.
+        wanted: Ports; None asks for a free one.
+
+    Returns:
+        The ports, all different where they were asked for.
+
+    Raises:
+        StackError: A given port is taken, or nothing can listen on the host.
+    """
+    ports = []
+    with ExitStack() as held:
+        for port in wanted:
+            if obstacle := _obstacle(host, port or 0):
+                if obstacle.errno == errno.EADDRINUSE:
+                    raise StackError(f"port {port} on {host} is in use: stop what listens there or choose another port")
+                raise StackError(f"cannot listen on {host}, port {port or 'any'} ({obstacle.strerror}): choose another")
+            if port is not None:
+                ports.append(port)
+                continue
+            # Held open until all are known, so that no two are the same.
+            listener = held.enter_context(socket.socket())
+            listener.bind((host, 0))
+            ports.append(listener.getsockname()[1])
+    return ports
+
+
+def _obstacle(host: str, port: int) -> OSError | None:
+    with socket.socket() as listener:
+        # As servers do: connections of an earlier server in TIME_WAIT are no obstacle.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            return error
+        return None

@@ -1,0 +1,225 @@
+"""A training run from its config to its checkpoint: gives the trainer what lives in other parts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
+from resrank.core.errors import InvalidInputError
+from resrank.export.adapters import BackboneAdapter, merge_adapter, write_adapter
+from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
+from resrank.export.initialize import InitOptions, initialize, quiet_transformers, source_name
+from resrank.export.model_card import RunCard, run_card
+from resrank.export.trained_checkpoint import write_trained
+from resrank.stack.training_index import StoreIndexes
+from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
+from resrank.training.mining import Retriever
+from resrank.training.precision import settled
+from resrank.training.processes import Processes
+from resrank.training.progress import RunProgress
+from resrank.training.run_folder import Opening, RunFolder
+from resrank.training.sources import Notify, TrainingData, load_data
+from resrank.training.stage_config import Mode
+from resrank.training.start_encoder import StartEncoder
+from resrank.training.state import Progress
+from resrank.training.trainable import Role, TrainableResRank
+from resrank.training.trainer import Trainer
+
+
+def train(config: TrainConfig, opening: Opening, processes: Processes, progress: RunProgress) -> Progress:
+    """Trains what a config says.
+
+    Args:
+        config: The run.
+        opening: What to do with a run that was in the folder before.
+        processes: Those that share the work.
+        progress: Where it is shown how the run goes.
+
+    Returns:
+        How the run ended.
+
+    Raises:
+        ResRankError: The start, the data or the run itself failed, or nothing was worth keeping.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    folder = RunFolder(config.output)
+    folder.check(opening)
+    processes.wait()  # nobody writes before all have looked
+    config = config.model_copy(update={"model": settled(config.model, processes.device)})
+    with quiet_transformers(), progress:
+        with processes.first_goes_ahead():
+            start = prepare_start(
+                config, folder, renew=processes.first and opening is not Opening.RESUME, notify=progress.note
+            )
+            # Told before candidates are mined, which may take hours.
+            spec = validate_folder(start, verify_hashes=False)
+            check_fit(config, spec, processes=processes.count, sharded=processes.sharded)
+            encoder = StartEncoder(start, config.model, processes.device, progress.encoding)
+            # The other processes read what the first one retrieved.
+            retriever = Retriever(encoder, StoreIndexes(), cache_folder() / "mined")
+            data = load_data(config.data, retriever, progress.note)
+            del encoder, retriever
+        writer = RunCheckpointWriter(config, start, data)
+        return Trainer(config, start, data, folder, writer, processes, progress).run(opening)
+
+
+def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify: Notify) -> Path:
+    """Gives the full checkpoint that a run starts from.
+
+    Args:
+        config: The run.
+        folder: Where one is made, if it is not there.
+        renew: Whether one that an earlier run made is made anew.
+        notify: Told about what takes seconds.
+
+    Returns:
+        A folder not to be changed.
+
+    Raises:
+        CheckpointError: It cannot be made.
+        InvalidInputError: It is given, and the run would replace it.
+    """
+    if isinstance(config.start, StartFromCheckpoint):
+        if config.start.checkpoint.resolve().is_relative_to(folder.path.resolve()):
+            raise InvalidInputError(
+                "start.checkpoint", f"{config.start.checkpoint} lies in output, {folder.path}, which the run replaces"
+            )
+        if not is_adapter(config.start.checkpoint):
+            return config.start.checkpoint
+        if _wanted(folder.start, renew=renew):
+            merge_adapter(config.start.checkpoint, folder.start, notify=notify)
+    elif _wanted(folder.start, renew=renew):
+        _initialize(config, config.start, folder.start, notify)
+    return folder.start
+
+
+class RunCheckpointWriter:
+    """Writes a run's checkpoint; implements :class:`resrank.training.trainer.CheckpointWriter`.
+
+    An adapter checkpoint where every backbone was frozen or trained by LoRA, else a full one.
+    """
+
+    def __init__(self, config: TrainConfig, base: Path, data: TrainingData) -> None:
+        """Takes what goes into the model card.
+
+        Args:
+            config: The run.
+            base: The full checkpoint that it starts from.
+            data: What it trains on.
+        """
+        self._config = config
+        self._base = base
+        self._lists = {source.name: len(source.lists) for source in data.train}
+
+    def write(self, model: TrainableResRank, progress: Progress, out: Path) -> None:
+        """Makes the folder, see :meth:`resrank.training.trainer.CheckpointWriter.write`."""
+        spec = model.trained_spec().model_copy(update={"name": self._config.name})
+        card = self._card(spec, progress)
+        projectors = model.projector_state()
+        modes = {role: getattr(self._config.model, role).mode for role in ("encoder", "reranker")}
+        if Mode.FULL not in modes.values():
+            write_adapter(
+                out,
+                base=self._base,
+                spec=spec,
+                encoder=_adapter(model, "encoder"),
+                reranker=_adapter(model, "reranker"),
+                projectors=projectors,
+                card=card,
+            )
+            return
+        merged = model.merged_model()
+        weights = {
+            role: None if mode is Mode.FROZEN else getattr(merged, role).state_dict() for role, mode in modes.items()
+        }
+        write_trained(
+            out,
+            base=self._base,
+            spec=spec,
+            encoder=weights["encoder"],
+            reranker=weights["reranker"],
+            projectors=projectors,
+            card=card,
+        )
+
+    def _card(self, spec: CheckpointSpec, progress: Progress) -> str:
+        assert progress.best is not None  # a checkpoint is written because of its score
+        score = progress.best.score
+        return run_card(
+            RunCard(
+                name=spec.name,
+                encoder=spec.encoder.source,
+                reranker=spec.reranker.source,
+                data=self._lists,
+                recipe=_public(self._config.model_dump(mode="json")),
+                seed=self._config.seed,
+                development={
+                    "reranked, candidates in retrieved order": score.retrieved,
+                    "reranked, candidates shuffled": score.shuffled,
+                    "dense, by this encoder": score.dense,
+                    "dense, by the encoder before training": progress.dense_start,
+                },
+                development_lists=score.lists,
+            )
+        )
+
+
+def _public(value: Any) -> Any:
+    """A config's values as a card may show them: it is published, and where things lay on a machine is private.
+
+    An absolute path counts from the working directory, as relative ones do; outside of it, its last part is left.
+    """
+    if isinstance(value, dict):
+        return {field: _public(child) for field, child in value.items()}
+    if isinstance(value, list):
+        return [_public(child) for child in value]
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        return value
+    path, here = Path(value), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+
+
+def _wanted(start: Path, *, renew: bool) -> bool:
+    """Whether the start checkpoint has to be made; removes an old one first."""
+    if renew and start.is_dir():
+        shutil.rmtree(start)
+    return not start.is_dir()
+
+
+def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notify: Notify) -> None:
+    """Makes the start checkpoint from two backbones."""
+    folders: list[str | Path] = []
+    sources: list[str] = []
+    for given in (start.encoder, start.reranker):
+        packaged = next((backbone for backbone in PACKAGED_BACKBONES if backbone.name == given), None)
+        folders.append(given if packaged is None else materialize(packaged, cache_folder(), notify))
+        sources.append(source_name(given) if packaged is None else packaged.source)
+    notify("assembling the start checkpoint")
+    spec = initialize(
+        folders[0],
+        folders[1],
+        out,
+        InitOptions(
+            name=config.name,
+            pooling=start.pooling,
+            residual_gate=0.0 if start.query_residual else 1.0,
+            query_residual=start.query_residual,
+            max_passage_tokens=start.max_passage_tokens,
+            max_query_tokens=start.max_query_tokens,
+            max_passages=start.max_passages,
+            seed=config.seed,
+        ),
+        sources=(sources[0], sources[1]),
+    )
+    fusion = spec.fusion.model_copy(update={"state_norm": start.state_norm})
+    write_spec(spec.model_copy(update={"fusion": fusion}), out)
+
+
+def _adapter(model: TrainableResRank, role: Role) -> BackboneAdapter | None:
+    config = model.adapter_config(role)
+    return None if config is None else BackboneAdapter(config, model.adapter_state(role))

@@ -1,0 +1,181 @@
+"""``search`` asks the encoder, the sidecar and the reranker, each for what it needs, and puts the answer together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
+from resrank.core.names import Model, Tensor
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.serving.search import BLOCKS_IN_FLIGHT, SearchStep
+from resrank.serving.step import Arrays, StepRequest
+
+ENCODER = "e" * 64
+MAX_PASSAGES = 4
+
+
+class Models:
+    """A candidate's score is its first component, less a hundredth for each place in its pass."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.asked: list[Model] = []
+        self.passes: list[int] = []
+        self.under_way = self.most_under_way = 0
+
+    async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> np.ndarray:
+        self.asked.append(model)
+        if model is Model.EMBED_QUERY:
+            assert output is Tensor.EMBEDDING
+            return np.array([[0.5, 2.0]], np.float32)
+        candidates = inputs[Tensor.CANDIDATES]
+        assert candidates.dtype == np.float16
+        self.passes.append(candidates.shape[1])
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        if self.failure is not None:
+            raise self.failure
+        return candidates[:, :, 0].astype(np.float32) - 0.01 * np.arange(candidates.shape[1], dtype=np.float32)
+
+
+class Index:
+    """Passage i has the vector (i mod 7, 1)."""
+
+    def __init__(self, size: int, encoder: str = ENCODER) -> None:
+        self.size = size
+        self.encoder = encoder
+        self.requests: list[tuple[pb.SearchRequest, float | None]] = []
+
+    async def search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
+        self.requests.append((request, deadline))
+        places = range(min(request.k, self.size))
+        texts = [f"text {place}" for place in places] if request.include_texts else []
+        vectors = np.array([[place % 7, 1] for place in places], "<f2")
+        return pb.SearchResponse(
+            ids=[f"p{place}" for place in places],
+            scores=[1 - place / 1000 for place in places],
+            titles=[text.upper() for text in texts],
+            texts=texts,
+            embeddings=vectors.tobytes() if request.include_embeddings else b"",
+            dimension=2 if self.size else 0,
+            encoder_sha256=self.encoder if self.size else "",
+        )
+
+
+def search(
+    index: Index, models: Models, parameters: Mapping[str, object] | None = None, query: bytes = b"q", **fields: Any
+) -> Arrays:
+    step = SearchStep(models.infer, index, encoder_sha256=ENCODER, max_passages=MAX_PASSAGES)
+    inputs = {Tensor.QUERY: np.array([[query]], dtype=np.object_)}
+    return asyncio.run(step.answer(StepRequest(inputs, parameters=parameters or {}, **fields)))
+
+
+def expected_order(count: int) -> list[int]:
+    scores = [place % 7 - 0.01 * (place % MAX_PASSAGES) for place in range(count)]
+    return sorted(range(count), key=lambda place: (-scores[place], place))
+
+
+def test_candidates_are_reranked_in_blocks_and_the_best_come_first() -> None:
+    models, index = Models(), Index(50)
+    found = search(index, models, {"k": 5, "candidates": 30})
+    best = expected_order(30)[:5]
+    assert found[Tensor.IDS].tolist() == [[f"p{place}".encode() for place in best]]
+    assert found[Tensor.TEXTS].tolist() == [[f"text {place}".encode() for place in best]]
+    assert found[Tensor.TITLES].tolist() == [[f"TEXT {place}".encode() for place in best]]
+    assert found[Tensor.CANDIDATE_RANKS].tolist() == [[place + 1 for place in best]]
+    np.testing.assert_allclose(found[Tensor.CANDIDATE_SCORES], [[1 - place / 1000 for place in best]], atol=1e-6)
+    np.testing.assert_allclose(found[Tensor.SCORES], [[p % 7 - 0.01 * (p % MAX_PASSAGES) for p in best]], atol=1e-6)
+    assert {name: array.dtype for name, array in found.items() if array.dtype != np.object_} == {
+        Tensor.SCORES: np.float32,
+        Tensor.CANDIDATE_RANKS: np.int32,
+        Tensor.CANDIDATE_SCORES: np.float32,
+        Tensor.STAGE_MS: np.float32,
+    }
+    assert models.passes == [4] * 7 + [2]
+    assert models.most_under_way == BLOCKS_IN_FLIGHT
+    assert (found[Tensor.STAGE_MS] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "rerank", "asked", "with_encoder"),
+    [
+        ("dense", True, [Model.EMBED_QUERY, Model.RERANK], True),
+        ("hybrid", False, [Model.EMBED_QUERY], True),
+        ("lexical", True, [Model.RERANK], True),
+        ("lexical", False, [], False),
+    ],
+)
+def test_nothing_is_asked_that_is_not_needed(mode: str, rerank: bool, asked: list[Model], with_encoder: bool) -> None:
+    models, index = Models(), Index(3)
+    found = search(index, models, {"k": 2, "mode": mode, "rerank": rerank}, deadline=12.5)
+    assert models.asked == asked
+    ((request, deadline),) = index.requests
+    assert (request.k, request.include_embeddings, deadline) == (100, rerank, 12.5)
+    assert request.encoder_sha256 == (ENCODER if with_encoder else "")
+    assert bool(request.embedding) == (mode != "lexical")
+    took = found[Tensor.STAGE_MS][0]
+    assert [stage > 0 for stage in took] == [mode != "lexical", True, rerank]
+    if not rerank:
+        assert found[Tensor.IDS].tolist() == [[b"p0", b"p1"]]
+        np.testing.assert_array_equal(found[Tensor.SCORES], found[Tensor.CANDIDATE_SCORES])
+
+
+def test_texts_are_fetched_only_for_those_who_want_them() -> None:
+    index = Index(3)
+    found = search(index, Models(), wanted=("IDS", "SCORES"))
+    assert not index.requests[0][0].include_texts
+    assert Tensor.TEXTS not in found
+    search(index, Models(), wanted=("IDS", "TITLES"))
+    assert index.requests[1][0].include_texts
+
+
+def test_an_empty_index_is_an_empty_answer() -> None:
+    models = Models()
+    found = search(Index(0), models)
+    assert {array.shape for name, array in found.items() if name is not Tensor.STAGE_MS} == {(1, 0)}
+    assert models.asked == [Model.EMBED_QUERY]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"k": 0}, "k: too small (limit 1, got 0)"),
+        ({"k": 11, "candidates": 10}, "k: more results than candidates (limit 10, got 11)"),
+        ({"candidates": 1001}, "candidates: too large (limit 1000, got 1001)"),
+        ({"k": True}, "k: must be a request parameter of type int, not True"),
+        ({"candidates": "100"}, "candidates: must be a request parameter of type int, not '100'"),
+        ({"rerank": 1}, "rerank: must be a request parameter of type bool, not 1"),
+        ({"mode": "fuzzy"}, "mode: unknown (limit hybrid or dense or lexical, got fuzzy)"),
+    ],
+)
+def test_bad_parameters_are_named_before_anything_is_asked(parameters: dict[str, object], message: str) -> None:
+    models, index = Models(), Index(3)
+    with pytest.raises(InvalidInputError) as caught:
+        search(index, models, parameters)
+    assert str(caught.value) == message
+    assert models.asked == index.requests == []
+
+
+def test_a_query_without_meaning_is_refused_and_foreign_parameters_are_left_alone() -> None:
+    with pytest.raises(InvalidInputError, match="QUERY: empty or only whitespace"):
+        search(Index(3), Models(), query=b" ")
+    assert search(Index(3), Models(), {"traceparent": "00-1-2-01"})[Tensor.IDS].shape == (1, 3)
+
+
+def test_an_index_of_another_encoder_is_refused() -> None:
+    with pytest.raises(RetrievalError, match="belongs to encoder " + "f" * 64):
+        search(Index(3, "f" * 64), Models())
+
+
+def test_after_a_failed_pass_no_more_are_sent() -> None:
+    models = Models(QueueFullError("Exceeds maximum queue size"))
+    with pytest.raises(ResRankError, match="Exceeds maximum"):
+        search(Index(50), models, {"candidates": 50})
+    assert len(models.passes) == BLOCKS_IN_FLIGHT

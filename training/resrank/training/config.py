@@ -1,0 +1,338 @@
+"""A training run's config, validated as a whole before anything is loaded; ``config_file`` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from resrank.core.checkpoint import CheckpointSpec, Norm, Pooling, Projector
+from resrank.core.errors import InvalidInputError
+from resrank.training.data_config import DataConfig
+from resrank.training.stage_config import GroupName, Mode, ModelConfig, ProjectorStart, StageConfig, StagesConfig
+
+_MODES_OF = {
+    "train_token_embeddings": (Mode.FULL,),
+    **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"), (Mode.LORA,)),
+}
+"""Fields of a backbone's training that only some modes read; the others are for all but frozen."""
+
+_PROJECTOR_FIELDS = {
+    "projector_passages": (ProjectorStart.RIDGE,),
+    "projector_lists": (ProjectorStart.RANKING,),
+    "projector_ridge": (ProjectorStart.RIDGE, ProjectorStart.RANKING),
+}
+_CHECKPOINT_FIELD = "the same field of `resrank checkpoint init`"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class StartFromCheckpoint(_Strict):
+    """Training goes on from a checkpoint."""
+
+    checkpoint: Path = Field(
+        description="A checkpoint folder, full or with adapters; a relative path counts from the working directory.",
+    )
+
+
+class StartFromBackbones(_Strict):
+    """Training starts from two backbones, joined as `resrank checkpoint init` joins them.
+
+    The gate starts where ``model.fusion.gate.start`` says; by default at dense-start with the query residual, and at 1,
+    the paper's form, without it.
+    """
+
+    encoder: str = Field(
+        min_length=1,
+        description="The encoder: all-MiniLM-L6-v2 (fetched from its package), a folder, or a hub id.",
+    )
+    reranker: str = Field(
+        min_length=1,
+        description="The reranker, a causal decoder: SmolLM2-135M-Instruct (fetched from its package), a folder, or a "
+        "hub id.",
+    )
+    pooling: Pooling | None = Field(
+        default=None,
+        description="How token states become one vector; null takes what the encoder's files say.",
+        json_schema_extra={"source": _CHECKPOINT_FIELD},
+    )
+    query_residual: bool = Field(
+        default=True,
+        description="Whether e_q is added to the query's state; false is the paper's form.",
+        json_schema_extra={"source": "dense-start is exact only with it; DESIGN section 2"},
+    )
+    state_norm: Norm = Field(
+        default=Norm.L2,
+        description="l2 divides P_out(h) by its length before it is added to e.",
+        json_schema_extra={
+            "source": "a hidden state of norm 50 drowns a unit-norm e; DESIGN section 2",
+        },
+    )
+    max_passage_tokens: int | None = Field(
+        default=None,
+        ge=3,
+        description="Longest passage, longer ones are cut; null takes the encoder's limit, at most 512.",
+        json_schema_extra={"unit": "tokens", "source": _CHECKPOINT_FIELD},
+    )
+    max_query_tokens: int = Field(
+        default=128,
+        ge=3,
+        description="Longest query, for both backbones.",
+        json_schema_extra={"unit": "tokens", "source": _CHECKPOINT_FIELD},
+    )
+    max_passages: int = Field(
+        default=128,
+        ge=1,
+        le=4096,
+        description="N, candidates in one pass of the reranker.",
+        json_schema_extra={"unit": "passages", "source": _CHECKPOINT_FIELD},
+    )
+
+
+def _start_kind(value: Any) -> str | None:
+    """Which alternative a start is, by its fields."""
+    if isinstance(value, BaseModel):
+        return "checkpoint" if isinstance(value, StartFromCheckpoint) else "backbones"
+    if not isinstance(value, dict) or ("checkpoint" in value) == bool(value.keys() & {"encoder", "reranker"}):
+        return None
+    return "checkpoint" if "checkpoint" in value else "backbones"
+
+
+StartConfig = Annotated[
+    Annotated[StartFromCheckpoint, Tag("checkpoint")] | Annotated[StartFromBackbones, Tag("backbones")],
+    Discriminator(
+        _start_kind,
+        custom_error_type="start_kind",
+        custom_error_message="must have either checkpoint, or encoder and reranker",
+    ),
+]
+
+
+class CheckpointsConfig(_Strict):
+    """The run's state on disk, from which `--resume` goes on."""
+
+    every_steps: int = Field(
+        default=200,
+        ge=1,
+        description="The state is also written at the end of every stage.",
+        json_schema_extra={"unit": "steps", "source": "minutes of work lost at most"},
+    )
+    keep: int = Field(
+        default=2,
+        ge=1,
+        description="Older states are removed once this many newer ones are complete.",
+        json_schema_extra={"unit": "states", "source": "one to resume from, one more should it be damaged"},
+    )
+
+
+class EvaluationConfig(_Strict):
+    """When and on how much the development score is computed; from what, ``data.development`` says."""
+
+    every_steps: int = Field(
+        default=100,
+        ge=1,
+        description="The score is also computed before the first step and at the end of every stage.",
+        json_schema_extra={"unit": "steps", "source": "ten points on the curve of a stage of the default length"},
+    )
+    lists: int = Field(
+        default=200,
+        ge=1,
+        description="Development lists that are scored, spread evenly over all of them; fewer where there are fewer.",
+        json_schema_extra={
+            "unit": "lists",
+            "source": "nDCG@10 varies by about 0.3 per query: a standard error of 0.02",
+        },
+    )
+    candidates: int = Field(
+        default=100,
+        ge=2,
+        description="Longer development lists are cut to this length.",
+        json_schema_extra={"unit": "passages", "source": "the depth of the evaluations"},
+    )
+
+
+class LoggingConfig(_Strict):
+    """How often a run reports its losses."""
+
+    every_steps: int = Field(
+        default=10,
+        ge=1,
+        description="Means over this many steps go to log.jsonl and TensorBoard.",
+        json_schema_extra={"unit": "steps", "source": "a readable curve"},
+    )
+
+
+class TrainConfig(_Strict):
+    """Everything that a training run depends on."""
+
+    name: str = Field(
+        pattern=r"^[\w][\w.+-]*$",
+        max_length=200,
+        description="The trained checkpoint's name.",
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Of the data's order, the projectors' and adapters' first values, and dropout.",
+    )
+    output: Path = Field(
+        description="The run's folder: checkpoint/, state/, log.jsonl, tensorboard/, curves.png; a relative path "
+        "counts from the working directory.",
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="CPU threads of one process; 0: all cores.",
+        json_schema_extra={"unit": "threads", "source": "torch's own choice"},
+    )
+    start: StartConfig = Field(description="Where the weights come from.")
+    data: DataConfig = Field(description="What is trained on.")
+    model: ModelConfig = Field(
+        default_factory=ModelConfig,
+        description="Which parts of the model are trained, and how.",
+    )
+    stages: StagesConfig = Field(description="The stages that run; what is not named is left out.")
+    development: EvaluationConfig = Field(
+        default_factory=EvaluationConfig,
+        description="When the development score is computed.",
+    )
+    checkpoints: CheckpointsConfig = Field(
+        default_factory=CheckpointsConfig,
+        description="The run's state on disk.",
+    )
+    logging: LoggingConfig = Field(
+        default_factory=LoggingConfig,
+        description="How often a run reports.",
+    )
+
+    @property
+    def active_stages(self) -> dict[str, StageConfig]:
+        """The stages that run, by name and in order."""
+        stages = {name: getattr(self.stages, name) for name in type(self.stages).model_fields}
+        return {name: stage for name, stage in stages.items() if stage is not None}
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        for problem in (*self._unused_fields(), *self._stages_without_weights(), *self._sizes_beyond_the_model()):
+            raise ValueError(problem)
+        if (
+            isinstance(self.start, StartFromBackbones)
+            and not self.start.query_residual
+            and self.model.fusion.gate.start == 0
+        ):
+            raise ValueError("model.fusion.gate.start: 0 with start.query_residual false gives the query a zero vector")
+        return self
+
+    def _unused_fields(self) -> Iterator[str]:
+        """Fields that are not at their defaults and that another field makes meaningless."""
+        for name in (GroupName.ENCODER, GroupName.RERANKER):
+            backbone = getattr(self.model, name)
+            for field in sorted(_changed(backbone) - {"mode"}):
+                if backbone.mode not in _MODES_OF.get(field, (Mode.LORA, Mode.FULL)):
+                    yield f"model.{name}.{field}: has no effect, since model.{name}.mode is {backbone.mode}"
+            if backbone.mode is Mode.FROZEN:
+                for stage, config in self.active_stages.items():
+                    if name in _changed(config):
+                        yield f"stages.{stage}.{name}: trains what model.{name}.mode frozen keeps as it is"
+        fusion = self.model.fusion
+        if not fusion.gate.learned:
+            for stage, config in self.active_stages.items():
+                if GroupName.GATE in _changed(config):
+                    yield f"stages.{stage}.gate: trains what model.fusion.gate.learned false keeps as it is"
+        start = fusion.projector_start
+        for field, starts in _PROJECTOR_FIELDS.items():
+            if field in _changed(fusion) and start not in starts:
+                wanted = " or ".join(starts)
+                yield f"model.fusion.{field}: is for projector_start {wanted}, but that is {start}"
+        if start is not ProjectorStart.KEEP and self.stages.reranker_alignment is None:
+            before = "stages.reranker_alignment, which does not run"
+            yield f"model.fusion.projector_start: {start} is fitted before {before}"
+
+    def _stages_without_weights(self) -> Iterator[str]:
+        """Stages that would train nothing, or not what they are for."""
+        encoder_frozen = self.model.encoder.mode is Mode.FROZEN
+        for name, stage in self.active_stages.items():
+            if encoder_frozen and GroupName.ENCODER in stage.group_names:
+                yield f"stages.{name}: trains the encoder, but model.encoder.mode is frozen"
+            if all(group.learning_rate == 0 for group in stage.groups.values()):
+                yield f"stages.{name}: every learning_rate is 0"
+        alignment = self.stages.encoder_alignment
+        if alignment is not None and alignment.contrastive.weight == 0:
+            yield "stages.encoder_alignment.contrastive.weight: 0, but the stage has no other loss"
+
+    def _sizes_beyond_the_model(self) -> Iterator[str]:
+        """Lists that are longer than one pass of the model to be made."""
+        if isinstance(self.start, StartFromBackbones):
+            limit = self.start.max_passages
+            for field, value in (
+                ("data.candidates.max_passages", self.data.candidates.max_passages),
+                ("development.candidates", self.development.candidates),
+            ):
+                if value > limit:
+                    yield f"{field}: {value} is above start.max_passages, {limit}"
+
+
+def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int, sharded: bool) -> None:
+    """Holds a config against what only the start checkpoint and the launcher say.
+
+    Args:
+        config: The run.
+        spec: Of the checkpoint that it starts from.
+        processes: How many there are.
+        sharded: Whether they share the weights (FSDP).
+
+    Raises:
+        InvalidInputError: A field does not fit.
+    """
+    max_passages = spec.reranker.max_passages
+    for field, value in (
+        ("data.candidates.max_passages", config.data.candidates.max_passages),
+        ("development.candidates", config.development.candidates),
+    ):
+        if value > max_passages:
+            raise InvalidInputError(field, "is above the checkpoint's max_passages", limit=max_passages, value=value)
+    if config.model.fusion.applied_to(spec).reranker.query_slot and not spec.fusion.query_residual:
+        raise InvalidInputError("model.fusion.query_slot", "true needs a checkpoint with query_residual")
+    gate = config.model.fusion.gate
+    start = spec.fusion.residual_gate if gate.start is None else gate.start
+    if gate.start == 0 and not spec.fusion.query_residual:
+        raise InvalidInputError(
+            "model.fusion.gate.start", "0 gives the query a zero vector: the checkpoint has no query_residual"
+        )
+    if start == 0 and not gate.learned and config.model.reranker.mode is not Mode.FROZEN:
+        raise InvalidInputError(
+            "model.fusion.gate.learned", "false at a gate of 0: no score would depend on the reranker that is trained"
+        )
+    projector_start = config.model.fusion.projector_start
+    if projector_start is ProjectorStart.RANKING and (start == 0 or not spec.fusion.query_residual):
+        raise InvalidInputError(
+            "model.fusion.projector_start", "ranking needs a checkpoint with query_residual, and a gate that is not 0"
+        )
+    if projector_start is not ProjectorStart.KEEP:
+        if spec.fusion.projector is Projector.IDENTITY:
+            raise InvalidInputError(
+                "model.fusion.projector_start",
+                f"{projector_start} needs a linear projector, the checkpoint has the identity",
+            )
+        if sharded:
+            raise InvalidInputError(
+                "model.fusion.projector_start", f"{projector_start} cannot be fitted where FSDP shards the model"
+            )
+    for name, stage in config.active_stages.items():
+        if stage.lists_per_step % (stage.accumulate * processes):
+            raise InvalidInputError(
+                f"stages.{name}.lists_per_step",
+                f"{stage.lists_per_step} is not divisible by accumulate × processes = {stage.accumulate} × {processes}",
+            )
+
+
+def _changed(section: BaseModel) -> set[str]:
+    """Fields that are not at their defaults."""
+    fields = type(section).model_fields
+    return {name for name in fields if getattr(section, name) != fields[name].get_default(call_default_factory=True)}

@@ -1,0 +1,156 @@
+"""The development score: what the best checkpoint is chosen by, and what dense retrieval alone reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from resrank.core.errors import InvalidInputError
+from resrank.core.measures import evaluate, ranked
+from resrank.training.batches import Tokenizers
+from resrank.training.config import EvaluationConfig
+from resrank.training.embedding_table import EmbeddingTable, Progress
+from resrank.training.list_scores import score_lists
+from resrank.training.lists import CandidateList, LabelKind
+from resrank.training.trainable import TrainableResRank
+
+MEASURE = "nDCG@10"
+_LISTS_PER_PASS = 8
+_SHUFFLE_SEED = 0xD01  # the same shuffles in every run, so that runs can be compared
+
+
+@dataclass(frozen=True)
+class DevelopmentScore:
+    """nDCG@10 of the same lists, ranked in three ways.
+
+    Attributes:
+        retrieved: By the model, with the candidates in the order they were given or retrieved in.
+        shuffled: By the model, with the candidates in a random order, the same in every evaluation.
+        dense: By the cosine of the encoder's vectors, as it stands.
+        lists: How many lists each is a mean of.
+    """
+
+    retrieved: float
+    shuffled: float
+    dense: float
+    lists: int
+
+    @property
+    def score(self) -> float:
+        """The worse of both orders: a model that copies positions gains nothing by it."""
+        return min(self.retrieved, self.shuffled)
+
+
+class Development:
+    """Scores a model on the development lists; vectors are computed again only when the encoder has changed."""
+
+    def __init__(self, lists: Sequence[CandidateList], config: EvaluationConfig, tokenizers: Tokenizers) -> None:
+        """Cuts the lists to what is evaluated.
+
+        Args:
+            lists: At full length, best first.
+            config: How many lists, and how long.
+            tokenizers: Of the checkpoint.
+
+        Raises:
+            InvalidInputError: No list has a relevant passage within ``config.candidates``.
+        """
+        cut = [_first(candidates, config.candidates) for candidates in lists]
+        # A list whose relevant passages all stand further down scores 0 in every order, and tells nothing.
+        useful = [candidates for candidates in cut if any(_gains(candidates))]
+        if not useful:
+            raise InvalidInputError(
+                "development.candidates",
+                f"no development list has a relevant passage among its first {config.candidates}",
+            )
+        # Spread evenly, since lists of one source stand together.
+        spread = np.linspace(0, len(useful) - 1, min(config.lists, len(useful))).round().astype(int)
+        self._lists = [useful[index] for index in spread]
+        self._orders = [_shuffle(candidates, number) for number, candidates in enumerate(self._lists)]
+        self._tokenizers = tokenizers
+        self._table: EmbeddingTable | None = None
+
+    def evaluate(
+        self, model: TrainableResRank, *, encoder_changed: bool, progress: Progress = lambda done, of: None
+    ) -> DevelopmentScore:
+        """Scores the model as it stands.
+
+        Args:
+            model: Its training mode is put back afterwards.
+            encoder_changed: Whether the encoder was trained since the last evaluation.
+            progress: Called while texts are encoded.
+        """
+        if self._table is None or encoder_changed:
+            self._table = EmbeddingTable.build(model, self._tokenizers, self._lists, progress=progress)
+        table = self._table
+        shuffled = [reordered(candidates, order) for candidates, order in zip(self._lists, self._orders, strict=True)]
+        found = [
+            score_lists(model, self._tokenizers, table, lists, lists_per_pass=_LISTS_PER_PASS)
+            for lists in (self._lists, shuffled)
+        ]
+        dense = [_cosines(table, candidates) for candidates in self._lists]
+        return DevelopmentScore(
+            retrieved=mean_ndcg(self._lists, found[0]),
+            shuffled=mean_ndcg(shuffled, found[1]),
+            dense=mean_ndcg(self._lists, dense),
+            lists=len(self._lists),
+        )
+
+
+def mean_ndcg(lists: Sequence[CandidateList], scores: Sequence[NDArray[np.float32]]) -> float:
+    """Mean nDCG@10 over lists ranked by scores.
+
+    Gains are the grades, and 1 for a teacher's best; the ideal order is that of the list's own passages.
+
+    Args:
+        lists: The lists.
+        scores: FP32 [N] of each; equal scores keep the list's order.
+    """
+    qrels = {
+        str(number): {str(row): gain for row, gain in enumerate(_gains(candidates))}
+        for number, candidates in enumerate(lists)
+    }
+    run = {
+        str(number): ranked([str(row) for row in np.argsort(-found, kind="stable")])
+        for number, found in enumerate(scores)
+    }
+    return evaluate(qrels, run, [MEASURE])[MEASURE]
+
+
+def reordered(candidates: CandidateList, order: Sequence[int] | NDArray[np.int64]) -> CandidateList:
+    """The list with its passages (and labels) in another order, or some of them.
+
+    Args:
+        candidates: The list.
+        order: Positions in it, from 0.
+    """
+    return replace(
+        candidates,
+        passages=tuple(candidates.passages[row] for row in order),
+        labels=tuple(candidates.labels[row] for row in order),
+    )
+
+
+def _first(candidates: CandidateList, count: int) -> CandidateList:
+    return reordered(candidates, range(min(count, len(candidates))))
+
+
+def _shuffle(candidates: CandidateList, number: int) -> NDArray[np.int64]:
+    return np.random.default_rng((_SHUFFLE_SEED, number)).permutation(len(candidates))
+
+
+def _gains(candidates: CandidateList) -> list[int]:
+    if candidates.kind is LabelKind.SCORES:
+        return [int(relevant) for relevant in candidates.relevant]
+    return [int(label) for label in candidates.labels]
+
+
+def _cosines(table: EmbeddingTable, candidates: CandidateList) -> NDArray[np.float32]:
+    passages, query = table.gather([candidates], torch.device("cpu"))
+    cosines: NDArray[np.float32] = functional.cosine_similarity(passages[0].float(), query, dim=-1).numpy()
+    return cosines

@@ -1,0 +1,132 @@
+"""The folder of one run: what lies where, and when it may be written to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resrank.core.errors import TrainingError
+from resrank.training.config import TrainConfig
+
+CONFIG_FILE = "config.yaml"
+RESULT_FILE = "result.json"
+
+
+class Opening(StrEnum):
+    """What to do with a folder that a run has been in."""
+
+    NEW = "new"
+    """Refuse it."""
+
+    RESUME = "resume"
+    """Go on where the run stopped."""
+
+    FORCE = "force"
+    """Remove what the run left, and start again."""
+
+
+class RunFolder:
+    """``OUT/`` of a run.
+
+    Attributes:
+        path: The folder.
+        start: The full checkpoint that training starts from, as long as the run goes on.
+        checkpoint: The best checkpoint so far.
+        state: The states to resume from.
+        log: One JSON object per line.
+        tensorboard: Event files.
+        curves: The curves as an image.
+        config: The config with all defaults written out.
+        result: How the run ended; there once it is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Names the parts; touches nothing."""
+        self.path = path
+        self.start = path / "start"
+        self.checkpoint = path / "checkpoint"
+        self.state = path / "state"
+        self.log = path / "log.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.curves = path / "curves.png"
+        self.config = path / CONFIG_FILE
+        self.result = path / RESULT_FILE
+        self._previous = path / ".checkpoint.previous"
+
+    def check(self, opening: Opening) -> None:
+        """Says whether a run may be in this folder; changes nothing.
+
+        Raises:
+            TrainingError: The folder holds a run, or something else, that would be overwritten; or there is nothing
+                to resume.
+        """
+        if opening is Opening.RESUME:
+            if self.result.is_file():
+                raise TrainingError(f"{self.path}: the run in it is finished; --force replaces it")
+            if not self.config.is_file():
+                raise TrainingError(f"{self.path}: holds no run to resume")
+            return
+        # A start checkpoint alone is what an attempt leaves behind that failed before training.
+        if not self.path.exists() or (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {"start"}):
+            return
+        if not self.config.is_file():
+            raise TrainingError(f"{self.path}: exists and is not the folder of a run; choose another with --out")
+        if opening is Opening.NEW:
+            if self.result.is_file():
+                raise TrainingError(f"{self.path}: holds a finished run; --force replaces it")
+            raise TrainingError(f"{self.path}: holds an unfinished run; --resume goes on, --force starts again")
+
+    def open(self, opening: Opening, config: TrainConfig) -> None:
+        """Prepares the folder; to be called once config, start and data are known to be right.
+
+        Raises:
+            TrainingError: As for :meth:`check`.
+            OSError: The folder cannot be written.
+        """
+        self.check(opening)
+        if opening is Opening.RESUME:
+            if self._previous.is_dir():  # killed while the checkpoint was replaced
+                if self.checkpoint.is_dir():
+                    shutil.rmtree(self._previous)
+                else:
+                    self._previous.rename(self.checkpoint)
+            return
+        for folder in (self.checkpoint, self._previous, self.state, self.tensorboard):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+        for file in (self.log, self.curves, self.result):
+            file.unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        self.config.write_text(text, encoding="utf-8")
+
+    def replace_checkpoint(self, write: Callable[[Path], None]) -> None:
+        """Puts a new checkpoint in the place of the last one, which stays until the new one is complete.
+
+        Args:
+            write: Makes the folder that it is given.
+        """
+        fresh = self.path / ".checkpoint.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        write(fresh)
+        if self.checkpoint.exists():
+            self.checkpoint.rename(self._previous)
+        fresh.rename(self.checkpoint)
+        shutil.rmtree(self._previous, ignore_errors=True)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Marks the run as finished and removes what only a running one needs.
+
+        Args:
+            result: What ``result.json`` shall say.
+        """
+        aside = self.result.with_suffix(".partial")
+        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        aside.replace(self.result)
+        shutil.rmtree(self.start, ignore_errors=True)
