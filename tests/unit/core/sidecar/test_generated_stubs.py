@@ -8,7 +8,7 @@ import pytest
 
 import resrank.core.sidecar
 
-SOURCE = Path(resrank.retrieval.__file__).parent
+SOURCE = Path(resrank.core.sidecar.__file__).parent
 FILES = ["retrieval_pb2.py", "retrieval_pb2.pyi", "retrieval_pb2_grpc.py", "retrieval_pb2_grpc.pyi"]
 # The compilers' own versions stand in what they write; they may be newer than when the files were committed.
 VERSIONS = re.compile(r"(\d+\.\d+\.\d+)|(^\s+\d+,$)", re.MULTILINE)
