@@ -17,6 +17,7 @@ from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.client import AsyncResRankClient, ResRankClient
+from resrank.client.index_build import fill_index
 from resrank.core.checkpoint import ENCODER_DIR, Norm
 from resrank.core.corpus import Passage, check_corpus, read_passages
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
@@ -25,7 +26,7 @@ from resrank.core.scoring import Float32, normalize
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.export.initialize import quiet_transformers
-from resrank.stack.index_build import fill_index, sidecar_of
+from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.machine import usable_cores
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess

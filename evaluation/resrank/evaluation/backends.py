@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.client.index_build import BuildSettings, PassageEncoder
 from resrank.core.checkpoint import CheckpointSpec, encoder_identity, is_adapter, validate_folder
 from resrank.core.errors import InvalidInputError
 from resrank.evaluation.baselines import Projectors
 from resrank.evaluation.names import Through
 from resrank.evaluation.scorer import Scorer
-from resrank.stack.index_build import BuildSettings, PassageEncoder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

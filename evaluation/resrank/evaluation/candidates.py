@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resrank.client.index_build import called, changed_passages, connected, describe, fill_index
 from resrank.core.corpus import Passage
 from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.core.limits import MAX_MESSAGE_RECORDS
@@ -25,7 +26,7 @@ from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
 from resrank.retrieval.lexical import query_terms
-from resrank.stack.index_build import called, changed_passages, connected, describe, fill_index, sidecar_of
+from resrank.stack.index_sidecar import sidecar_of
 
 if TYPE_CHECKING:
     from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub

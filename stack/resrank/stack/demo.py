@@ -18,6 +18,7 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from resrank.client import AsyncResRankClient, ResRankClient, SearchResult
+from resrank.client.index_build import BuildReport, BuildSettings, fill_index
 from resrank.core.adapter import AdapterSpec, validate_adapter
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder
 from resrank.core.collection import Collection, load_collection
@@ -26,7 +27,7 @@ from resrank.core.errors import StackError
 from resrank.core.measures import evaluate, ranked
 from resrank.core.sidecar.searching import Mode
 from resrank.retrieval.lock import read_owner
-from resrank.stack.index_build import BuildReport, BuildSettings, fill_index, sidecar_of
+from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.local_stack import LocalStack
 
 CANDIDATES = 100

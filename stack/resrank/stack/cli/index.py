@@ -16,7 +16,7 @@ from resrank.core.limits import MAX_BATCH_SIZE
 from resrank.stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
 
 if TYPE_CHECKING:
-    from resrank.stack.index_build import BuildReport, BuildSettings
+    from resrank.client.index_build import BuildReport, BuildSettings
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
@@ -44,7 +44,7 @@ def build(
     this command serves the folder itself meanwhile.
     A bad line is named, with exit code 2, and nothing is stored.
     """
-    from resrank.stack.index_build import BuildSettings
+    from resrank.client.index_build import BuildSettings
 
     _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=True), output)
 
@@ -59,7 +59,7 @@ def upsert(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Embed and store every passage of a file, also those that the index holds unchanged."""
-    from resrank.stack.index_build import BuildSettings
+    from resrank.client.index_build import BuildSettings
 
     _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=False), output)
 
@@ -71,7 +71,8 @@ def delete(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Remove passages; ids that are not in the index are reported and are no error."""
-    from resrank.stack.index_build import delete_records, sidecar_of
+    from resrank.client.index_build import delete_records
+    from resrank.stack.index_sidecar import sidecar_of
 
     _require(index)
 
@@ -90,13 +91,14 @@ def delete(
 @app.command(epilog="Example: `resrank index describe --index var/index --output json`")
 def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
     """Print what an index holds and to which encoder it belongs."""
+    from resrank.client import index_build
     from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse
-    from resrank.stack import index_build
+    from resrank.stack.index_sidecar import sidecar_of
 
     _require(index)
 
     async def run() -> DescribeResponse:
-        async with index_build.sidecar_of(index) as sidecar:
+        async with sidecar_of(index) as sidecar:
             return await index_build.describe(sidecar)
 
     response = asyncio.run(run())
@@ -110,7 +112,8 @@ def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
 
 def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, output: Output) -> None:
     from resrank.client import AsyncResRankClient
-    from resrank.stack.index_build import fill_index, sidecar_of
+    from resrank.client.index_build import fill_index
+    from resrank.stack.index_sidecar import sidecar_of
 
     async def run(progress: Callable[[BuildReport], None]) -> BuildReport:
         async with (

@@ -28,7 +28,6 @@ WINDOW = 4096
 """Passages sorted by length together: long enough that a batch's rows are of nearly one length and pad each other
 little, short enough that an interrupted run repeats little and memory stays small."""
 
-_OWNER_WAIT_S = 30.0
 _PATIENCE_S = 300.0
 _PASSAGE_S = 30.0  # a 4B encoder on two cores (170 GFLOP/s) reads 512 tokens in 24 s
 _WAIT_MAX_S = 10.0
@@ -163,32 +162,6 @@ async def fill_index(
     return report
 
 
-@asynccontextmanager
-async def sidecar_of(index: Path) -> AsyncIterator[retrieval_pb2_grpc.RetrievalServiceAsyncStub]:
-    """The sidecar of an index folder: the one that owns it, or else one that runs in this process meanwhile.
-
-    Args:
-        index: The index folder; made if it does not exist.
-
-    Yields:
-        A stub connected to it.
-
-    Raises:
-        IndexFolderError: The folder is corrupt, foreign or not writable.
-        RetrievalError: The owner does not answer.
-    """
-    from resrank.retrieval.server import SidecarServer
-    from resrank.retrieval.settings import SidecarSettings
-
-    address = await _owner_address(index)
-    if address is not None:
-        async with connected(address) as stub:
-            yield stub
-        return
-    async with SidecarServer(SidecarSettings(index=index, port=0)) as sidecar, connected(sidecar.address) as stub:
-        yield stub
-
-
 async def delete_records(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, ids: Sequence[str]) -> list[str]:
     """Removes records.
 
@@ -274,19 +247,6 @@ async def changed_passages(
         response = await called(sidecar.Get(pb.GetRequest(ids=[passage.id for passage in block])))
         stored.update((record.id, record.content_sha256) for record in response.records)
     return [passage for passage in passages if stored.get(passage.id) != passage.content_sha256]
-
-
-async def _owner_address(index: Path) -> str | None:
-    from resrank.retrieval.lock import read_owner
-
-    deadline = time.monotonic() + _OWNER_WAIT_S
-    while (owner := read_owner(index)) is not None:
-        if owner.address is not None:
-            return owner.address
-        if time.monotonic() > deadline:
-            raise RetrievalError(f"process {owner.pid} owns {index} but does not serve it: stop it, or wait for it")
-        await asyncio.sleep(0.1)
-    return None
 
 
 @asynccontextmanager

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from resrank.client import index_build
+from resrank.client.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index
 from resrank.core.corpus import CorpusError
 from resrank.core.errors import InvalidInputError, QueueFullError, RetrievalError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
-from resrank.stack import index_build
-from resrank.stack.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index, sidecar_of
+from resrank.stack.index_sidecar import sidecar_of
 
 SHA = "d" * 64
 SMALL_BATCHES = BuildSettings(batch_size=16)
