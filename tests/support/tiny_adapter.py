@@ -16,7 +16,7 @@ from resrank.core.adapter import AdapterSpec
 from resrank.core.checkpoint import PROJECTORS_FILE, file_sha256, read_spec
 from resrank.export.adapters import BackboneAdapter, write_adapter
 from resrank.export.backbones import PackagedBackbone
-from resrank.export.initialize import quiet_transformers
+from resrank.model.quiet import quiet_transformers
 
 CARD = "# A tiny adapter\n"
 

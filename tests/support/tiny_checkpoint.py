@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from resrank.core.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
-from resrank.export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.export.initialize import InitOptions, initialize
+from resrank.model.quiet import quiet_transformers
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",

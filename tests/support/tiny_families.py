@@ -30,7 +30,8 @@ from transformers import (
 )
 
 from resrank.core.checkpoint import CheckpointSpec
-from resrank.export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.export.initialize import InitOptions, initialize
+from resrank.model.quiet import quiet_transformers
 from support.tiny_checkpoint import SENTENCES, byte_level_tokenizer, make_bert, make_llama, wordpiece_tokenizer
 
 EMBEDDING_DIM = 64

@@ -26,7 +26,7 @@ from resrank.core.errors import InvalidInputError
 from resrank.core.names import Model
 from resrank.core.scoring import Float32, normalize
 from resrank.core.tokenization import EncoderTokenizer
-from resrank.export.initialize import quiet_transformers
+from resrank.model.quiet import quiet_transformers
 from resrank.stack.machine import usable_cores
 from resrank.stack.triton_process import TritonProcess
 

@@ -25,7 +25,7 @@ from resrank.core.names import Model
 from resrank.core.scoring import Float32, normalize
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
-from resrank.export.initialize import quiet_transformers
+from resrank.model.quiet import quiet_transformers
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.machine import usable_cores
 from resrank.stack.sidecar_process import SidecarProcess

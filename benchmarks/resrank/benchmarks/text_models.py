@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from resrank.benchmarks.deployment import Deployment
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, Norm
 from resrank.core.scoring import Float32
-from resrank.export.initialize import quiet_transformers
+from resrank.model.quiet import quiet_transformers
 
 _BATCH_SIZE = 64
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,17 +19,18 @@ from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalEr
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.terms import query_terms
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.names import Retrieval
 from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
-from resrank.retrieval.lexical import query_terms
-from resrank.stack.index_sidecar import sidecar_of
 
 if TYPE_CHECKING:
     from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
+
+SidecarOf = Callable[[Path], AbstractAsyncContextManager["RetrievalServiceAsyncStub"]]
 
 _MODES = {
     Retrieval.LEXICAL: pb.SEARCH_MODE_LEXICAL,
@@ -95,10 +96,12 @@ class OwnIndex:
     Attributes:
         folder: Made if it does not exist.
         scratch: Folder for a file of the passages to index.
+        sidecar_of: Opens the folder's sidecar.
     """
 
     folder: Path
     scratch: Path
+    sidecar_of: SidecarOf
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ async def _index(
         for passage in passages:
             fields = {"_id": passage.id, "title": passage.title, "text": passage.text, "metadata": passage.metadata}
             file.write(json.dumps(fields) + "\n")
-    async with sidecar_of(place.folder) as sidecar:
+    async with place.sidecar_of(place.folder) as sidecar:
         async with backend.passage_encoder() as encoder:
             await fill_index(
                 corpus,

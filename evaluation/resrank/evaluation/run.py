@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,14 +14,17 @@ from typing import Any
 
 from resrank.core import __version__
 from resrank.core.errors import InvalidInputError
-from resrank.evaluation.backends import Backend, Notify, stack_backend, torch_backend
-from resrank.evaluation.candidates import GivenCandidates, OwnIndex, RunningIndex, find_questions
+from resrank.evaluation.backends import Backend, Notify
+from resrank.evaluation.candidates import GivenCandidates, OwnIndex, RunningIndex, SidecarOf, find_questions
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.evaluation import EvaluationSettings, evaluate_checkpoint
-from resrank.evaluation.names import Retrieval, Through
+from resrank.evaluation.names import Retrieval
 from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.report import CollectionReport
 from resrank.evaluation.seen import seen_documents, split_by_seen
+
+OpenBackend = Callable[[Path, Notify], AbstractContextManager[Backend]]
+"""Takes a scratch folder, and what is told of each step that takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,6 @@ class EvalRequest:
         retriever: Which of a file's lists.
         settings: What is measured.
         seen: Training data, to judge apart what training has not read.
-        through: Where the checkpoint runs.
-        checkpoint: Its folder; needed for torch, and behind the stack for the row without the LLM.
-        repository: Model repository to start a Triton on, where no address is given.
-        triton: Address of a running Triton.
         retrieval: Address of a running sidecar, in place of an index of the evaluation's own.
         indexes: Folder that keeps the indexes for the next evaluation; None forgets them.
         out: Folder that the report will be written to, or None; tried before hours of work.
@@ -55,25 +54,12 @@ class EvalRequest:
     retriever: str | None
     settings: EvaluationSettings
     seen: tuple[Path, ...]
-    through: Through
-    checkpoint: Path | None
-    repository: Path | None
-    triton: str | None
     retrieval: str | None
     indexes: Path | None
     out: Path | None
     command: str
 
     def __post_init__(self) -> None:
-        self._check_collections()
-        self._check_checkpoint()
-
-    @property
-    def retrieval_mode(self) -> Retrieval | None:
-        """How the index finds candidates; None where a file gives them."""
-        return Retrieval(self.candidates) if self.candidates in set(Retrieval) else None
-
-    def _check_collections(self) -> None:
         name, count = Counter(folder.resolve().name for folder in self.collections).most_common(1)[0]
         if count > 1:
             raise InvalidInputError("collections", f"{count} are called {name!r}: give them distinct names")
@@ -92,16 +78,10 @@ class EvalRequest:
         if self.retriever is not None and self.retrieval_mode is not None:
             raise InvalidInputError("retriever", f"names lists of a file, but the candidates are {self.candidates}")
 
-    def _check_checkpoint(self) -> None:
-        if self.through is Through.TORCH:
-            if self.checkpoint is None:
-                raise InvalidInputError(
-                    "checkpoint", "needed to evaluate in torch; for the stack, give a repository or a running Triton"
-                )
-        elif self.repository is None and self.triton is None:
-            raise InvalidInputError(
-                "repository", "needed to evaluate through the stack, or else the address of a running Triton"
-            )
+    @property
+    def retrieval_mode(self) -> Retrieval | None:
+        """How the index finds candidates; None where a file gives them."""
+        return Retrieval(self.candidates) if self.candidates in set(Retrieval) else None
 
 
 @dataclass(frozen=True)
@@ -154,11 +134,15 @@ class _Task:
     source: Retrieval | GivenCandidates
 
 
-def run_evaluation(request: EvalRequest, *, notify: Notify, progress: Progress) -> EvalReport:
+def run_evaluation(
+    request: EvalRequest, open_backend: OpenBackend, sidecar_of: SidecarOf, *, notify: Notify, progress: Progress
+) -> EvalReport:
     """Evaluates a checkpoint.
 
     Args:
         request: What the user asked for.
+        open_backend: Opens the checkpoint, when everything else is read.
+        sidecar_of: Opens the sidecar of an index folder of the evaluation's own.
         notify: Called with one line before each step that takes seconds.
         progress: Called as the work goes on.
 
@@ -174,11 +158,15 @@ def run_evaluation(request: EvalRequest, *, notify: Notify, progress: Progress) 
     seen = seen_documents(request.seen) if request.seen else None
     with tempfile.TemporaryDirectory(prefix="resrank-eval-") as temporary:
         scratch = Path(temporary)
-        with _open(request, scratch, notify) as backend:
+        with open_backend(scratch, notify) as backend:
             reports = []
             for task in tasks:
                 notify(f"{task.collection.name}: {len(task.collection.queries)} questions")
-                reports.append(_evaluate(request, task, backend, seen, scratch, progress))
+                reports.append(
+                    _evaluate(
+                        request, task, backend, seen, _index(request, task, backend, scratch, sidecar_of), progress
+                    )
+                )
             return EvalReport(request.command, backend.through, backend.facts, tuple(reports))
 
 
@@ -197,28 +185,15 @@ def _read(request: EvalRequest, folder: Path) -> _Task:
     return _Task(collection, GivenCandidates.read(Path(request.candidates), request.retriever, collection))
 
 
-@contextmanager
-def _open(request: EvalRequest, scratch: Path, notify: Notify) -> Iterator[Backend]:
-    if request.through is Through.TORCH:
-        assert request.checkpoint is not None
-        with torch_backend(request.checkpoint, scratch, notify) as backend:
-            yield backend
-    else:
-        with stack_backend(
-            repository=request.repository,
-            triton=request.triton,
-            checkpoint=request.checkpoint,
-            scratch=scratch,
-            notify=notify,
-        ) as backend:
-            yield backend
-
-
 def _evaluate(
-    request: EvalRequest, task: _Task, backend: Backend, seen: set[bytes] | None, scratch: Path, progress: Progress
+    request: EvalRequest,
+    task: _Task,
+    backend: Backend,
+    seen: set[bytes] | None,
+    place: OwnIndex | RunningIndex,
+    progress: Progress,
 ) -> CollectionReport:
     collection, settings = task.collection, request.settings
-    place = _index(request, task, backend, scratch)
     questions, notes = asyncio.run(find_questions(backend, collection, task.source, place, settings.longest, progress))
     evaluation = evaluate_checkpoint(
         questions, collection.qrels, backend.scorer, settings, projectors=backend.projectors, progress=progress
@@ -232,12 +207,14 @@ def _evaluate(
     )
 
 
-def _index(request: EvalRequest, task: _Task, backend: Backend, scratch: Path) -> OwnIndex | RunningIndex:
+def _index(
+    request: EvalRequest, task: _Task, backend: Backend, scratch: Path, sidecar_of: SidecarOf
+) -> OwnIndex | RunningIndex:
     if request.retrieval is not None:
         return RunningIndex(request.retrieval)
     # One for each encoder, and never vectors of two engines in one.
     name = f"{task.collection.name}-{backend.encoder_sha256[:12]}-{backend.through}"
-    return OwnIndex((request.indexes or scratch / "indexes") / name, scratch)
+    return OwnIndex((request.indexes or scratch / "indexes") / name, scratch, sidecar_of)
 
 
 def _name(request: EvalRequest) -> str:

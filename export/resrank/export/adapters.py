@@ -45,13 +45,8 @@ from resrank.core.checkpoint import (
 from resrank.core.errors import CheckpointError
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
-from resrank.export.initialize import (
-    load_backbone,
-    quiet_transformers,
-    refuse_existing,
-    resolve_source,
-    written_aside,
-)
+from resrank.export.initialize import load_backbone, refuse_existing, resolve_source, written_aside
+from resrank.model.quiet import quiet_transformers
 
 Notify = Callable[[str], None]
 _AdaptedSpec = AdaptedEncoderSpec | AdaptedRerankerSpec

@@ -23,7 +23,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from resrank.core.checkpoint import CheckpointSpec, file_sha256
 from resrank.core.errors import CheckpointError
-from resrank.export.initialize import InitOptions, initialize, quiet_transformers, refuse_existing, written_aside
+from resrank.export.initialize import InitOptions, initialize, refuse_existing, written_aside
+from resrank.model.quiet import quiet_transformers
 
 _DOWNLOAD_TIMEOUT_S = 900
 

@@ -15,7 +15,6 @@ from resrank.core.tokenization import PromptTokenizer
 from resrank.core.weights import backbone_tensors
 from resrank.export.adapters import full_checkpoint
 from resrank.export.export_options import ExportOptions
-from resrank.export.initialize import quiet_transformers
 from resrank.export.manifest import Manifest
 from resrank.export.manifest_writer import make_manifest
 from resrank.export.onnx_graphs import refuse_sliding_windows
@@ -23,6 +22,7 @@ from resrank.export.parity import ParityGate
 from resrank.export.repository import RepositoryPlan, check_target, write_repository
 from resrank.export.runtimes import EngineChoice, Progress, Subject, load_runtime
 from resrank.model.modeling import ResRankModel
+from resrank.model.quiet import quiet_transformers
 
 
 @dataclass(frozen=True)

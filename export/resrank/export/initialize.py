@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
@@ -38,6 +37,7 @@ from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
 from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights
+from resrank.model.quiet import quiet_transformers
 
 CHAT_PROMPT = PromptSpec(
     before_query="<|im_start|>system\nRank the passages by how well they answer the query.<|im_end|>\n"
@@ -387,17 +387,3 @@ def _read_json(path: Path, empty: _Json) -> _Json:
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     return content if isinstance(content, type(empty)) else empty
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hides the reports about dropped heads, which are dropped on purpose, and the per-file progress bars."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

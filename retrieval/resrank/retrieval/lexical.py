@@ -7,10 +7,10 @@ FTS5's BM25 has k1 = 1.2, b = 0.75 and idf = ln((N - n + 0.5) / (n + 0.5)), floo
 from __future__ import annotations
 
 import sqlite3
-import unicodedata
 
 import numpy as np
 
+from resrank.core.terms import query_terms
 from resrank.retrieval.records import FloatVector, Keys
 
 DESCRIPTION = "SQLite FTS5 BM25, tokenizer porter unicode61, title and text"
@@ -35,26 +35,7 @@ decide their ranking anyway."""
 FLOOD_DOCUMENTS = 1000
 """From this many documents on, a term that stands in more than half of them is left out (see `LexicalIndex.search`)."""
 
-_TERM_CATEGORIES = ("L", "N", "M", "Co")
 _CACHED_FREQUENCIES = 50_000  # some megabytes; forgotten at the next write
-
-
-def query_terms(text: str) -> list[str]:
-    """Splits a query into distinct terms where the tokenizer would split it.
-
-    Letters, digits, marks and private-use characters make terms, as in unicode61; everything else separates, which
-    also removes every character that means something in FTS5's query language.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        Lower-cased terms in order of appearance; empty when the text has no word at all.
-    """
-    spaced = "".join(
-        character if unicodedata.category(character).startswith(_TERM_CATEGORIES) else " " for character in text.lower()
-    )
-    return list(dict.fromkeys(spaced.split()))
 
 
 class LexicalIndex:

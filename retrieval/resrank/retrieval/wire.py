@@ -10,7 +10,7 @@ import numpy as np
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.retrieval.lexical import query_terms
+from resrank.core.terms import query_terms
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,

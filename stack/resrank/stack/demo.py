@@ -203,7 +203,7 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
     screen.section("Export: every engine against the torch reference, at gate 1")
     repository = settings.work / "repository"
     from resrank.export.exporter import export_checkpoint
-    from resrank.export.initialize import quiet_transformers
+    from resrank.model.quiet import quiet_transformers
 
     def show(step: str) -> None:
         screen.print(f"{escape(step)} …", style="dim")

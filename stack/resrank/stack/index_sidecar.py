@@ -12,8 +12,6 @@ from resrank.client.index_build import connected
 from resrank.core.errors import RetrievalError
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval.lock import read_owner
-from resrank.retrieval.server import SidecarServer
-from resrank.retrieval.settings import SidecarSettings
 
 _OWNER_WAIT_S = 30.0
 
@@ -37,6 +35,10 @@ async def sidecar_of(index: Path) -> AsyncIterator[retrieval_pb2_grpc.RetrievalS
         async with connected(address) as stub:
             yield stub
         return
+    # Imported here: whoever only reads a running sidecar's index needs no FAISS.
+    from resrank.retrieval.server import SidecarServer
+    from resrank.retrieval.settings import SidecarSettings
+
     async with SidecarServer(SidecarSettings(index=index, port=0)) as sidecar, connected(sidecar.address) as stub:
         yield stub
 

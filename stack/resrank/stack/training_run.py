@@ -12,9 +12,10 @@ from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder,
 from resrank.core.errors import InvalidInputError
 from resrank.export.adapters import BackboneAdapter, merge_adapter, write_adapter
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
-from resrank.export.initialize import InitOptions, initialize, quiet_transformers, source_name
+from resrank.export.initialize import InitOptions, initialize, source_name
 from resrank.export.model_card import RunCard, run_card
 from resrank.export.trained_checkpoint import write_trained
+from resrank.model.quiet import quiet_transformers
 from resrank.stack.training_index import StoreIndexes
 from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
 from resrank.training.mining import Retriever

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resrank.core.terms import query_terms
 from resrank.retrieval import lexical
-from resrank.retrieval.lexical import LexicalIndex, query_terms
+from resrank.retrieval.lexical import LexicalIndex
 
 Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
 

@@ -112,6 +112,8 @@ def eval_(
     from resrank.core.measures import MEASURES
     from resrank.evaluation.evaluation import EvaluationSettings
     from resrank.evaluation.run import EvalRequest, run_evaluation
+    from resrank.stack.evaluated_checkpoint import EvaluatedCheckpoint
+    from resrank.stack.index_sidecar import sidecar_of
 
     if through is None:
         through = Through.STACK if repository or triton_url else Through.TORCH
@@ -131,17 +133,14 @@ def eval_(
             seed,
         ),
         seen=tuple(seen or ()),
-        through=through,
-        checkpoint=checkpoint,
-        repository=repository,
-        triton=triton_url,
         retrieval=retrieval_url,
         indexes=indexes,
         out=out,
         command=shlex.join(["resrank", *sys.argv[1:]]),
     )
+    evaluated = EvaluatedCheckpoint(through, checkpoint, repository, triton_url)
     with _progress(Console(stderr=True, highlight=False)) as (notify, progress):
-        report = run_evaluation(request, notify=notify, progress=progress)
+        report = run_evaluation(request, evaluated.open, sidecar_of, notify=notify, progress=progress)
     if out is not None:
         report.write(out)
     if output is Output.JSON:

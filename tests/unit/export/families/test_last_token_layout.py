@@ -15,8 +15,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from resrank.core.checkpoint import Pooling
 from resrank.core.tokenization import EncoderTokenizer
-from resrank.export.initialize import InitOptions, initialize, quiet_transformers
+from resrank.export.initialize import InitOptions, initialize
 from resrank.model.modeling import ResRankModel
+from resrank.model.quiet import quiet_transformers
 from support.tiny_checkpoint import SENTENCES
 from support.tiny_families import make_backbone
 
