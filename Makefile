@@ -25,10 +25,11 @@ demo: $(READY)  ## Everything once: checkpoint, export, Triton, index, search, m
 test: lint  ## Lint, types and all tests
 	$(BIN)/pytest --durations=10 $(ARGS)
 
-lint: $(READY)  ## ruff and mypy
+lint: $(READY)  ## ruff, mypy and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # Never of another CHECKPOINT: what the default replaces is only ever an older default.
 $(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json | $(READY)
