@@ -45,7 +45,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
         BenchmarkError: The build failed.
         StackError: A server cannot be started.
     """
-    texts = [text for _, text in read_questions(corpus.parent)]
+    texts = [question.text for question in read_questions(corpus.parent)]
     progress("starting Triton and the sidecar")
     with tempfile.TemporaryDirectory() as folder, LocalStack(deployment.repository, Path(folder, "index")) as stack:
         command = [

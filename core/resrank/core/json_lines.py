@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from resrank.core.errors import InvalidInputError
+from resrank.core.text_lines import decoded, read_lines
 
 
 def read_json_lines(
@@ -27,34 +26,27 @@ def read_json_lines(
     Raises:
         InvalidInputError: The file cannot be opened or unpacked, or a line is no JSON object.
     """
-    line = 0
-    try:
-        with _open(path) as file:
-            for line, raw in enumerate(file, start=1):
-                if raw.strip():
-                    try:
-                        yield line, _parse(raw)
-                    except _BadLineError as bad:
-                        raise error(f"{path}:{line}", str(bad)) from bad.__cause__
-    except (OSError, EOFError, zlib.error) as failure:
-        where = f"{path}:{line + 1}" if line else str(path)
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(where, f"cannot be read ({reason})") from failure
+
+    def bad(line: int | None, problem: str) -> InvalidInputError:
+        return error(str(path) if line is None else f"{path}:{line}", problem)
+
+    for line, raw in read_lines(path, bad):
+        if raw.strip():
+            text = decoded(line, raw, bad)
+            try:
+                content = _parse(text)
+            except _BadLineError as problem:
+                raise bad(line, str(problem)) from problem.__cause__
+            yield line, content
 
 
 class _BadLineError(ValueError):
     """A line is no JSON object; its text is what is wrong."""
 
 
-def _open(path: Path) -> BinaryIO | gzip.GzipFile:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
+def _parse(text: str) -> dict[str, Any]:
     try:
-        content = json.loads(raw.decode())
-    except UnicodeDecodeError as error:
-        raise _BadLineError(f"is not valid UTF-8 (byte {error.start + 1} of the line)") from error
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _BadLineError(f"is not valid JSON ({error.msg} at column {error.colno})") from error
     except ValueError as error:  # a number of more digits than Python reads

@@ -44,7 +44,8 @@ class GivenCandidates:
     """Candidates that a file gives.
 
     Attributes:
-        rankings: Of the judged questions that it has candidates for, without empty passages.
+        rankings: Of the judged questions that it has candidates for, without empty passages and without
+            those that are the question itself.
         notes: What of it was left out, a sentence each.
     """
 
@@ -84,9 +85,9 @@ class GivenCandidates:
             notes.append(f"questions of {path.name} that are not among the judged ones and are left out: {others}")
         if empty := sum(passage in collection.empty for ranking in judged.values() for passage in ranking.ids):
             notes.append(f"empty passages among the candidates of {path.name}, which are left out: {empty}")
-        return cls(
-            {question: _without(ranking, collection.empty) for question, ranking in judged.items()}, tuple(notes)
-        )
+        judged = {question: _without(ranking, collection.empty) for question, ranking in judged.items()}
+        judged, themselves = _without_own(judged, collection)
+        return cls(judged, (*notes, *themselves))
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,11 @@ async def find_questions(
                 notes.append(f"passages of the index that are not in {collection.name}: {others}")
             rankings = {}
             for (question, text), embedding in zip(collection.queries.items(), embeddings, strict=True):
-                rankings[question] = await _search(sidecar, source, text, embedding, depth, backend.encoder_sha256)
+                k = depth + 1 if question in collection.own_passages and depth < MAX_MESSAGE_RECORDS else depth
+                rankings[question] = await _search(sidecar, source, text, embedding, k, backend.encoder_sha256)
                 progress("finding candidates", len(rankings), len(texts))
+            rankings, themselves = _without_own(rankings, collection)
+            notes += themselves
         cut = {question: Ranking(found.ids[:depth], found.scores[:depth]) for question, found in rankings.items()}
         vectors = await _vectors(sidecar, list(dict.fromkeys(chain.from_iterable(f.ids for f in cut.values()))))
     questions = []
@@ -243,3 +247,17 @@ async def _vectors(sidecar: RetrievalServiceAsyncStub, ids: Sequence[str]) -> di
 def _without(ranking: Ranking, passages: frozenset[str]) -> Ranking:
     kept = [place for place, passage in enumerate(ranking.ids) if passage not in passages]
     return Ranking(tuple(ranking.ids[place] for place in kept), ranking.scores[kept])
+
+
+def _without_own(rankings: Mapping[str, Ranking], collection: JudgedCollection) -> tuple[dict[str, Ranking], list[str]]:
+    """Rankings in which no question finds itself, and a note when one did."""
+    themselves = {
+        question: frozenset({question})
+        for question, ranking in rankings.items()
+        if question in collection.own_passages and question in ranking.ids
+    }
+    left = {
+        question: _without(ranking, themselves.get(question, frozenset())) for question, ranking in rankings.items()
+    }
+    note = f"questions that are a passage themselves, which their rankings leave out: {len(themselves)}"
+    return left, [note] if themselves else []

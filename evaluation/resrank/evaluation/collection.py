@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from resrank.core.collection import Collection, Qrels, load_collection
 from resrank.core.corpus import Passage, check_corpus, corpus_file, read_passages
+from resrank.training.exclusion import normalised
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ class JudgedCollection:
             qrels=judged.qrels,
             passages={passage.id: passage for passage in passages},
             empty=frozenset(empty),
+        )
+
+    @cached_property
+    def own_passages(self) -> frozenset[str]:
+        """Ids of questions that are a passage themselves: the passage has their id and their words.
+
+        Where questions are drawn from the corpus (ArguAna, Quora, SciDocs), each finds itself first. BEIR's evaluation
+        leaves passages with the question's id out of its rankings, and so does this one; but in a collection that
+        numbers questions and passages alike an equal id means nothing, and a passage that is judged relevant to its own
+        question is an answer.
+        """
+        return frozenset(
+            id_
+            for id_, text in self.queries.items()
+            if (passage := self.passages.get(id_)) is not None
+            and self.qrels[id_].get(id_, 0) <= 0
+            and normalised(text) in map(normalised, (passage.text, passage.title, passage.encoder_text))
         )
 
 

@@ -21,6 +21,7 @@ from resrank.evaluation.evaluation import EvaluationSettings, evaluate_checkpoin
 from resrank.evaluation.names import Retrieval
 from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.report import CollectionReport
+from resrank.evaluation.run_files import check_run_ids
 from resrank.evaluation.seen import seen_documents, split_by_seen
 
 OpenBackend = Callable[[Path, Notify], AbstractContextManager[Backend]]
@@ -180,6 +181,9 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _read(request: EvalRequest, folder: Path) -> _Task:
     collection = JudgedCollection.load(folder, request.split, qrels_file=request.qrels, questions=request.questions)
+    if request.out is not None:  # where the rankings go as runs, after hours of work
+        check_run_ids("question", collection.queries)
+        check_run_ids("passage", collection.passages)
     if request.retrieval_mode is not None:
         return _Task(collection, request.retrieval_mode)
     return _Task(collection, GivenCandidates.read(Path(request.candidates), request.retriever, collection))

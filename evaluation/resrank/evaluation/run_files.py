@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.json_lines import read_json_lines
+from resrank.core.text_lines import decoded, read_lines
 
 _LARGEST = float(np.finfo(np.float32).max)
+_NO_COLUMN = re.compile(r"[ \t\n\v\f\r\0]|^\ufeff|^$")
+"""What a column of a run cannot hold: the white space that separates columns in trec_eval (C's ``isspace``), C's end of
+a string, and a byte order mark before it, which readers take away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,23 @@ def read_candidates(path: Path, retriever: str | None = None) -> dict[str, Ranki
     return _chosen(path, by_retriever, retriever)
 
 
+def check_run_ids(what: str, ids: Iterable[str]) -> None:
+    """Refuses ids that cannot stand in a run, where no reader could tell the columns apart.
+
+    Args:
+        what: What they are ids of, for the message.
+        ids: The ids.
+
+    Raises:
+        InvalidInputError: One is empty, or has white space in it.
+    """
+    for id_ in ids:
+        if _NO_COLUMN.search(id_):
+            raise InvalidInputError(
+                "out", f"{what} id {id_!r} cannot be written into a TREC run, whose columns white space separates"
+            )
+
+
 def write_run(path: Path, rankings: Mapping[str, Ranking], tag: str) -> None:
     """Writes a TREC run.
 
@@ -72,7 +93,13 @@ def write_run(path: Path, rankings: Mapping[str, Ranking], tag: str) -> None:
         path: The file.
         rankings: Question id to ranking.
         tag: Name of the run, without white space.
+
+    Raises:
+        InvalidInputError: An id has white space in it, see :func:`check_run_ids`.
     """
+    check_run_ids("question", rankings)
+    for ranking in rankings.values():
+        check_run_ids("passage", ranking.ids)
     with path.open("w", encoding="utf-8") as file:
         for question, ranking in rankings.items():
             above = np.float32(np.inf)
@@ -85,26 +112,24 @@ _ByRetriever = dict[str, dict[str, Ranking]]
 
 
 def _read_run(path: Path) -> _ByRetriever:
-    try:
-        raw = path.read_bytes()
-        lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().split("\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InvalidInputError("candidates", f"{path} cannot be read ({error})") from error
+    bad = partial(_bad, path)
     rows: dict[str, dict[str, dict[str, tuple[float, int]]]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, line in read_lines(path, bad):
+        # On bytes: their split knows the white space of trec_eval alone, and none that Unicode has beside it.
+        columns = [decoded(number, column, bad) for column in line.split()]
+        if not columns:
             continue
         try:
-            question, _, passage, rank, score, tag = line.split()
+            question, _, passage, rank, score, tag = columns
             value = float(score)
             place = int(rank)
         except ValueError:
-            raise _bad(path, number, "not qid Q0 docid rank score tag") from None
+            raise bad(number, "not qid Q0 docid rank score tag") from None
         if not abs(value) <= _LARGEST:  # so written, NaN is refused too
-            raise _bad(path, number, f"the score is {score}, which single precision cannot hold")
+            raise bad(number, f"the score is {score}, which single precision cannot hold")
         passages = rows.setdefault(tag, {}).setdefault(question, {})
         if passage in passages:
-            raise _bad(path, number, f"passage {passage!r} stands twice among the candidates of {question!r}")
+            raise bad(number, f"passage {passage!r} stands twice among the candidates of {question!r}")
         passages[passage] = (value, place)
     found: _ByRetriever = {}
     for tag, questions in rows.items():
@@ -144,5 +169,5 @@ def _chosen(path: Path, by_retriever: _ByRetriever, retriever: str | None) -> di
     raise InvalidInputError("retriever", f"{path} has no lists of {retriever!r}, only of: {names}")
 
 
-def _bad(path: Path, line: int, problem: str) -> InvalidInputError:
-    return InvalidInputError("candidates", f"{path}, line {line}: {problem}")
+def _bad(path: Path, line: int | None, problem: str) -> InvalidInputError:
+    return InvalidInputError("candidates", f"{path} {problem}" if line is None else f"{path}, line {line}: {problem}")

@@ -100,3 +100,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorpusError, match=r"cut\.jsonl\.gz:\d+: cannot be read"):
         check_corpus(tmp_path / "cut.jsonl.gz")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_is_skipped_at_the_start_and_named_elsewhere(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / ("c.jsonl.gz" if packed else "c.jsonl")
+    pack = gzip.compress if packed else bytes
+    path.write_bytes(pack('\ufeff{"_id": "1", "text": "x"}\n{"_id": "2", "text": "y"}\n'.encode()))
+    assert [passage.id for passage in read_passages(path)] == ["1", "2"]
+    path.write_bytes(pack('{"_id": "1", "text": "x"}\n\ufeff{"_id": "2", "text": "y"}\n'.encode()))
+    with pytest.raises(CorpusError, match=r":2: begins with a byte order mark"):
+        check_corpus(path)

@@ -64,3 +64,30 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
     (folder / "corpus.jsonl").unlink()
     with pytest.raises(InvalidInputError, match=r"neither corpus.jsonl nor corpus.jsonl.gz"):
         JudgedCollection.load(folder, "test")
+
+
+def test_a_question_is_a_passage_itself_by_its_id_and_its_words(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    corpus = [
+        {"_id": "text", "title": "Tram", "text": "The yellow tram."},
+        {"_id": "title", "title": "What is BERT?", "text": "A model."},
+        {"_id": "both", "title": "Salt", "text": "lake"},
+        {"_id": "number", "title": "Other", "text": "Something else."},
+        {"_id": "judged", "title": "", "text": "An answer to itself."},
+    ]
+    queries = {
+        "text": "the yellow  tram",
+        "title": "What is BERT",
+        "both": "Salt lake",
+        "number": "a question",
+        "judged": "An answer to itself.",
+        "none": "The yellow tram.",
+    }
+    write(tmp_path, corpus)
+    (tmp_path / "queries.jsonl").write_text(
+        "".join(json.dumps({"_id": id_, "text": text}) + "\n" for id_, text in queries.items())
+    )
+    judged = "".join(f"{id_}\tnumber\t1\n" for id_ in queries) + "judged\tjudged\t1\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(judged)
+
+    assert JudgedCollection.load(tmp_path, "test").own_passages == {"text", "title", "both"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import ir_measures
@@ -80,6 +81,7 @@ def test_json_lines_keep_their_order_and_their_retrievers_apart(tmp_path: Path) 
         ("run", "q1 Q0 a 1 nan x\n", r"run, line 1: the score is nan, which single precision cannot hold"),
         ("run", "q1 Q0 a 1 1e39 x\n", r"line 1: the score is 1e39, which single"),
         ("run", "\n", "run holds no lists"),
+        ("run", "q1 Q0 a 1 0.5 x\n\ufeffq1 Q0 b 2 0.4 x\n", "run, line 2: begins with a byte order mark"),
         ("run.gz", "q1", "cannot be read"),
         ("absent", None, "absent cannot be read"),
         ("run.jsonl", '{"qid": "q1"}\n', r"line 1: must have qid and every one of docids as strings"),
@@ -93,6 +95,38 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: str | None, 
         (tmp_path / name).write_text(content)
     with pytest.raises(InvalidInputError, match=complaint):
         read_candidates(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["run.trec", "run.trec.gz", "lists.jsonl", "lists.jsonl.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_question(tmp_path: Path, name: str) -> None:
+    is_run = name.startswith("run")
+    content = f"\ufeff{RUN}" if is_run else '\ufeff{"qid": "q1", "docids": ["a", "b", "d", "e"]}\n'
+    packed = gzip.compress(content.encode()) if name.endswith(".gz") else content.encode()
+    (tmp_path / name).write_bytes(packed)
+
+    found = read_candidates(tmp_path / name)
+
+    assert list(found) == (["q1", "q2"] if is_run else ["q1"])
+    assert found["q1"].ids == ("a", "b", "d", "e")
+
+
+@pytest.mark.parametrize("id_", ["my q1", "q\t1", "q1\n", "q\v1", "", "\ufeffq1", "q\0"])
+def test_ids_that_no_reader_could_tell_from_columns_are_refused(tmp_path: Path, id_: str) -> None:
+    for question, passage, what in ((id_, "a", "question"), ("q", id_, "passage")):
+        ranking = Ranking((passage,), np.ones(1, np.float32))
+        with pytest.raises(InvalidInputError, match=rf"^out: {what} id {re.escape(repr(id_))} cannot be written"):
+            write_run(tmp_path / "run", {question: ranking}, "tag")
+        assert not (tmp_path / "run").exists()
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters=" \t\n\v\f\r\0\ufeff"), min_size=1))
+def test_every_other_id_is_read_back(tmp_path_factory: pytest.TempPathFactory, id_: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "ids.trec"
+    write_run(path, {id_: Ranking((id_,), np.ones(1, np.float32))}, "tag")
+
+    found = read_candidates(path)
+
+    assert {question: ranking.ids for question, ranking in found.items()} == {id_: (id_,)}
 
 
 @given(

@@ -149,6 +149,42 @@ def test_a_files_candidates_are_all_that_is_embedded(
     assert len(embedded) == 20
 
 
+def small(folder: Path, questions: dict[str, str], passages: dict[str, str], judged: str) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    write_lines(folder / "queries.jsonl", [{"_id": id_, "text": text} for id_, text in questions.items()])
+    write_lines(folder / "corpus.jsonl", [{"_id": id_, "text": text} for id_, text in passages.items()])
+    (folder / "qrels" / "test.tsv").write_text(judged)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["dense", "lexical", "hybrid", "run"])
+def test_a_question_that_is_a_passage_does_not_stand_in_its_own_ranking(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    passages = {"d1": "The yellow tram climbs.", "d2": "The old tram stops.", "d3": "The salt lake dries."}
+    folder = small(tmp_path / "asked", {id_: passages[id_] for id_ in ("d1", "d2")}, passages, "d1\td2\t1\nd2\td1\t1\n")
+    run_file = tmp_path / "run.trec"
+    run_file.write_text("".join(f"{q} Q0 {p} {n} {-n} x\n" for q in ("d1", "d2") for n, p in enumerate(passages)))
+    candidates = str(run_file) if source == "run" else source
+    words = ["eval", str(folder), "--checkpoint", str(checkpoint), "--candidates", candidates, "--depth", "2"]
+
+    assert run([*words, "--shuffles", "1", "--sizes", "", "--blocks", "", "--output", "json", "--measure", "R@2"]) == 0
+
+    (found,) = json.loads(capsys.readouterr().out)["collections"]
+    assert found["rows"]["candidates"]["R@2"] == 1.0  # two are left when the question's own was one of the first
+    assert "questions that are a passage themselves, which their rankings leave out: 2" in found["notes"]
+
+
+def test_ids_that_a_run_cannot_hold_are_refused_before_the_work(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchScorer, "__init__", lambda *_: pytest.fail("the checkpoint was loaded"))
+    for question, passage, named in (("my q1", "d1", "question id 'my q1'"), ("q1", "doc d1", "passage id 'doc d1'")):
+        folder = small(tmp_path / named, {question: "tram?"}, {passage: "A tram."}, f"{question}\t{passage}\t1\n")
+        assert run(["eval", str(folder), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
+        assert f"Error: out: {named} cannot be written into a TREC run" in capsys.readouterr().err
+
+
 def test_a_table_for_people(checkpoint: Path, collection: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--candidates", "hybrid", "--shuffles", "2", "--seen", str(collection / "seen.jsonl")]
     passages = [

@@ -92,6 +92,28 @@ class TestEvaluationQuestions:
         folder = folder_with(tmp_path / "c", self.QUERIES, train="1 3", dev="4")
         assert evaluation_questions(folder / "qrels" / "dev.tsv") == ["dev?"]
 
+    def test_of_judgements_without_a_header_all(self, tmp_path: Path) -> None:
+        folder = folder_with(tmp_path / "c", self.QUERIES, train="1")
+        judgements = folder / "qrels" / "test.tsv"
+        judgements.write_text("\ufeff2\tp\t1\n3\tp\t1\n")
+
+        assert evaluation_questions(judgements) == ["test?", "both?"]
+        assert evaluation_questions(folder) == ["test?", "both?", "dev?", "unjudged?"]
+
+    def test_of_a_packed_split_what_it_judges(self, tmp_path: Path) -> None:
+        folder = folder_with(tmp_path / "c", self.QUERIES)
+        for split, id_ in (("train", "1"), ("test", "2")):
+            (folder / "qrels" / f"{split}.tsv.gz").write_bytes(gzip.compress(f"{id_}\tp\t1\n".encode()))
+
+        assert evaluation_questions(folder / "qrels" / "test.tsv.gz") == ["test?"]
+        assert "train?" not in evaluation_questions(folder)
+
+    def test_a_judged_question_without_a_text_could_not_be_kept_out(self, tmp_path: Path) -> None:
+        folder = folder_with(tmp_path / "c", self.QUERIES, test="2 9")
+        for path in (folder, folder / "qrels" / "test.tsv"):
+            with pytest.raises(InvalidInputError, match=r"data\.exclude: .*/c judges '9', which is not in its queries"):
+                evaluation_questions(path)
+
     def test_of_a_file_all(self, tmp_path: Path) -> None:
         file = tmp_path / "lists.jsonl"
         file.write_text('{"query": "one?", "text": "not this"}\n\n{"_id": "7", "text": "two?"}\n')

@@ -240,12 +240,12 @@ class TestBeirFolders:
 
     def test_a_split_without_a_relevant_passage_is_named(self, tmp_path: Path) -> None:
         beir(tmp_path / "col", self.CORPUS, self.QUERIES, train="1 a 0", dev="4 b 1")
-        with pytest.raises(InvalidInputError, match=r"data: .*/col gives col-train no question with something to rank"):
+        with pytest.raises(InvalidInputError, match=r"col/qrels/train\.tsv judges no passage relevant"):
             self.load(tmp_path / "col")
 
     def test_what_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         beir(tmp_path / "col", self.CORPUS, {**self.QUERIES, "1": " "}, train="1 a 1", dev="4 b 1")
-        with pytest.raises(InvalidInputError, match=r"query '1' of .*col is empty or longer than 8192 bytes"):
+        with pytest.raises(InvalidInputError, match=r"col/queries\.jsonl:1: the text of '1' is empty"):
             self.load(tmp_path / "col")
         beir(tmp_path / "col", self.CORPUS, self.QUERIES, train="1 a 1", dev="4 b 1")
         with (tmp_path / "col" / "corpus.jsonl").open("a") as file:

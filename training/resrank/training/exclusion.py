@@ -76,23 +76,26 @@ def evaluation_questions(path: Path) -> list[str]:
 
             - a folder in BEIR layout: all its questions but those that only ``qrels/train.tsv`` and ``qrels/dev.tsv``
               judge;
-            - a file ``qrels/SPLIT.tsv`` of such a folder: the questions it judges;
+            - a file ``qrels/SPLIT.tsv`` (or ``.tsv.gz``) of such a folder: the questions it judges;
             - a file of JSON lines (``.jsonl``, ``.jsonl.gz``) with ``query`` or else ``text``: all of them.
 
     Returns:
         The questions, at least one.
 
     Raises:
-        InvalidInputError: The path is missing, is none of these, or holds no question.
+        InvalidInputError: The path is missing, is none of these, holds no question, or judges one without a text, which
+            could not be kept out.
     """
     if path.is_dir():
         open_to_training, evaluated = set[str](), set[str]()
-        for qrels in (path / "qrels").glob("*.tsv"):
-            (open_to_training if qrels.stem in _SPLITS_TO_TRAIN_WITH else evaluated).update(_judged(qrels))
-        questions = [text for id_, text in read_questions(path) if id_ not in open_to_training - evaluated]
-    elif path.suffix == ".tsv":
+        for qrels in sorted([*(path / "qrels").glob("*.tsv"), *(path / "qrels").glob("*.tsv.gz")]):
+            split = qrels.name.partition(".tsv")[0]
+            (open_to_training if split in _SPLITS_TO_TRAIN_WITH else evaluated).update(_judged(qrels))
+        texts = _texts(path, evaluated)
+        questions = [text for id_, text in texts.items() if id_ not in open_to_training - evaluated]
+    elif path.name.removesuffix(".gz").endswith(".tsv"):
         judged = _judged(path)
-        questions = [text for id_, text in read_questions(path.parent.parent) if id_ in judged]
+        questions = [text for id_, text in _texts(path.parent.parent, judged).items() if id_ in judged]
     else:
         questions = list(_file_questions(path))
     if not questions:
@@ -164,6 +167,14 @@ class _Translation(dict[int, str]):
 
 _VISIBLE = _Translation({"Cf": ""})
 _SPACED = _Translation({"P": " ", "Z": " ", "Cc": " ", "Cs": " "})  # Cs: half of a pair, which cannot be encoded
+
+
+def _texts(folder: Path, judged: set[str]) -> dict[str, str]:
+    """Id to text of a folder's questions, all that are judged among them."""
+    texts = {question.id: question.text for question in read_questions(folder)}
+    if missing := judged - texts.keys():
+        raise InvalidInputError("data.exclude", f"{folder} judges {min(missing)!r}, which is not in its queries")
+    return texts
 
 
 def _file_questions(path: Path) -> Iterator[str]:

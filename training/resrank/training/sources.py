@@ -12,7 +12,6 @@ from typing import Protocol, TypeVar
 from resrank.core.collection import load_collection
 from resrank.core.corpus import corpus_file, read_passages
 from resrank.core.errors import InvalidInputError
-from resrank.core.limits import MAX_QUERY_BYTES
 from resrank.training.data_config import (
     BeirSource,
     CandidatesConfig,
@@ -211,10 +210,6 @@ class _Reader:
         unknown = 0
         questions = []
         for id_, query in collection.queries.items():
-            if not query.strip() or len(query.encode()) > MAX_QUERY_BYTES:
-                raise InvalidInputError(
-                    "data.train", f"query {id_!r} of {source.path} is empty or longer than {MAX_QUERY_BYTES} bytes"
-                )
             judged = collection.qrels[id_]
             known = {passage_id: grade for passage_id, grade in judged.items() if passage_id in corpus.rows}
             unknown += len(judged.keys() - known.keys() - corpus.empty)
