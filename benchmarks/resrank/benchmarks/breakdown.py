@@ -22,6 +22,7 @@ from resrank.benchmarks.triton_statistics import read_times
 from resrank.benchmarks.workload import CANDIDATES, rerank_workload
 from resrank.client import ResRankClient
 from resrank.client.calls import Call, Server
+from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import Model
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -93,7 +94,7 @@ def run(
         metrics = f"http://{stack.triton.metrics_address}/metrics"
         progress(f"storing {indexed} vectors")
         with grpc.insecure_channel(
-            stack.sidecar.address, [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES)]
+            stack.sidecar.address, [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
         ) as channel:
             retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(
                 upserts(vectors, deployment.manifest.checkpoint.encoder_sha256)

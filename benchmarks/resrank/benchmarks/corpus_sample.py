@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.core.scoring import normalize
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
@@ -74,6 +75,6 @@ def fill_with_sample(sidecar: str, encoder_sha256: str, dimension: int, count: i
                 ],
             )
 
-    options = [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES)]
+    options = [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
     with grpc.insecure_channel(sidecar, options) as channel:
         retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(batches())

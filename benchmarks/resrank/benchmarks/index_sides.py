@@ -23,6 +23,7 @@ import psutil
 from numpy.typing import NDArray
 
 from resrank.benchmarks.measurement import BenchmarkError
+from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -94,7 +95,7 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
 
     def __enter__(self) -> Self:
         self._process.__enter__()
-        options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES)]
+        options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
         self._channel = grpc.insecure_channel(self._process.address, options)
         try:
             self._fill(retrieval_pb2_grpc.RetrievalServiceStub(self._channel))

@@ -18,6 +18,7 @@ from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.client import AsyncResRankClient, ResRankClient
 from resrank.client.index_build import fill_index
+from resrank.core.addresses import NO_PROXY
 from resrank.core.checkpoint import ENCODER_DIR, Norm
 from resrank.core.corpus import Passage, check_corpus, read_passages
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
@@ -124,7 +125,7 @@ def _build(triton: str, corpus: Path, compared: list[Passage]) -> tuple[float, F
 
     with tempfile.TemporaryDirectory() as folder, SidecarProcess(Path(folder)) as sidecar:
         seconds = asyncio.run(fill(sidecar.index))
-        options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES)]
+        options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
         with grpc.insecure_channel(sidecar.address, options) as channel:
             response = retrieval_pb2_grpc.RetrievalServiceStub(channel).Get(
                 pb.GetRequest(ids=[passage.id for passage in compared], include_embeddings=True)

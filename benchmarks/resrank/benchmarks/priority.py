@@ -19,6 +19,7 @@ from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.client import ResRankClient
+from resrank.core.addresses import NO_PROXY
 from resrank.core.collection import read_questions
 from resrank.core.names import Model
 from resrank.stack.local_stack import LocalStack
@@ -67,7 +68,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
         build_s = time.perf_counter() - started
         with (
             ResRankClient(stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_TIMEOUT_S) as client,
-            triton_grpc.InferenceServerClient(stack.triton.grpc_address) as triton,
+            triton_grpc.InferenceServerClient(stack.triton.grpc_address, channel_args=NO_PROXY) as triton,
         ):
             encoded = _encoded(triton)
             _search(client, texts, _WARM_UP)

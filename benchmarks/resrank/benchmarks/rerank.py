@@ -13,6 +13,7 @@ from resrank.benchmarks.interleaving import Progress, interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.workload import CANDIDATES, RerankWorkload, rerank_workload
 from resrank.client import ResRankClient
+from resrank.core.addresses import NO_PROXY
 from resrank.core.checkpoint import Norm
 from resrank.core.names import Model, Tensor
 from resrank.core.scoring import Float32, score
@@ -51,7 +52,7 @@ def run(deployment: Deployment, *, runs: int = 50, progress: Progress = lambda _
     with (
         TritonProcess(deployment.repository) as triton,
         ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client,
-        triton_grpc.InferenceServerClient(triton.grpc_address) as plain,
+        triton_grpc.InferenceServerClient(triton.grpc_address, channel_args=NO_PROXY) as plain,
     ):
         _require_equal(engines.scores(), _scores_of(client, workload))
         progress(f"timing {runs} requests of each")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from resrank.benchmarks.interleaving import Progress, interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
+from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -54,7 +55,7 @@ def run(
     faiss.omp_set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder, SidecarProcess(Path(folder)) as sidecar:
-            options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES)]
+            options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
             with grpc.insecure_channel(sidecar.address, options) as channel:
                 stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
                 progress(f"storing {n} vectors")

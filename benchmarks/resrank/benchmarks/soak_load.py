@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 
 from resrank.client import ResRankClient
+from resrank.core.addresses import NO_PROXY
 from resrank.core.corpus import Passage
 from resrank.core.errors import ResRankError
 from resrank.core.scoring import Float32
@@ -42,7 +43,7 @@ class SoakLoad:
         self.answered: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self._client = client
-        self._channel = grpc.insecure_channel(sidecar)
+        self._channel = grpc.insecure_channel(sidecar, NO_PROXY)
         self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
         self._passages = passages
         self._vectors = vectors.astype("<f2")

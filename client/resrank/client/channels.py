@@ -8,6 +8,7 @@ import grpc
 from grpc import aio
 
 from resrank.client.settings import TlsConfig
+from resrank.core.addresses import channel_options
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 
@@ -28,8 +29,8 @@ def open_channel(address: str, tls: TlsConfig | None) -> grpc.Channel:
         InvalidInputError: A certificate or key cannot be read.
     """
     if tls is None:
-        return grpc.insecure_channel(address, options=_OPTIONS)
-    return grpc.secure_channel(address, _credentials(tls), options=_OPTIONS)
+        return grpc.insecure_channel(address, options=_options(address))
+    return grpc.secure_channel(address, _credentials(tls), options=_options(address))
 
 
 def open_aio_channel(address: str, tls: TlsConfig | None) -> aio.Channel:
@@ -39,8 +40,12 @@ def open_aio_channel(address: str, tls: TlsConfig | None) -> aio.Channel:
         InvalidInputError: A certificate or key cannot be read.
     """
     if tls is None:
-        return aio.insecure_channel(address, options=_OPTIONS)
-    return aio.secure_channel(address, _credentials(tls), options=_OPTIONS)
+        return aio.insecure_channel(address, options=_options(address))
+    return aio.secure_channel(address, _credentials(tls), options=_options(address))
+
+
+def _options(address: str) -> tuple[tuple[str, int], ...]:
+    return _OPTIONS + channel_options(address)
 
 
 def _credentials(tls: TlsConfig) -> grpc.ChannelCredentials:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from resrank.core.addresses import channel_options, check_target
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages
 from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
 from resrank.core.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
@@ -255,10 +256,15 @@ async def connected(address: str) -> AsyncIterator[retrieval_pb2_grpc.RetrievalS
 
     Args:
         address: ``host:port``.
+
+    Raises:
+        InvalidInputError: That is no address.
     """
+    check_target("retrieval", address)
     options = [
         ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
+        *channel_options(address),
     ]
     async with grpc.aio.insecure_channel(address, options) as channel:
         yield retrieval_pb2_grpc.RetrievalServiceStub(channel)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from resrank.core.addresses import check_target, is_local
 from resrank.core.errors import InvalidInputError
 
 DEFAULT_TRITON_ADDRESS = "localhost:8001"
@@ -80,6 +80,9 @@ class ClientSettings:
     traceparent: Callable[[], str | None] | None = None
 
     def __post_init__(self) -> None:
+        check_target("triton", self.triton)
+        if self.retrieval is not None:
+            check_target("retrieval", self.retrieval)
         check_timeout(self.timeout_s)
         for name in ("max_attempts", "max_in_flight"):
             value = getattr(self, name)
@@ -92,7 +95,7 @@ class ClientSettings:
         object.__setattr__(self, "headers", MappingProxyType(headers))
         if self.bearer_token is not None:
             for address, tls in ((self.triton, self.tls), (self.retrieval, self.retrieval_tls)):
-                if address is not None and tls is None and not _is_loopback(address):
+                if address is not None and tls is None and not is_local(address):
                     raise InvalidInputError(
                         "bearer_token",
                         f"would travel unencrypted to {address}: configure TLS for it, or, where a proxy on this "
@@ -109,15 +112,3 @@ def check_timeout(timeout_s: float) -> float:
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise InvalidInputError("timeout_s", "must be a finite number of seconds above 0", limit=0, value=timeout_s)
     return timeout_s
-
-
-def _is_loopback(address: str) -> bool:
-    if address.startswith("unix:"):
-        return True
-    host = address.rsplit(":", 1)[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

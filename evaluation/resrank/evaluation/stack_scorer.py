@@ -13,6 +13,7 @@ import tritonclient.grpc as triton_grpc
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from resrank.client import ResRankClient
+from resrank.core.addresses import channel_options
 from resrank.core.errors import QueueFullError, ResRankError
 from resrank.core.names import Model, Parameter
 from resrank.evaluation.scorer import CandidateVectors, Float32
@@ -111,7 +112,7 @@ def _patient() -> Retrying:
 
 def _served(triton: str) -> ServedCheckpoint:
     try:
-        with triton_grpc.InferenceServerClient(triton) as server:
+        with triton_grpc.InferenceServerClient(triton, channel_args=channel_options(triton)) as server:
             configs = {
                 model: server.get_model_config(model.value).config.parameters
                 for model in (Model.RERANK, Model.ENCODER, Model.RERANKER)

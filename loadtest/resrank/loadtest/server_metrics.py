@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from resrank.core.addresses import is_local_url
 from resrank.core.names import LoadMetric
 
 _COMPUTE = (
@@ -108,7 +109,9 @@ def read_metrics(url: str, *, timeout_s: float) -> dict[str, ModelCounters]:
         OSError: It cannot be fetched.
         ValueError: See :func:`parse_metrics`.
     """
-    with urllib.request.urlopen(url, timeout=timeout_s) as page:  # http, from this project's own callers
+    # http, from this project's own callers; a proxy of the environment is not asked for this machine's own page.
+    handlers = [urllib.request.ProxyHandler({})] if is_local_url(url) else []
+    with urllib.request.build_opener(*handlers).open(url, timeout=timeout_s) as page:
         return parse_metrics(page.read().decode())
 
 

@@ -6,6 +6,7 @@ import ipaddress
 
 from pydantic import Field
 
+from resrank.core.addresses import join_address
 from resrank.core.errors import InvalidInputError
 from resrank.loadtest.section import Section
 
@@ -21,17 +22,17 @@ class Target(Section):
     @property
     def triton(self) -> str:
         """``host:port`` of Triton's gRPC endpoint."""
-        return f"{_bracketed(self.host)}:{self.triton_port}"
+        return join_address(self.host, self.triton_port)
 
     @property
     def retrieval(self) -> str:
         """``host:port`` of the sidecar."""
-        return f"{_bracketed(self.host)}:{self.retrieval_port}"
+        return join_address(self.host, self.retrieval_port)
 
     @property
     def metrics_url(self) -> str:
         """Triton's Prometheus page."""
-        return f"http://{_bracketed(self.host)}:{self.metrics_port}/metrics"
+        return f"http://{join_address(self.host, self.metrics_port)}/metrics"
 
 
 def require_owned(host: str, *, owned: bool) -> None:
@@ -52,7 +53,3 @@ def require_owned(host: str, *, owned: bool) -> None:
     except ValueError:
         pass
     raise InvalidInputError("--host", f"{host} is not this machine: give --yes-i-own-this-host to send it load")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from resrank.core.addresses import NO_PROXY
 from resrank.core.errors import (
     SIDECAR_UNAVAILABLE,
     DeadlineExceededError,
@@ -29,6 +30,7 @@ LONGEST_S = 60.0
 """What a search may take whose caller named no time: the default of the queues of Triton's models here."""
 
 _OPTIONS = (
+    *NO_PROXY,
     ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
     # Dials a sidecar that comes back within a tenth of a second to one second; gRPC's own waits go from 1 s to 120 s.

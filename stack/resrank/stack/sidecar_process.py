@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from resrank.core.addresses import NO_PROXY
 from resrank.core.errors import StackError
 from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
 from resrank.stack.ports import choose_ports
@@ -79,7 +80,7 @@ class SidecarProcess(ManagedProcess):
         """Whether its health service says ``SERVING``."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        with grpc.insecure_channel(self.address) as channel:
+        with grpc.insecure_channel(self.address, NO_PROXY) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
             except grpc.RpcError:  # not listening yet
@@ -92,7 +93,7 @@ class SidecarProcess(ManagedProcess):
         Raises:
             StackError: The sidecar does not answer.
         """
-        with grpc.insecure_channel(self.address) as channel:
+        with grpc.insecure_channel(self.address, NO_PROXY) as channel:
             try:
                 answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).Describe(
                     retrieval_pb2.DescribeRequest(), timeout=_DESCRIBE_S

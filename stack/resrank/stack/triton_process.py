@@ -8,8 +8,10 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from resrank.core.addresses import NO_PROXY
 from resrank.core.errors import StackError
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+from resrank.stack.plain_paths import PlainPaths
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
 from resrank.stack.triton_install import TritonInstall, find_triton
@@ -75,6 +77,7 @@ class TritonProcess(ManagedProcess):
             raise StackError(f"{repository} is not a folder: give a model repository, as resrank export writes it")
         self.install = find_triton() if install is None else install
         self.repository = repository
+        self._paths = PlainPaths()
         self.host = host
         self.grpc_port, self.metrics_port = choose_ports(host, grpc_port, metrics_port)
         self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
@@ -103,7 +106,7 @@ class TritonProcess(ManagedProcess):
         """Whether the server and all its models are ready."""
         import tritonclient.grpc as triton_grpc
 
-        with triton_grpc.InferenceServerClient(self.grpc_address) as client:
+        with triton_grpc.InferenceServerClient(self.grpc_address, channel_args=NO_PROXY) as client:
             try:
                 return bool(client.is_server_ready(client_timeout=1.0))
             except triton_grpc.InferenceServerException:  # not listening yet
@@ -111,7 +114,7 @@ class TritonProcess(ManagedProcess):
 
     def _flags(self, exit_timeout_s: int) -> list[str]:
         flags = [
-            f"--model-repository={self.repository.absolute()}",
+            f"--model-repository={self._paths.plain(self.repository)}",
             *SERVING_FLAGS,
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-address={self.host}",
@@ -121,7 +124,7 @@ class TritonProcess(ManagedProcess):
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
         ]
         if self.install.backend_directory is not None:
-            flags.append(f"--backend-directory={self.install.backend_directory}")
+            flags.append(f"--backend-directory={self._paths.plain(self.install.backend_directory)}")
         return flags
 
     def _tells(self, line: str) -> bool:
@@ -132,3 +135,4 @@ class TritonProcess(ManagedProcess):
         # A server that ended well has removed its segments; one that was killed cannot.
         for segment in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
             segment.unlink(missing_ok=True)
+        self._paths.remove()

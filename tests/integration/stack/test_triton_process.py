@@ -13,6 +13,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 
 from resrank.core.errors import StackError
+from resrank.loadtest.server_metrics import read_metrics
 from resrank.stack.triton_process import TritonProcess
 
 BROKEN_MODEL = """
@@ -91,6 +92,30 @@ def test_a_model_that_fails_to_load_is_reported_with_the_log(repository: Path) -
         pass
     assert triton.returncode not in {0, None}
     assert segments(triton.shared_memory_prefix) == []
+
+
+def test_neither_odd_paths_nor_a_proxy_are_in_the_way(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "Mödels of 'mine'; touch $(touch shell) & touch other"
+    odd.mkdir()
+    repository = repository.rename(odd / "my repository")
+    with monkeypatch.context() as environment:
+        environment.setenv("XDG_CACHE_HOME", str(odd / "cache"))
+        environment.setenv("TMPDIR", str(odd))
+        environment.setattr("tempfile.tempdir", None)  # read anew
+        for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+            environment.setenv(variable, "http://127.0.0.1:9")
+        environment.setenv("no_proxy", "")
+        environment.chdir(odd)
+        with TritonProcess(repository, ready_timeout_s=60) as triton:
+            assert read_metrics(f"http://{triton.metrics_address}/metrics", timeout_s=5.0)
+            link = next(Path(flag.partition("=")[2]) for flag in triton.command if "--model-repository" in flag)
+            assert link.resolve() == repository.resolve()
+            environment.undo()
+            assert echo(triton.grpc_address, "a") == "a"
+    assert {path.name for path in odd.iterdir()} == {"my repository", "cache"}
+    assert not link.parent.exists()
 
 
 def test_two_servers_run_side_by_side(repository: Path) -> None:
