@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -19,7 +20,16 @@ from transformers import (
     Qwen3Model,
 )
 
-from resrank.core.checkpoint import CheckpointSpec, Pooling, read_spec, write_spec
+from resrank.core.checkpoint import (
+    PROJECTORS_FILE,
+    SCORE_HEAD,
+    CheckpointSpec,
+    Pooling,
+    file_sha256,
+    read_spec,
+    write_spec,
+)
+from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import InitOptions, initialize
 from resrank.model.quiet import quiet_transformers
 
@@ -40,6 +50,8 @@ def make_tiny_checkpoint(
     embedding_dim: int = 32,
     hidden_size: int = 48,
     encoder_family: str = "bert",
+    compact: bool = False,
+    trained_head: bool = True,
     pooling: str = "mean",
     residual_gate: float = 1.0,
     query_residual: bool = False,
@@ -53,6 +65,8 @@ def make_tiny_checkpoint(
         embedding_dim: d, a multiple of 4.
         hidden_size: h, a multiple of 8; equal to d gives the identity in place of projectors.
         encoder_family: ``bert`` (bidirectional) or ``llama`` (causal).
+        compact: A decoder that reads slots alone, in place of one with text.
+        trained_head: With a score residual, a random w of length 1 in place of 0.
         pooling: ``mean``, ``last`` or ``cls``.
         residual_gate: g.
         query_residual: Whether e_q joins the query's state.
@@ -74,7 +88,7 @@ def make_tiny_checkpoint(
         make_llama(reranker, hidden_size)
         initialize(
             encoder,
-            reranker,
+            CompactDecoder(2, hidden_size, seed) if compact else reranker,
             out,
             InitOptions(
                 pooling=Pooling(pooling),
@@ -85,6 +99,12 @@ def make_tiny_checkpoint(
             ),
         )
     spec = read_spec(out)
+    if spec.fusion.score_residual and trained_head:
+        spec = set_score_head(
+            out,
+            spec.reranker.hidden_size**-0.5
+            * torch.randn(spec.reranker.hidden_size, generator=torch.Generator().manual_seed(seed)),
+        )
     if overrides:
         fields = spec.model_dump(mode="json")
         for key, value in overrides.items():
@@ -94,6 +114,25 @@ def make_tiny_checkpoint(
             fields[section][key] = value
         spec = CheckpointSpec.model_validate(fields)
         write_spec(spec, out)
+    return spec
+
+
+def set_score_head(folder: Path, weight: torch.Tensor) -> CheckpointSpec:
+    """Puts another w into a checkpoint.
+
+    Args:
+        folder: A checkpoint with a score residual.
+        weight: FP32 [h].
+
+    Returns:
+        The checkpoint's fields, with the file's new digest.
+    """
+    file = folder / PROJECTORS_FILE
+    save_file({**load_file(file), SCORE_HEAD: weight}, file)
+    spec = read_spec(folder)
+    fusion = spec.fusion.model_copy(update={"projectors_sha256": file_sha256(file)})
+    spec = spec.model_copy(update={"fusion": fusion})
+    write_spec(spec, folder)
     return spec
 
 

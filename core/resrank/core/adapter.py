@@ -17,11 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
-    PROJECTORS_FILE,
     RERANKER_DIR,
     EncoderSpec,
     FusionSpec,
-    Projector,
     RerankerSpec,
     Sha256,
     StrictModel,
@@ -161,17 +159,8 @@ def validate_adapter(folder: Path) -> AdapterSpec:
         if (found := folder_sha256(folder / name)) != expected:
             raise CheckpointError(f"{folder / name}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
         read_lora(folder / name)
-    validate_projectors(folder, spec.fusion, verify_hash=True)
-    if spec.fusion.projector is Projector.LINEAR:
-        _refuse_wrong_projectors(folder / PROJECTORS_FILE, spec.encoder.embedding_dim, spec.reranker.hidden_size)
+    validate_projectors(folder, spec, verify_hash=True)
     return spec
-
-
-def _refuse_wrong_projectors(file: Path, d: int, h: int) -> None:
-    found = {name: list(tensor.shape) for name, tensor in read_tensors(file).items()}
-    expected = {"p_in.weight": [h, d], "p_out.weight": [d, h]}
-    if found != expected:
-        raise CheckpointError(f"{file}: holds {found}, not {expected}")
 
 
 def read_lora(folder: Path) -> Lora | None:

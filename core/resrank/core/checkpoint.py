@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from resrank.core.errors import CheckpointError
 from resrank.core.limits import MAX_EMBEDDING_DIM
 from resrank.core.names import CHECKPOINT_FILE
-from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE
+from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_tensors
 
 ENCODER_DIR = "encoder"
 RERANKER_DIR = "reranker"
 PROJECTORS_FILE = "projectors.safetensors"
+P_IN, P_OUT, SCORE_HEAD = "p_in.weight", "p_out.weight", "score_head.weight"  # what it holds
 ADAPTER_KIND = "adapter"
 """What the ``resrank.json`` of an adapter checkpoint says in ``kind``; a full checkpoint's has no such field."""
 
+MAX_NEIGHBORS = 256
+"""Most passages that relations compare each one with (K): six times what was found to help."""
+
+DEFAULT_LEXICAL_WEIGHT = 0.3
+"""See ``fusion.lexical_weight``; measured on four collections, where .2 to .4 differ little."""
+
 _HASH_CHUNK_BYTES = 1 << 20
+
+_Numbers = TypeVar("_Numbers")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -50,6 +60,24 @@ class Projector(StrEnum):
 
     IDENTITY = "identity"
     LINEAR = "linear"
+
+
+class SlotContent(StrEnum):
+    """What stands at a passage's one position, before P_in."""
+
+    VECTOR = "vector"
+    RELATIONS = "relations"
+    BOTH = "both"
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether e_i is read there."""
+        return self is not SlotContent.RELATIONS
+
+    @property
+    def has_relations(self) -> bool:
+        """Whether r_i of :mod:`resrank.core.relations` is read there."""
+        return self is not SlotContent.VECTOR
 
 
 class StrictModel(BaseModel):
@@ -97,6 +125,43 @@ class PromptSpec(StrictModel):
     after_passages: str
 
 
+class SlotSpec(StrictModel):
+    """What a slot holds.
+
+    Attributes:
+        content: The vector e_i, the relations r_i, or both, [e_i ; r_i].
+        neighbors: K of r_i: how many of the passages nearest to the query each one is compared with.
+    """
+
+    content: SlotContent = SlotContent.VECTOR
+    neighbors: int | None = Field(default=None, ge=1, le=MAX_NEIGHBORS)
+
+    @model_validator(mode="after")
+    def _relations_have_neighbors(self) -> Self:
+        if self.content.has_relations and self.neighbors is None:
+            raise ValueError(f"slots that hold {self.content.value} need slots.neighbors, from 1 to {MAX_NEIGHBORS}")
+        if not self.content.has_relations and self.neighbors is not None:
+            raise ValueError("slots.neighbors is for slots that hold relations, and slots.content is vector")
+        return self
+
+    @property
+    def relation_width(self) -> int:
+        """Numbers of one r_i, 3K + 4; 0 without relations."""
+        return 0 if self.neighbors is None else 3 * self.neighbors + 4
+
+    def width(self, embedding_dim: int) -> int:
+        """F, numbers that P_in reads for one passage.
+
+        Args:
+            embedding_dim: d.
+        """
+        return (embedding_dim if self.content.has_vectors else 0) + self.relation_width
+
+
+VECTOR_SLOTS = SlotSpec()
+"""What slots hold where nothing is said."""
+
+
 class RerankerSpec(StrictModel):
     """The Reranker-LLM: the query's text and one position per passage to hidden states.
 
@@ -106,11 +171,12 @@ class RerankerSpec(StrictModel):
         hidden_size: h.
         max_query_tokens: Longest query in the prompt.
         max_passages: N, candidates in one forward pass.
-        prompt: The text around query and passages.
-        eos_token: The token at whose position the query's state is read.
+        prompt: The text around query and passages; None for a reranker that reads the slots alone.
+        eos_token: The token at whose position the query's state is read; None without a prompt.
         query_slot: Whether the query's vector, projected and scaled like a passage's, stands at that position in place
             of the token's embedding. The state is then the query's vector with context, as a passage's is, and need
             not be learned from the words alone. Takes ``fusion.query_residual``, with which serving knows the vector.
+        slots: What stands at the passages' positions.
     """
 
     source: str
@@ -118,10 +184,46 @@ class RerankerSpec(StrictModel):
     hidden_size: int = Field(ge=1)
     max_query_tokens: int = Field(ge=1, le=32768)
     max_passages: int = Field(ge=1, le=4096)
-    prompt: PromptSpec
-    eos_token: str = Field(min_length=1)
+    prompt: PromptSpec | None
+    eos_token: Annotated[str, Field(min_length=1)] | None
     # Left out where it is off: a checkpoint from before the field keeps its digest, and can be read by what wrote it.
     query_slot: bool = Field(default=False, exclude_if=lambda value: not value)
+    slots: SlotSpec = Field(default=VECTOR_SLOTS, exclude_if=lambda value: value == VECTOR_SLOTS)
+
+    @model_validator(mode="after")
+    def _prompt_and_eos_together(self) -> Self:
+        if (self.prompt is None) != (self.eos_token is None):
+            raise ValueError("prompt and eos_token are given together, or are null together")
+        if self.query_slot and (self.prompt is None or self.slots.content is not SlotContent.VECTOR):
+            raise ValueError("query_slot needs a prompt, at whose end it stands, and slots that hold vectors")
+        return self
+
+
+class CosineMap(StrictModel):
+    """A(c) = slope * (c - center) + offset: one scale for cosines, wherever an encoder's lie.
+
+    Slots, scores, lexical weight and thresholds work on A(c); an index and the API report c itself.
+
+    Attributes:
+        slope: Above 0, so that no order changes.
+        center: The cosine that becomes ``offset``: of random passages, say.
+        offset: What it becomes.
+    """
+
+    slope: float = Field(gt=0, le=1e3)
+    center: float = Field(ge=-1, le=1)
+    offset: float = Field(ge=-1e3, le=1e3)
+
+    def apply(self, cosines: _Numbers) -> _Numbers:
+        """A of every element.
+
+        Args:
+            cosines: A number, or an array or tensor of floats in any shape.
+
+        Returns:
+            The same kind, shape and type.
+        """
+        return cast("_Numbers", self.slope * (cast("Any", cosines) - self.center) + self.offset)
 
 
 class FusionSpec(StrictModel):
@@ -130,12 +232,16 @@ class FusionSpec(StrictModel):
     Attributes:
         projector: ``identity`` needs d = h.
         projectors_sha256: Digest of ``projectors.safetensors``, so that other projectors make another checkpoint;
-            None with ``identity``.
+            None where there is no such file: with ``identity`` and no score residual.
         input_scale: Factor on x_i, so that it has the size of a token embedding.
         state_norm: ``l2`` divides P_out(h) by its length before the sum; without it a hidden state of norm ~50
             drowns a unit-norm embedding.
         residual_gate: g in z_i = g * P_out(h_i) + e_i. 1 is the paper's form, 0 leaves the encoder alone.
         query_residual: Whether e_q is added to the query's state.
+        cosine_map: A; None for the identity. No part of the encoder: an index stays valid when it changes.
+        score_residual: γ in s_i = A(cos(z_q, z_i)) + γ * w.h_i; 0 for scores without that part, and so without w.
+        lexical_weight: What a candidate's share of the best lexical score counts beside s_i, wherever candidates come
+            with words. Read by search and client alone.
     """
 
     projector: Projector
@@ -144,6 +250,22 @@ class FusionSpec(StrictModel):
     state_norm: Norm = Norm.L2
     residual_gate: float = Field(ge=-1e3, le=1e3)
     query_residual: bool
+    # As for ``query_slot``: left out where they say nothing.
+    cosine_map: CosineMap | None = Field(default=None, exclude_if=lambda value: value is None)
+    score_residual: float = Field(default=0.0, ge=0, le=1e3, exclude_if=lambda value: value == 0.0)
+    lexical_weight: float = Field(
+        default=DEFAULT_LEXICAL_WEIGHT, ge=0, le=10, exclude_if=lambda value: value == DEFAULT_LEXICAL_WEIGHT
+    )
+
+    @property
+    def has_vector_residual(self) -> bool:
+        """Whether hidden states join the vectors; without it the score residual is all that the reranker adds."""
+        return self.residual_gate != 0 or self.score_residual == 0
+
+    @property
+    def has_projectors_file(self) -> bool:
+        """Whether ``projectors.safetensors`` holds anything."""
+        return self.projector is Projector.LINEAR or self.score_residual != 0
 
     @model_validator(mode="after")
     def _query_needs_a_vector(self) -> Self:
@@ -153,9 +275,28 @@ class FusionSpec(StrictModel):
 
     @model_validator(mode="after")
     def _identity_has_no_file(self) -> Self:
-        if self.projector is Projector.IDENTITY and self.projectors_sha256 is not None:
-            raise ValueError("projectors_sha256 is given, but projector is identity")
+        if not self.has_projectors_file and self.projectors_sha256 is not None:
+            raise ValueError("projectors_sha256 is given, but projector is identity and score_residual is 0")
         return self
+
+
+class HasSections(Protocol):
+    """The fields of a full or an adapter checkpoint."""
+
+    @property
+    def encoder(self) -> EncoderSpec:
+        """The Encoder-LLM's."""
+        ...
+
+    @property
+    def reranker(self) -> RerankerSpec:
+        """The Reranker-LLM's."""
+        ...
+
+    @property
+    def fusion(self) -> FusionSpec:
+        """What joins them."""
+        ...
 
 
 class CheckpointSpec(StrictModel):
@@ -178,16 +319,44 @@ class CheckpointSpec(StrictModel):
 
 
 def refuse_contradictions(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> None:
-    """Holds the sections against each other: identity in place of projectors, the query's vector in a slot.
+    """Holds the sections against each other: identity in place of projectors, what slots need, text left out.
 
     Raises:
         ValueError: They contradict each other.
     """
     d, h = encoder.embedding_dim, reranker.hidden_size
-    if fusion.projector is Projector.IDENTITY and d != h:
-        raise ValueError(f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})")
     if reranker.query_slot and not fusion.query_residual:
         raise ValueError("reranker.query_slot needs fusion.query_residual: without it no query vector comes along")
+    if reranker.slots.content.has_relations:
+        if not fusion.query_residual:
+            raise ValueError("reranker.slots with relations need fusion.query_residual: they are told by e_q")
+        if fusion.projector is not Projector.LINEAR:
+            raise ValueError("reranker.slots with relations need fusion.projector linear: they are not of size h")
+    if fusion.projector is Projector.IDENTITY and d != h:
+        raise ValueError(f"fusion.projector identity needs encoder.embedding_dim ({d}) = reranker.hidden_size ({h})")
+    if reranker.prompt is None and fusion.has_vector_residual:
+        raise ValueError(
+            "reranker.prompt is null, so there is no query state: fusion.residual_gate must be 0 and "
+            "fusion.score_residual above 0"
+        )
+
+
+def projector_shapes(encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec) -> dict[str, tuple[int, ...]]:
+    """What ``projectors.safetensors`` holds, all of it FP32.
+
+    Returns:
+        ``p_in.weight`` [h, F] with the linear projector, ``p_out.weight`` [d, h] with it where states join vectors, and
+        ``score_head.weight`` [h], which is w, with a score residual.
+    """
+    d, h = encoder.embedding_dim, reranker.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    if fusion.projector is Projector.LINEAR:
+        shapes[P_IN] = (h, reranker.slots.width(d))
+        if fusion.has_vector_residual:
+            shapes[P_OUT] = (d, h)
+    if fusion.score_residual != 0:
+        shapes[SCORE_HEAD] = (h,)
+    return shapes
 
 
 def encoder_identity(spec: CheckpointSpec) -> str:
@@ -279,9 +448,16 @@ def read_fields(model: type[_Fields], file: Path) -> _Fields:
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise CheckpointError(f"{file}: {field}: {first['msg']}") from None
+        raise CheckpointError(f"{file}: {validation_sentence(error)}") from None
+
+
+def validation_sentence(error: ValueError) -> str:
+    """The first thing that is wrong, with its field: of pydantic's errors, or of a plain one of a model's checks."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
+    return f"{field}: {first['msg']}"
 
 
 def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSpec:
@@ -297,36 +473,57 @@ def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSp
     spec = read_spec(folder)
     for name, expected in ((ENCODER_DIR, spec.encoder.sha256), (RERANKER_DIR, spec.reranker.sha256)):
         backbone = folder / name
-        refuse_missing_files(backbone)
+        refuse_missing_files(backbone, reads_text=name == ENCODER_DIR or spec.reranker.prompt is not None)
         if not any((backbone / weights).is_file() for weights in (WEIGHTS_FILE, WEIGHTS_INDEX_FILE)):
             raise CheckpointError(f"{backbone}: no {WEIGHTS_FILE} (only safetensors are read, never pickles)")
         if verify_hashes and (found := folder_sha256(backbone)) != expected:
             raise CheckpointError(f"{backbone}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
-    validate_projectors(folder, spec.fusion, verify_hash=verify_hashes)
+    validate_projectors(folder, spec, verify_hash=verify_hashes)
     return spec
 
 
-def refuse_missing_files(backbone: Path) -> None:
+def refuse_missing_files(backbone: Path, *, reads_text: bool = True) -> None:
     """Checks that what every backbone has beside its weights is there.
+
+    Args:
+        backbone: Its folder.
+        reads_text: Whether it needs a tokenizer.
 
     Raises:
         CheckpointError: A file is missing.
     """
-    for required in ("config.json", "tokenizer.json"):
+    for required in ("config.json", *(("tokenizer.json",) if reads_text else ())):
         if not (backbone / required).is_file():
             raise CheckpointError(f"{backbone / required}: missing from the checkpoint")
 
 
-def validate_projectors(folder: Path, fusion: FusionSpec, *, verify_hash: bool) -> None:
+def validate_projectors(folder: Path, spec: HasSections, *, verify_hash: bool) -> None:
     """Checks that ``projectors.safetensors`` is there if and only if it is wanted, and is the right one.
 
+    Args:
+        folder: The checkpoint's.
+        spec: Its fields, of a full or an adapter checkpoint.
+        verify_hash: Whether the file's digest is computed again.
+
     Raises:
-        CheckpointError: It is not.
+        CheckpointError: It is not, or holds other tensors than the fields ask for.
     """
-    projectors = folder / PROJECTORS_FILE
-    if (fusion.projector is Projector.LINEAR) != projectors.is_file():
-        wanted = "missing" if fusion.projector is Projector.LINEAR else "present"
-        raise CheckpointError(f"{projectors}: {wanted}, but fusion.projector is {fusion.projector.value}")
-    expected = fusion.projectors_sha256
-    if verify_hash and expected and (found := file_sha256(projectors)) != expected:
-        raise CheckpointError(f"{projectors}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
+    file, fusion = folder / PROJECTORS_FILE, spec.fusion
+    if fusion.has_projectors_file != file.is_file():
+        wanted = "missing" if fusion.has_projectors_file else "present"
+        raise CheckpointError(
+            f"{file}: {wanted}, but fusion.projector is {fusion.projector.value} and fusion.score_residual "
+            f"{fusion.score_residual:g}"
+        )
+    if not file.is_file():
+        return
+    if verify_hash and fusion.projectors_sha256 and (found := file_sha256(file)) != fusion.projectors_sha256:
+        raise CheckpointError(f"{file}: sha256 is {found}, but {CHECKPOINT_FILE} says {fusion.projectors_sha256}")
+    shapes = {name: tensor.shape for name, tensor in read_tensors(file).items()}
+    expected = projector_shapes(spec.encoder, spec.reranker, fusion)
+    if shapes != expected:
+        raise CheckpointError(f"{file}: holds {_readable(shapes)}, not {_readable(expected)}")
+
+
+def _readable(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "nothing"

@@ -48,6 +48,9 @@ class Tensor(StrEnum):
     LAST_POSITION = "LAST_POSITION"  # INT64 [1], where EOS stands
     PASSAGE_STATES = "PASSAGE_STATES"  # FP32 [N', d], after P_out
     QUERY_STATE = "QUERY_STATE"  # FP32 [d], after P_out
+    RELATIONS = "RELATIONS"  # FP32 [N', 3K + 4], of `resrank.core.relations`
+    CANDIDATE_PLACES = "CANDIDATE_PLACES"  # INT64 [N], of each candidate as it came: which place's score is its own
+    SCORE_RESIDUALS = "SCORE_RESIDUALS"  # FP32 [N'], w.h_i
     SCORES = "SCORES"  # FP32 [N], of `search` [k'], best first, as all its outputs
     IDS = "IDS"  # BYTES [k'], UTF-8
     TITLES = "TITLES"  # BYTES [k'], UTF-8

@@ -2,20 +2,22 @@
 
     [ before_query | query | before_passages | slot_1 .. slot_N | after_passages | EOS ]
 
-A slot holds a placeholder id; the engine puts x_i = P_in(e_i) in its place. With ``query_slot`` the position of EOS is
-one slot more, for the query's own vector x_q. Rows are contiguous and padded on the right, so that causal attention
-needs no mask: nothing valid ever sees padding.
+or, for a reranker without text, the slots alone. A slot holds a placeholder id; the engine puts x_i in its place. With
+``query_slot`` the position of EOS is one slot more, for the query's own vector x_q. Rows are contiguous and padded on
+the right, so that causal attention needs no mask: nothing valid ever sees padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
+_Number = TypeVar("_Number", np.float16, np.float32)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class PromptBatch:
         passage_positions: INT64 [B, N'], ascending, with ``query_slot`` followed by EOS's; padding repeats a row's last
             position, so that a padded candidate, which repeats the row's last vector, is written to the place where it
             already stands.
-        last_position: INT64 [B, 1], where EOS stands.
+        last_position: INT64 [B, 1], where EOS stands, or the last slot without text.
         candidate_count: INT64 [B, 1], N of each row.
     """
 
@@ -45,7 +47,7 @@ class PromptLayout:
         before_query: Ids that open the sequence.
         before_passages: Ids between the query and the first slot.
         after_passages: Ids between the last slot and EOS.
-        eos_id: The id whose position yields the query's state.
+        eos_id: The id whose position yields the query's state; None for slots alone, without query and text.
         placeholder_id: The id in slots and padding; its embedding is never read by anything valid.
         query_slot: Whether the query's vector takes EOS's place, as one candidate more (:func:`append_query`).
     """
@@ -53,16 +55,23 @@ class PromptLayout:
     before_query: tuple[int, ...]
     before_passages: tuple[int, ...]
     after_passages: tuple[int, ...]
-    eos_id: int
+    eos_id: int | None
     placeholder_id: int
     query_slot: bool = False
+
+    @classmethod
+    def of_slots_alone(cls) -> Self:
+        """The layout of a reranker that reads neither the query's text nor any other."""
+        return cls((), (), (), eos_id=None, placeholder_id=0)
 
     def slots(self, candidates: int) -> int:
         """Number of vectors that the engine reads for so many candidates: N' without padding."""
         return candidates + self.query_slot
 
     def length(self, query_tokens: int, candidates: int) -> int:
-        """Number of positions of a row."""
+        """Number of positions of a row; without text the query has none, however long it is."""
+        if self.eos_id is None:
+            return candidates
         fixed = len(self.before_query) + len(self.before_passages) + len(self.after_passages) + 1
         return fixed + query_tokens + candidates
 
@@ -72,7 +81,7 @@ class PromptLayout:
         """Lays out one row per query.
 
         Args:
-            queries: Token ids of each query, unequal lengths allowed.
+            queries: Token ids of each query, unequal lengths allowed; of none without text.
             counts: Number of candidates of each query, at least 1.
             min_length: Least S, a bucket's length for instance.
             min_candidates: Least N', likewise; with ``query_slot`` the query's counts.
@@ -89,12 +98,16 @@ class PromptLayout:
             head = [*self.before_query, *query, *self.before_passages]
             first_slot, after = len(head), len(head) + count
             ids[row, :first_slot] = head
-            tail = [*self.after_passages, self.eos_id]
+            tail = [*self.after_passages, *self._eos]
             ids[row, after : after + len(tail)] = tail
             last[row, 0] = after + len(tail) - 1
             positions[row, :count] = np.arange(first_slot, after)
             positions[row, count:] = last[row, 0] if self.query_slot else after - 1
         return PromptBatch(ids, positions, last, np.asarray(counts, dtype=np.int64)[:, None])
+
+    @property
+    def _eos(self) -> tuple[int, ...]:
+        return () if self.eos_id is None else (self.eos_id,)
 
 
 def append_query(candidates: NDArray[np.float16], queries: NDArray[np.float32]) -> NDArray[np.float16]:
@@ -110,15 +123,15 @@ def append_query(candidates: NDArray[np.float16], queries: NDArray[np.float32]) 
     return np.concatenate([candidates, queries[:, None].astype(np.float16)], axis=1)
 
 
-def pad_candidates(candidates: NDArray[np.float16], width: int) -> NDArray[np.float16]:
-    """Repeats each row's last vector until it has ``width`` candidates (see :class:`PromptBatch`).
+def pad_candidates(candidates: NDArray[_Number], width: int) -> NDArray[_Number]:
+    """Repeats each row's last candidate until it has ``width`` of them (see :class:`PromptBatch`).
 
     Args:
-        candidates: FP16 [B, N, d], N at least 1.
+        candidates: [B, N, F], vectors (FP16) or relations (FP32), N at least 1.
         width: N', at least N.
 
     Returns:
-        FP16 [B, N', d].
+        [B, N', F].
     """
     missing = width - candidates.shape[1]
     if missing == 0:

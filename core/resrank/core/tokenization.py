@@ -178,14 +178,26 @@ class EncoderTokenizer:
 
 
 class PromptTokenizer:
-    """Queries as the reranker reads them, and the fixed ids around them."""
+    """Queries as the reranker reads them, and the fixed ids around them.
+
+    Attributes:
+        layout: Where all of it stands in the sequence.
+    """
 
     def __init__(self, folder: Path, spec: RerankerSpec) -> None:
         """Tokenizes the prompt's fixed parts once.
 
+        Args:
+            folder: Holds ``tokenizer.json``; not read for a reranker without a prompt.
+            spec: The reranker's fields.
+
         Raises:
             CheckpointError: The tokenizer cannot be read, or does not know ``eos_token``.
         """
+        self._max_tokens = spec.max_query_tokens
+        if spec.prompt is None or spec.eos_token is None:
+            self.layout, self._tokenizer = PromptLayout.of_slots_alone(), None
+            return
         tokenizer = load_tokenizer(folder)
         eos_id = tokenizer.token_to_id(spec.eos_token)
         if eos_id is None:
@@ -209,10 +221,9 @@ class PromptTokenizer:
         )
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._max_tokens = spec.max_query_tokens
 
     def encode(self, queries: Sequence[bytes], *, truncate: bool = False) -> list[list[int]]:
-        """Token ids of each query.
+        """Token ids of each query; none of a reranker without a prompt, whose queries are text all the same.
 
         Args:
             queries: UTF-8, one element per row.
@@ -225,7 +236,7 @@ class PromptTokenizer:
         for row, raw in enumerate(queries):
             name = row_field(Tensor.QUERY, row, len(queries))
             text = decode_text(raw, name, max_bytes=MAX_QUERY_BYTES)
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids if self._tokenizer is not None else []
             if len(ids) > self._max_tokens:
                 if not truncate:
                     raise InvalidInputError(name, "too many tokens", limit=self._max_tokens, value=len(ids))

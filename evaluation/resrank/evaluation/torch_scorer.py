@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, Norm
 from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.relations import CanonicalOrder, canonical_order, padded_relations, relations
 from resrank.core.scoring import score
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank.evaluation.scorer import CandidateVectors, Float32
@@ -78,16 +79,25 @@ class TorchScorer:
 
     def score(self, lists: Sequence[CandidateVectors]) -> Iterator[Float32]:
         """Scores candidates, see :meth:`resrank.evaluation.scorer.Scorer.score`."""
+        if self.spec.reranker.slots.content.has_relations:
+            self.embed_queries([one.query for one in lists])  # together, and kept
+        orders = [self._order(one) for one in lists]
         blocks = [
             [
-                CandidateVectors(one.query, one.embeddings[start : start + self.max_passages])
+                CandidateVectors(one.query, one.embeddings[order.order[start : start + self.max_passages]])
                 for start in range(0, len(one.embeddings), self.max_passages)
             ]
-            for one in lists
+            for one, order in zip(lists, orders, strict=True)
         ]
         scores = self._score_blocks(list(chain.from_iterable(blocks)))
-        for parts in blocks:
-            yield np.concatenate([next(scores) for _ in parts])
+        for parts, order in zip(blocks, orders, strict=True):
+            yield np.concatenate([next(scores) for _ in parts])[order.places]
+
+    def _order(self, one: CandidateVectors) -> CanonicalOrder:
+        """The order that candidates are read in: with relations the canonical one, over the whole list."""
+        if self.spec.reranker.slots.content.has_relations:
+            return canonical_order(self.embed_queries([one.query])[0], one.embeddings)
+        return CanonicalOrder.as_given(len(one.embeddings))
 
     @torch.no_grad()
     def _embed(self, tokenizer: EncoderTokenizer, texts: Sequence[str]) -> Float32:
@@ -126,22 +136,41 @@ class TorchScorer:
         vectors = [block.embeddings[None] for block in blocks]
         if self.spec.reranker.query_slot and query_embeddings is not None:
             vectors = [append_query(row, query[None]) for row, query in zip(vectors, query_embeddings, strict=True)]
-        candidates = np.concatenate([pad_candidates(row, prompt.passage_positions.shape[1]) for row in vectors])
-        passage_states, query_state = self._model.states(
+        width = prompt.passage_positions.shape[1]
+        candidates = np.concatenate([pad_candidates(row, width) for row in vectors])
+        found = self._model.outputs(
             self._tensor(prompt.input_ids),
             self._tensor(prompt.passage_positions),
             self._tensor(prompt.last_position),
             self._tensor(candidates),
+            self._relations(blocks, query_embeddings, width),
         )
+        states, query_state, residuals = (None if part is None else part.cpu().numpy() for part in found)
         scores = score(
-            passage_states.cpu().numpy(),
-            query_state.cpu().numpy(),
+            states,
+            query_state,
             candidates,
             query_embeddings,
             gate=fusion.residual_gate,
             normalize_states=fusion.state_norm is Norm.L2,
+            cosine_map=fusion.cosine_map,
+            residuals=residuals,
+            residual_weight=fusion.score_residual,
         )
         return [row[:count] for row, count in zip(scores, counts, strict=True)]
+
+    def _relations(
+        self, blocks: Sequence[CandidateVectors], query_embeddings: Float32 | None, width: int
+    ) -> torch.Tensor | None:
+        neighbors = self.spec.reranker.slots.neighbors
+        if neighbors is None or query_embeddings is None:
+            return None
+        cosine_map = self.spec.fusion.cosine_map
+        rows = [
+            relations(query, block.embeddings, neighbors=neighbors, cosine_map=cosine_map)
+            for query, block in zip(query_embeddings, blocks, strict=True)
+        ]
+        return self._tensor(padded_relations(rows, width))
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)

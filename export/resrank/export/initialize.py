@@ -18,24 +18,35 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from resrank.core.checkpoint import (
+    DEFAULT_LEXICAL_WEIGHT,
     ENCODER_DIR,
+    P_IN,
+    P_OUT,
     PROJECTORS_FILE,
     RERANKER_DIR,
+    SCORE_HEAD,
+    VECTOR_SLOTS,
     CheckpointSpec,
+    CosineMap,
     EncoderSpec,
     FusionSpec,
     Pooling,
     Projector,
     PromptSpec,
     RerankerSpec,
+    SlotSpec,
     file_sha256,
     folder_sha256,
+    projector_shapes,
+    refuse_contradictions,
     validate_folder,
+    validation_sentence,
     write_spec,
 )
 from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
+from resrank.export.compact import CompactDecoder
 from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights
 from resrank.model.quiet import quiet_transformers
 
@@ -62,6 +73,8 @@ _NO_FIELDS: dict[str, Any] = {}
 _NO_ITEMS: list[dict[str, Any]] = []
 _Json = TypeVar("_Json", dict[str, Any], list[dict[str, Any]])
 _LONGEST_DEFAULT_PASSAGE = 512
+_COMPACT_POSITIONS = 4096  # as many candidates as a checkpoint may allow in one pass
+_COMPACT_SCALE = 3.0  # with which relations were found to train well; there are no token embeddings to compare with
 _LONGEST_SANE_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -77,6 +90,11 @@ class InitOptions:
         max_passage_tokens: Longest passage; None: the encoder's own limit, at most 512.
         max_query_tokens: Longest query, for encoder and reranker alike.
         max_passages: N, candidates in one forward pass.
+        layers: The reranker's first so many layers alone; None: all of them.
+        slots: What stands at the passages' positions.
+        score_residual: γ, whose w starts at 0; 0: no such part.
+        cosine_map: A; None: the identity.
+        lexical_weight: See :class:`resrank.core.checkpoint.FusionSpec`.
         seed: Of the projectors' random directions.
     """
 
@@ -87,12 +105,17 @@ class InitOptions:
     max_passage_tokens: int | None = None
     max_query_tokens: int = 128
     max_passages: int = 128
+    layers: int | None = None
+    slots: SlotSpec = VECTOR_SLOTS
+    score_residual: float = 0.0
+    cosine_map: CosineMap | None = None
+    lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
     seed: int = 0
 
 
 def initialize(
     encoder: str | Path,
-    reranker: str | Path,
+    reranker: str | Path | CompactDecoder,
     out: Path,
     options: InitOptions = InitOptions(),
     *,
@@ -102,7 +125,8 @@ def initialize(
 
     Args:
         encoder: Hub id or folder of any bidirectional or causal text model.
-        reranker: Hub id or folder of any causal decoder; its language-model head is not kept.
+        reranker: Hub id or folder of any causal decoder, whose language-model head is not kept; or a small one to draw,
+            which reads slots alone.
         out: The folder to make; must not exist yet.
         options: What the user decides.
         sources: What ``encoder.source`` and ``reranker.source`` shall say; None: the ids or folder names.
@@ -115,49 +139,72 @@ def initialize(
             afterwards or not there.
     """
     refuse_existing(out)  # before anything is fetched
-    encoder_source, reranker_source = sources or (source_name(encoder), source_name(reranker))
-    encoder_folder, reranker_folder = resolve_source(encoder), resolve_source(reranker)
+    encoder_source, reranker_source = sources or (source_name(encoder), reranker_name(reranker))
+    encoder_folder = resolve_source(encoder)
+    reranker_folder = reranker if isinstance(reranker, CompactDecoder) else resolve_source(reranker)
     with written_aside(out) as partial, quiet_transformers():
         encoder_spec = _add_encoder(encoder_folder, partial / ENCODER_DIR, encoder_source, options)
         reranker_spec, token_norm = _add_reranker(reranker_folder, partial / RERANKER_DIR, reranker_source, options)
         d, h = encoder_spec.embedding_dim, reranker_spec.hidden_size
-        if d != h:
-            save_file(projectors(d, h, seed=options.seed), partial / PROJECTORS_FILE)
-        projectors_sha256 = None if d == h else file_sha256(partial / PROJECTORS_FILE)
+        linear = d != h or options.slots.content.has_relations
+        try:
+            fusion = FusionSpec(
+                projector=Projector.LINEAR if linear else Projector.IDENTITY,
+                # A semi-orthogonal P_in keeps the length of a unit vector when h >= d and keeps sqrt(h/d) of it, on
+                # average over directions, when it has to drop dimensions. Relations are of no fixed length.
+                input_scale=token_norm / (min(1.0, (h / d) ** 0.5) if options.slots.content.has_vectors else 1.0),
+                residual_gate=options.residual_gate,
+                query_residual=options.query_residual,
+                cosine_map=options.cosine_map,
+                score_residual=options.score_residual,
+                lexical_weight=options.lexical_weight,
+            )
+            refuse_contradictions(encoder_spec, reranker_spec, fusion)
+        except ValueError as error:  # what was asked for, not what was found
+            raise CheckpointError(f"{out}: {validation_sentence(error)}") from None
+        if tensors := first_projectors(encoder_spec, reranker_spec, fusion, seed=options.seed):
+            save_file(tensors, partial / PROJECTORS_FILE)
+            fusion = fusion.model_copy(update={"projectors_sha256": file_sha256(partial / PROJECTORS_FILE)})
         spec = CheckpointSpec(
             name=options.name or f"{_short(encoder_source)}+{_short(reranker_source)}",
             encoder=encoder_spec,
             reranker=reranker_spec,
-            fusion=FusionSpec(
-                projector=Projector.IDENTITY if d == h else Projector.LINEAR,
-                projectors_sha256=projectors_sha256,
-                # A semi-orthogonal P_in keeps the length of a unit vector when h >= d and keeps sqrt(h/d) of it, on
-                # average over directions, when it has to drop dimensions.
-                input_scale=token_norm / min(1.0, (h / d) ** 0.5),
-                residual_gate=options.residual_gate,
-                query_residual=options.query_residual,
-            ),
+            fusion=fusion,
         )
         write_spec(spec, partial)
         validate_folder(partial, verify_hashes=False)
     return spec
 
 
-def projectors(embedding_dim: int, hidden_size: int, *, seed: int) -> dict[str, torch.Tensor]:
-    """Semi-orthogonal starting values: P_in keeps all angles that fit, and P_out is its transpose.
+def first_projectors(
+    encoder: EncoderSpec, reranker: RerankerSpec, fusion: FusionSpec, *, seed: int
+) -> dict[str, torch.Tensor]:
+    """Starting values: P_in semi-orthogonal, which keeps all angles that fit, P_out its transpose, and w = 0.
+
+    P_in's part for vectors and its part for relations are drawn by themselves, so that the sizes of one do not change
+    the other.
 
     Args:
-        embedding_dim: d.
-        hidden_size: h.
+        encoder: The encoder's fields.
+        reranker: The reranker's.
+        fusion: What joins them.
         seed: Of the random directions.
 
     Returns:
-        ``p_in.weight`` FP32 [h, d] and ``p_out.weight`` FP32 [d, h].
+        The tensors of :func:`resrank.core.checkpoint.projector_shapes`.
     """
     generator = torch.Generator().manual_seed(seed)
-    p_in = torch.empty(hidden_size, embedding_dim)
-    torch.nn.init.orthogonal_(p_in, generator=generator)
-    return {"p_in.weight": p_in, "p_out.weight": p_in.T.contiguous()}
+    d, h, slots = encoder.embedding_dim, reranker.hidden_size, reranker.slots
+    of_vectors, of_relations = torch.empty(h, d), torch.empty(h, slots.relation_width)
+    torch.nn.init.orthogonal_(of_vectors, generator=generator)
+    if slots.content.has_relations:
+        torch.nn.init.orthogonal_(of_relations, generator=generator)
+    values = {
+        P_IN: torch.cat([of_vectors, of_relations], dim=1) if slots.content.has_vectors else of_relations,
+        P_OUT: of_vectors.T.contiguous(),
+        SCORE_HEAD: torch.zeros(h),
+    }
+    return {name: values[name] for name in projector_shapes(encoder, reranker, fusion)}
 
 
 def refuse_existing(out: Path) -> None:
@@ -229,26 +276,26 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
     )
 
 
-def _add_reranker(source: Path, target: Path, name: str, options: InitOptions) -> tuple[RerankerSpec, float]:
-    """Saves the reranker; returns its fields and the mean L2 norm of its token embeddings."""
+def _add_reranker(
+    source: Path | CompactDecoder, target: Path, name: str, options: InitOptions
+) -> tuple[RerankerSpec, float]:
+    """Saves the reranker; returns its fields and a first ``input_scale``: the mean L2 norm of its token embeddings."""
+    if isinstance(source, CompactDecoder):
+        model: PreTrainedModel = source.draw(max(options.max_passages, _COMPACT_POSITIONS))
+        model.save_pretrained(target)
+        return _reranker_spec(model, target, name, options, None, None), _COMPACT_SCALE
     model = load_backbone(source)
     if not _is_causal(model):
         raise CheckpointError(f"{source}: not a causal decoder; the reranker must be one")
+    if options.layers is not None:
+        keep_layers(model, options.layers, source)
     save_backbone(model, source, target)
     eos = _read_json(target / "tokenizer_config.json", _NO_FIELDS).get("eos_token")
     eos_token = eos["content"] if isinstance(eos, dict) else eos
     if not isinstance(eos_token, str):
         raise CheckpointError(f"{source}/tokenizer_config.json: eos_token is missing; the query's state is read there")
     chat = load_tokenizer(target).token_to_id("<|im_start|>") is not None
-    spec = RerankerSpec(
-        source=name,
-        sha256=folder_sha256(target),
-        hidden_size=model.config.hidden_size,
-        max_query_tokens=options.max_query_tokens,
-        max_passages=options.max_passages,
-        prompt=CHAT_PROMPT if chat else PLAIN_PROMPT,
-        eos_token=eos_token,
-    )
+    spec = _reranker_spec(model, target, name, options, CHAT_PROMPT if chat else PLAIN_PROMPT, eos_token)
     needed = PromptTokenizer(target, spec).layout.length(options.max_query_tokens, options.max_passages)
     limit = getattr(model.config, "max_position_embeddings", needed)
     if needed > limit:
@@ -258,6 +305,48 @@ def _add_reranker(source: Path, target: Path, name: str, options: InitOptions) -
         )
     table = model.get_input_embeddings().get_parameter("weight").detach()
     return spec, float(torch.linalg.vector_norm(table, dim=-1, dtype=torch.float32).mean())
+
+
+def _reranker_spec(
+    model: PreTrainedModel,
+    target: Path,
+    name: str,
+    options: InitOptions,
+    prompt: PromptSpec | None,
+    eos_token: str | None,
+) -> RerankerSpec:
+    return RerankerSpec(
+        source=name,
+        sha256=folder_sha256(target),
+        hidden_size=model.config.hidden_size,
+        max_query_tokens=options.max_query_tokens,
+        max_passages=options.max_passages,
+        prompt=prompt,
+        eos_token=eos_token,
+        slots=options.slots,
+    )
+
+
+def keep_layers(model: PreTrainedModel, layers: int, source: Path) -> None:
+    """Drops all layers of a decoder but the first ones, in place; its final norm stays.
+
+    Args:
+        model: The decoder.
+        layers: How many to keep.
+        source: Where it came from, for the error.
+
+    Raises:
+        CheckpointError: It does not have so many, or is not built of ``layers``.
+    """
+    stack = getattr(model, "layers", None)
+    if not isinstance(stack, torch.nn.ModuleList):
+        raise CheckpointError(f"{source}: not a stack of decoder layers, so none can be dropped")
+    if not 1 <= layers <= len(stack):
+        raise CheckpointError(f"{source}: layers must be from 1 to {len(stack)}, got {layers}")
+    model.layers = stack[:layers]
+    model.config.num_hidden_layers = layers
+    if (types := getattr(model.config, "layer_types", None)) is not None:
+        model.config.layer_types = types[:layers]
 
 
 def load_backbone(folder: Path) -> PreTrainedModel:
@@ -372,6 +461,11 @@ def resolve_source(source: str | Path) -> Path:
 def source_name(source: str | Path) -> str:
     """What ``resrank.json`` says about where a backbone came from: its hub id, or its folder's name."""
     return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else str(source)
+
+
+def reranker_name(reranker: str | Path | CompactDecoder) -> str:
+    """:func:`source_name`, of a decoder to draw as well."""
+    return reranker.source if isinstance(reranker, CompactDecoder) else source_name(reranker)
 
 
 def _short(source: str) -> str:

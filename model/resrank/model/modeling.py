@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from safetensors import SafetensorError
@@ -19,12 +19,15 @@ from transformers import AttentionInterface, AutoModel, PreTrainedModel
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
+    P_IN,
+    P_OUT,
     PROJECTORS_FILE,
     RERANKER_DIR,
+    SCORE_HEAD,
     CheckpointSpec,
     Norm,
     Pooling,
-    Projector,
+    projector_shapes,
     validate_folder,
 )
 from resrank.core.errors import CheckpointError
@@ -80,6 +83,41 @@ def maskless_attention(
 AttentionInterface.register(EXPORT_ATTENTION, maskless_attention)
 
 
+class RerankerOutputs(NamedTuple):
+    """What one pass says of its candidates; None for what the checkpoint does not have.
+
+    Attributes:
+        passage_states: P_out(h_i), FP32 [B, N, d].
+        query_state: P_out(h_EOS), FP32 [B, d].
+        score_residuals: w.h_i, FP32 [B, N].
+    """
+
+    passage_states: Tensor | None
+    query_state: Tensor | None
+    score_residuals: Tensor | None
+
+
+class ScoreHead(nn.Module):
+    """w: one number of each hidden state.
+
+    Attributes:
+        weight: FP32 [h].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """Takes w over.
+
+        Args:
+            weight: FP32 [h].
+        """
+        super().__init__()
+        self.weight = nn.Parameter(weight.float())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """FP32 [B, N, h] to FP32 [B, N]."""
+        return (hidden * self.weight).sum(dim=-1)
+
+
 class ResRankModel(nn.Module):
     """Encoder-LLM, Reranker-LLM and what joins them.
 
@@ -87,8 +125,9 @@ class ResRankModel(nn.Module):
         spec: The checkpoint's fields.
         encoder: Any Hugging Face encoder (``AutoModel``).
         reranker: The decoder stack of any causal language model, without its ``lm_head``.
-        p_in: [d] to [h], or the identity.
-        p_out: [h] to [d], or the identity.
+        p_in: [F] to [h], or the identity.
+        p_out: [h] to [d], or the identity; not read without a vector residual.
+        score_head: [h] to a number, or None without a score residual.
         residual_gate: g, a buffer so that it follows the model's device.
     """
 
@@ -99,6 +138,7 @@ class ResRankModel(nn.Module):
         reranker: PreTrainedModel,
         p_in: Tensor | None = None,
         p_out: Tensor | None = None,
+        score_head: Tensor | None = None,
     ) -> None:
         """Joins two backbones.
 
@@ -106,11 +146,13 @@ class ResRankModel(nn.Module):
             spec: The checkpoint's fields; sizes must fit the backbones.
             encoder: The encoder backbone.
             reranker: The decoder backbone.
-            p_in: FP32 [h, d], only with the linear projector.
-            p_out: FP32 [d, h], likewise.
+            p_in: FP32 [h, F], only with the linear projector.
+            p_out: FP32 [d, h], likewise, and only with a vector residual.
+            score_head: FP32 [h], only with a score residual.
 
         Raises:
-            CheckpointError: The backbones or projectors do not have the sizes that ``spec`` says.
+            CheckpointError: The backbones do not have the sizes that ``spec`` says, or the projectors are not those of
+                :func:`resrank.core.checkpoint.projector_shapes`.
         """
         super().__init__()
         d, h = spec.encoder.embedding_dim, spec.reranker.hidden_size
@@ -124,8 +166,13 @@ class ResRankModel(nn.Module):
         self.spec = spec
         self.encoder = encoder
         self.reranker = reranker
-        self.p_in: nn.Module = _projector("p_in", p_in, d, h) if p_in is not None else nn.Identity()
-        self.p_out: nn.Module = _projector("p_out", p_out, h, d) if p_out is not None else nn.Identity()
+        given = {P_IN: p_in, P_OUT: p_out, SCORE_HEAD: score_head}
+        shapes = {name: tuple(tensor.shape) for name, tensor in given.items() if tensor is not None}
+        if shapes != (expected := projector_shapes(spec.encoder, spec.reranker, spec.fusion)):
+            raise CheckpointError(f"{PROJECTORS_FILE}: holds {shapes}, not {expected}")
+        self.p_in: nn.Module = _projector(p_in) if p_in is not None else nn.Identity()
+        self.p_out: nn.Module = _projector(p_out) if p_out is not None else nn.Identity()
+        self.score_head = ScoreHead(score_head) if score_head is not None else None
         self.register_buffer("residual_gate", torch.tensor(spec.fusion.residual_gate), persistent=False)
 
     @classmethod
@@ -147,6 +194,11 @@ class ResRankModel(nn.Module):
     def encoder_is_causal(self) -> bool:
         """Whether the encoder is a decoder (last-token pooling families) and so needs no attention mask."""
         return _is_causal(self.encoder)
+
+    def reranker_parts(self) -> tuple[nn.Module, ...]:
+        """The modules that :meth:`outputs` runs."""
+        head = () if self.score_head is None else (self.score_head,)
+        return (self.reranker, self.p_in, self.p_out, *head)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Turns texts into embeddings: e = Enc(text).
@@ -176,33 +228,66 @@ class ResRankModel(nn.Module):
                 weights = attention_mask.to(hidden.dtype)[:, :, None]
                 return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
-    def states(
-        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def outputs(
+        self,
+        input_ids: Tensor,
+        passage_positions: Tensor,
+        last_position: Tensor,
+        candidates: Tensor | None = None,
+        relations: Tensor | None = None,
+    ) -> RerankerOutputs:
         """One causal pass over the query's tokens and one position per passage.
 
         Args:
             input_ids: INT64 [B, S] of ``resrank.core.prompt``, a placeholder at each slot.
             passage_positions: INT64 [B, N], the slots.
             last_position: INT64 [B, 1], where EOS stands.
-            candidates: FP16 or FP32 [B, N, d], the passages' embeddings e_i.
+            candidates: FP16 or FP32 [B, N, d], the passages' embeddings e_i; read where slots hold vectors.
+            relations: FP32 [B, N, 3K + 4], their relations r_i; read where slots hold them.
+
+        Returns:
+            The parts that the checkpoint has.
+        """
+        hidden = self.hidden_states(input_ids, passage_positions, last_position, candidates, relations)
+        residuals = self.score_head(hidden[:, :-1]) if self.score_head is not None else None
+        if not self.spec.fusion.has_vector_residual:
+            return RerankerOutputs(None, None, residuals)
+        projected = self.p_out(hidden)
+        return RerankerOutputs(projected[:, :-1], projected[:, -1], residuals)
+
+    def states(
+        self,
+        input_ids: Tensor,
+        passage_positions: Tensor,
+        last_position: Tensor,
+        candidates: Tensor | None = None,
+        relations: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The states of :meth:`outputs`, whose arguments these are, for a checkpoint with a vector residual.
 
         Returns:
             P_out(h_i) FP32 [B, N, d] and P_out(h_EOS) FP32 [B, d].
         """
-        projected = self.p_out(self.hidden_states(input_ids, passage_positions, last_position, candidates))
-        return projected[:, :-1], projected[:, -1]
+        passages, query, _ = self.outputs(input_ids, passage_positions, last_position, candidates, relations)
+        if passages is None or query is None:
+            raise ValueError("the checkpoint has no vector residual, and so no states")
+        return passages, query
 
     def hidden_states(
-        self, input_ids: Tensor, passage_positions: Tensor, last_position: Tensor, candidates: Tensor
+        self,
+        input_ids: Tensor,
+        passage_positions: Tensor,
+        last_position: Tensor,
+        candidates: Tensor | None = None,
+        relations: Tensor | None = None,
     ) -> Tensor:
-        """The decoder's last hidden states before P_out; the arguments are those of :meth:`states`.
+        """The decoder's last hidden states before P_out and w; the arguments are those of :meth:`outputs`.
 
         Returns:
             FP32 [B, N + 1, h]: h_i of each slot, then h_EOS.
         """
         tokens = self.reranker.get_input_embeddings()(input_ids)
-        x = self.p_in(candidates.float()) * self.spec.fusion.input_scale
+        x = self.p_in(self._slot_inputs(candidates, relations)) * self.spec.fusion.input_scale
         if x.requires_grad:
             # Padding stands at the slot of its row's last candidate, and scatter would hand that slot's gradient to
             # each of them: only the first passes it on.
@@ -213,30 +298,63 @@ class ResRankModel(nn.Module):
         hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
         return _gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1))
 
+    def _slot_inputs(self, candidates: Tensor | None, relations: Tensor | None) -> Tensor:
+        """e_i, r_i or [e_i ; r_i], FP32 [B, N, F]."""
+        content = self.spec.reranker.slots.content
+        parts = []
+        for name, given, read in (
+            ("candidates", candidates, content.has_vectors),
+            ("relations", relations, content.has_relations),
+        ):
+            if read and given is None:
+                raise ValueError(f"{name} are needed: the checkpoint's slots hold {content.value}")
+            if read and given is not None:
+                parts.append(given.float())
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
     def score(
-        self, passage_states: Tensor, query_state: Tensor, candidates: Tensor, query_embedding: Tensor | None
+        self,
+        passage_states: Tensor | None,
+        query_state: Tensor | None,
+        candidates: Tensor,
+        query_embedding: Tensor | None,
+        score_residuals: Tensor | None = None,
     ) -> Tensor:
         """Residual fusion and cosine, differentiable; ``resrank.core.scoring`` is its NumPy twin for serving.
 
         Args:
-            passage_states: FP32 [B, N, d] of :meth:`states`.
-            query_state: FP32 [B, d] of :meth:`states`.
+            passage_states: FP32 [B, N, d] of :meth:`outputs`.
+            query_state: FP32 [B, d], likewise.
             candidates: FP16 or FP32 [B, N, d], e_i.
             query_embedding: FP32 [B, d], e_q; read only with ``query_residual``.
+            score_residuals: FP32 [B, N] of :meth:`outputs`.
 
         Returns:
-            FP32 [B, N] cosines.
+            FP32 [B, N]: A of the cosines, plus the score residual.
 
         Raises:
-            ValueError: The checkpoint has ``query_residual`` and no query embedding was given.
+            ValueError: The checkpoint has ``query_residual`` and no query embedding was given, or a part is missing
+                that its scores are made of.
         """
-        z_passages = self._gated(passage_states) + candidates.float()
-        z_query = self._gated(query_state)
-        if self.spec.fusion.query_residual:
-            if query_embedding is None:
-                raise ValueError("query_embedding is needed: the checkpoint has query_residual")
-            z_query = z_query + query_embedding
-        return functional.cosine_similarity(z_passages, z_query[:, None], dim=-1, eps=_TINY)
+        fusion = self.spec.fusion
+        if fusion.query_residual and query_embedding is None:
+            raise ValueError("query_embedding is needed: the checkpoint has query_residual")
+        z_passages, z_query = candidates.float(), query_embedding
+        if fusion.has_vector_residual:
+            if passage_states is None or query_state is None:
+                raise ValueError("states are needed: the checkpoint has a vector residual")
+            z_passages = self._gated(passage_states) + z_passages
+            z_query = self._gated(query_state)
+            if fusion.query_residual and query_embedding is not None:
+                z_query = z_query + query_embedding
+        scores = functional.cosine_similarity(z_passages, cast("Tensor", z_query)[:, None], dim=-1, eps=_TINY)
+        if fusion.cosine_map is not None:
+            scores = fusion.cosine_map.apply(scores)
+        if fusion.score_residual == 0:
+            return scores
+        if score_residuals is None:
+            raise ValueError("score_residuals are needed: the checkpoint has a score residual")
+        return scores + fusion.score_residual * score_residuals
 
     def _gated(self, states: Tensor) -> Tensor:
         if self.spec.fusion.state_norm is Norm.L2:
@@ -273,7 +391,7 @@ def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
 
 
-def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None]:
+def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Reads a checkpoint's projectors.
 
     Args:
@@ -281,21 +399,21 @@ def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, 
         spec: Its fields, which say whether there are any.
 
     Returns:
-        P_in FP32 [h, d] and P_out FP32 [d, h], or None twice.
+        P_in FP32 [h, F], P_out FP32 [d, h] and w FP32 [h]; None for what it does not have.
 
     Raises:
         CheckpointError: The file is damaged or holds something else.
     """
-    if spec.fusion.projector is not Projector.LINEAR:
-        return None, None
+    if not spec.fusion.has_projectors_file:
+        return None, None, None
     file = folder / PROJECTORS_FILE
     try:
         projectors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if set(projectors) != {"p_in.weight", "p_out.weight"}:
-        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not p_in.weight and p_out.weight")
-    return projectors["p_in.weight"], projectors["p_out.weight"]
+    if projectors.keys() != (expected := projector_shapes(spec.encoder, spec.reranker, spec.fusion)).keys():
+        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not {sorted(expected)}")
+    return projectors.get(P_IN), projectors.get(P_OUT), projectors.get(SCORE_HEAD)
 
 
 def load_backbone(folder: Path) -> PreTrainedModel:
@@ -355,10 +473,8 @@ def _is_causal(backbone: PreTrainedModel) -> bool:
     return flags == {True}
 
 
-def _projector(name: str, weight: Tensor, inputs: int, outputs: int) -> nn.Linear:
-    if tuple(weight.shape) != (outputs, inputs):
-        raise CheckpointError(f"{PROJECTORS_FILE}: {name}.weight is {list(weight.shape)}, not {[outputs, inputs]}")
-    linear = nn.Linear(inputs, outputs, bias=False)
+def _projector(weight: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight = nn.Parameter(weight.float())
     return linear
 

@@ -16,6 +16,7 @@ from resrank.core.checkpoint import (
     encoder_identity,
     file_sha256,
     folder_sha256,
+    projector_shapes,
     read_spec,
     validate_folder,
 )
@@ -205,3 +206,100 @@ def test_an_index_belongs_to_all_that_decides_a_vector(
 
     assert (encoder_identity(other) == encoder_identity(spec)) is same_vectors
     assert other.digest() != spec.digest()
+
+
+RELATIONS = {"content": "relations", "neighbors": 16}
+
+
+def relational(fields: dict[str, Any]) -> None:
+    """Changes the fields of a checkpoint with vectors into those of one that reads relations alone, without text."""
+    fields["reranker"].update(slots=dict(RELATIONS), prompt=None, eos_token=None)
+    fields["fusion"].update(
+        residual_gate=0,
+        query_residual=True,
+        score_residual=0.3,
+        cosine_map={"slope": 4.84, "center": 0.72, "offset": 0.05},
+    )
+
+
+def test_fields_that_say_nothing_are_left_out_of_the_digest(checkpoint: Path) -> None:
+    stored = json.loads((checkpoint / "resrank.json").read_text())
+    assert not {"slots"} & stored["reranker"].keys()
+    assert not {"cosine_map", "score_residual", "lexical_weight"} & stored["fusion"].keys()
+    before = read_spec(checkpoint)
+    edit(
+        checkpoint,
+        lambda f: (
+            f["reranker"].update(slots={"content": "vector"}),
+            f["fusion"].update(cosine_map=None, score_residual=0, lexical_weight=0.3),
+        ),
+    )
+    assert read_spec(checkpoint).digest() == before.digest()
+
+
+def test_what_a_reranker_of_relations_says_is_read(checkpoint: Path) -> None:
+    before = read_spec(checkpoint)
+    edit(checkpoint, relational)
+    spec = read_spec(checkpoint)
+    assert spec.reranker.slots.width(32) == 52
+    assert not spec.fusion.has_vector_residual
+    assert projector_shapes(spec.encoder, spec.reranker, spec.fusion) == {
+        "p_in.weight": (48, 52),
+        "score_head.weight": (48,),
+    }
+    assert spec.fusion.cosine_map is not None
+    assert spec.fusion.cosine_map.apply(0.72) == pytest.approx(0.05)
+    assert encoder_identity(spec) == encoder_identity(before)
+    assert spec.digest() != before.digest()
+    assert CheckpointSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda f: f["reranker"]["slots"].update(content="gram"),
+            "slots.content: Input should be 'vector', 'relations'",
+        ),
+        (lambda f: f["reranker"]["slots"].update(layout=2), "reranker.slots.layout: Extra inputs are not permitted"),
+        (lambda f: f["reranker"]["slots"].update(neighbors=0), "neighbors: Input should be greater than or equal to 1"),
+        (
+            lambda f: f["reranker"]["slots"].update(neighbors=257),
+            "neighbors: Input should be less than or equal to 256",
+        ),
+        (lambda f: f["reranker"]["slots"].pop("neighbors"), "slots that hold relations need slots.neighbors"),
+        (lambda f: f["reranker"]["slots"].update(content="vector"), "slots.neighbors is for slots that hold relations"),
+        (lambda f: f["fusion"].update(query_residual=False, residual_gate=1), "relations need fusion.query_residual"),
+        (
+            lambda f: f["fusion"].update(projector="identity", projectors_sha256=None),
+            "relations need fusion.projector linear",
+        ),
+        (lambda f: f["fusion"].update(residual_gate=1), "reranker.prompt is null, so there is no query state"),
+        (lambda f: f["fusion"].update(score_residual=0), "reranker.prompt is null, so there is no query state"),
+        (lambda f: f["reranker"].update(eos_token="</s>"), "prompt and eos_token are given together"),
+        (lambda f: f["reranker"].update(query_slot=True), "query_slot needs a prompt"),
+        (lambda f: f["fusion"].update(lexical_weight=11), "fusion.lexical_weight: Input should be less than or equal"),
+        (
+            lambda f: f["fusion"].update(score_residual=-1),
+            "fusion.score_residual: Input should be greater than or equal",
+        ),
+        (
+            lambda f: f["fusion"]["cosine_map"].update(slope=0),
+            "fusion.cosine_map.slope: Input should be greater than 0",
+        ),
+    ],
+)
+def test_contradictions_of_relations_are_one_sentence(
+    checkpoint: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(checkpoint, lambda f: (relational(f), change(f)))
+    with pytest.raises(CheckpointError) as caught:
+        read_spec(checkpoint)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_other_projectors_is_refused(checkpoint: Path) -> None:
+    edit(checkpoint, lambda f: (relational(f), f["fusion"].update(projectors_sha256=None)))
+    with pytest.raises(CheckpointError, match=r"holds p_in.weight \[48, 32\], p_out.* not p_in.weight \[48, 52\]"):
+        validate_folder(checkpoint)

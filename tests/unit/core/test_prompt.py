@@ -37,6 +37,15 @@ def test_with_a_query_slot_the_querys_vector_stands_at_eos() -> None:
     assert layout.batch([[5]], [2], min_candidates=4).passage_positions.tolist() == [[4, 5, 7, 7]]
 
 
+def test_slots_alone_have_neither_text_nor_query() -> None:
+    layout = PromptLayout.of_slots_alone()
+    batch = layout.batch([[], []], [1, 3])
+    assert batch.input_ids.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert batch.passage_positions.tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert batch.last_position.tolist() == [[0], [2]]
+    assert layout.length(100, 3) == 3
+
+
 def test_append_query_rounds_the_query_as_the_candidates_are() -> None:
     candidates = np.arange(12, dtype=np.float16).reshape(2, 3, 2)
     queries = np.array([[1 / 3, 7], [8, 9]], np.float32)

@@ -106,5 +106,5 @@ def test_a_checkpoints_projectors_are_read(tmp_path: Path) -> None:
 
     np.testing.assert_allclose(alone.scores(query, passages), expected.numpy(), atol=1e-5)
     (tmp_path / "checkpoint" / "projectors.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(CheckpointError, match=r"projectors.safetensors: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"projectors.safetensors: not a safetensors file"):
         Projectors.of(tmp_path / "checkpoint")

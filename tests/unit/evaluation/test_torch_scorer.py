@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from resrank.core.checkpoint import CosineMap, SlotContent, SlotSpec
+from resrank.core.relations import canonical_order, relations
 from resrank.evaluation import torch_scorer
 from resrank.evaluation.baselines import dense_scores
 from resrank.evaluation.scorer import CandidateVectors
@@ -24,6 +26,27 @@ from support.triton_requests import unit_vectors
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchScorer:
     folder = tmp_path_factory.mktemp("scorer") / "checkpoint"
     make_tiny_checkpoint(folder, residual_gate=0.7, max_passages=6, **request.param)
+    return TorchScorer(folder)
+
+
+RELATIONAL = {content: SlotSpec(content=SlotContent(content), neighbors=4) for content in ("relations", "both")}
+MAP = CosineMap(slope=4.84, center=0.72, offset=0.05)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        {"slots": RELATIONAL["relations"], "score_residual": 0.3, "residual_gate": 0.0, "compact": True},
+        {"slots": RELATIONAL["both"], "score_residual": 0.3, "residual_gate": 0.0, "compact": True},
+        {"slots": RELATIONAL["relations"], "score_residual": 0.3, "residual_gate": 0.0},
+        {"slots": RELATIONAL["both"], "score_residual": 0.3, "residual_gate": 0.7},
+        {"slots": RELATIONAL["relations"], "residual_gate": 0.7},
+    ],
+    ids=["compact", "compact_both", "text", "both_residuals", "vector_residual"],
+)
+def relational(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchScorer:
+    folder = tmp_path_factory.mktemp("relational") / "checkpoint"
+    make_tiny_checkpoint(folder, query_residual=True, cosine_map=MAP, max_passages=6, **request.param)
     return TorchScorer(folder)
 
 
@@ -82,3 +105,63 @@ def test_a_gate_of_zero_gives_the_dense_scores_to_the_bit(tmp_path: Path) -> Non
     embeddings = scorer.embed_queries([one.query for one in wanted])
     for one, query, scores in zip(wanted, embeddings, scorer.score(wanted), strict=True):
         np.testing.assert_array_equal(scores, dense_scores(query, one.embeddings))
+
+
+def relational_reference(scorer: TorchScorer, one: CandidateVectors) -> np.ndarray:
+    """Scores of one list in canonical order by the differentiable form of the model, put back in the list's own."""
+    model, (query,) = scorer._model, scorer.embed_queries([one.query])
+    order = canonical_order(query, one.embeddings)
+    ordered = one.embeddings[order.order]
+    features = relations(query, ordered, neighbors=4, cosine_map=MAP)
+    prompt = scorer._prompt.layout.batch(scorer._prompt.encode([one.query.encode()]), [len(ordered)])
+    candidates = torch.from_numpy(ordered)[None]
+    with torch.no_grad():
+        found = model.outputs(
+            *map(torch.from_numpy, (prompt.input_ids, prompt.passage_positions, prompt.last_position)),
+            candidates,
+            torch.from_numpy(features)[None],
+        )
+        scores = model.score(
+            found.passage_states,
+            found.query_state,
+            candidates,
+            torch.from_numpy(query)[None],
+            found.score_residuals,
+        )
+    return scores[0].numpy()[order.places]
+
+
+def test_relations_are_computed_in_canonical_order(relational: TorchScorer) -> None:
+    wanted = lists([1, 6, 3, 2, 5])
+    for one, scores in zip(wanted, relational.score(wanted), strict=True):
+        np.testing.assert_allclose(scores, relational_reference(relational, one), atol=2e-5)
+
+
+def test_a_shuffled_list_has_the_same_scores_to_the_bit_in_blocks_too(relational: TorchScorer) -> None:
+    (one,) = lists([14])
+    repeated = CandidateVectors(one.query, one.embeddings[[0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 10, 11, 12, 2]])
+    for given in (one, repeated):
+        shuffle = np.random.default_rng(3).permutation(14)
+        (scores,) = relational.score([given])
+        (shuffled,) = relational.score([CandidateVectors(given.query, given.embeddings[shuffle])])
+        assert scores[shuffle].tobytes() == shuffled.tobytes()
+        assert np.ptp(scores) > 0.01
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_head_of_zero_gives_the_mapped_dense_scores_to_the_bit(compact: bool, tmp_path: Path) -> None:
+    make_tiny_checkpoint(
+        tmp_path / "checkpoint",
+        query_residual=True,
+        residual_gate=0.0,
+        compact=compact,
+        slots=RELATIONAL["relations"],
+        score_residual=0.3,
+        trained_head=False,
+        cosine_map=MAP,
+    )
+    scorer = TorchScorer(tmp_path / "checkpoint")
+    wanted = lists([5, 9, 1])
+    embeddings = scorer.embed_queries([one.query for one in wanted])
+    for one, query, scores in zip(wanted, embeddings, scorer.score(wanted), strict=True):
+        np.testing.assert_array_equal(scores, MAP.apply(dense_scores(query, one.embeddings)))

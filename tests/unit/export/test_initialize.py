@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,18 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModel, T5Config, T5Model
 
-from resrank.core.checkpoint import Pooling, Projector, read_spec, validate_folder
+from resrank.core.checkpoint import CosineMap, Pooling, Projector, SlotContent, SlotSpec, read_spec, validate_folder
 from resrank.core.errors import CheckpointError
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank.export.initialize import CHAT_PROMPT, PLAIN_PROMPT, InitOptions, initialize, projectors, written_aside
+from resrank.export.compact import CompactDecoder
+from resrank.export.initialize import (
+    CHAT_PROMPT,
+    PLAIN_PROMPT,
+    InitOptions,
+    first_projectors,
+    initialize,
+    written_aside,
+)
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)
@@ -116,15 +125,19 @@ def test_the_language_model_head_is_not_kept(bert: Path, llama: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("d", "h"), [(32, 48), (48, 32), (32, 32)])
-def test_projectors_keep_angles_as_far_as_the_smaller_side_allows(d: int, h: int) -> None:
-    weights = projectors(d, h, seed=3)
+def test_projectors_keep_angles_as_far_as_the_smaller_side_allows(d: int, h: int, tmp_path: Path) -> None:
+    make_bert(tmp_path / "bert", d)
+    make_llama(tmp_path / "llama", h)
+    spec = initialize(tmp_path / "bert", tmp_path / "llama", tmp_path / "out", SMALL)
+    linear = spec.fusion.model_copy(update={"projector": Projector.LINEAR})
+    weights = first_projectors(spec.encoder, spec.reranker, linear, seed=3)
     p_in = weights["p_in.weight"].double().numpy()
 
     assert p_in.shape == (h, d)
     gram = p_in.T @ p_in if h >= d else p_in @ p_in.T
     np.testing.assert_allclose(gram, np.eye(min(d, h)), atol=1e-5)
     np.testing.assert_array_equal(weights["p_out.weight"].numpy(), weights["p_in.weight"].numpy().T)
-    assert not np.allclose(p_in, projectors(d, h, seed=4)["p_in.weight"])
+    assert not np.allclose(p_in, first_projectors(spec.encoder, spec.reranker, linear, seed=4)["p_in.weight"])
 
 
 def test_equal_sizes_need_no_projector(bert: Path, tmp_path: Path) -> None:
@@ -302,3 +315,86 @@ def test_overrides_reach_the_options_and_the_fields(tmp_path: Path) -> None:
     assert (spec.reranker.max_passages, spec.encoder.embedding_norm, spec.fusion.state_norm) == (5, "none", "none")
     assert read_spec(tmp_path / "out") == spec
     assert Tokenizer.from_file(str(tmp_path / "out" / "reranker" / "tokenizer.json")).token_to_id("<|im_end|>") == 2
+
+
+RELATIONS = SlotSpec(content=SlotContent.RELATIONS, neighbors=4)
+
+
+def test_a_compact_reranker_has_no_tokenizer_and_no_vocabulary(bert: Path, tmp_path: Path) -> None:
+    options = replace(
+        SMALL, slots=RELATIONS, score_residual=0.3, cosine_map=CosineMap(slope=4.84, center=0.72, offset=0.05)
+    )
+    spec = initialize(bert, CompactDecoder(layers=3, width=48, seed=7), tmp_path / "out", options)
+
+    assert spec == validate_folder(tmp_path / "out")
+    assert (spec.reranker.prompt, spec.reranker.eos_token) == (None, None)
+    assert (spec.reranker.hidden_size, spec.fusion.input_scale) == (48, 3.0)
+    assert {file.name for file in (tmp_path / "out/reranker").iterdir()} == {"config.json", "model.safetensors"}
+    config = json.loads((tmp_path / "out/reranker/config.json").read_text())
+    assert (config["num_hidden_layers"], config["num_attention_heads"], config["intermediate_size"]) == (3, 2, 96)
+    weights = load_file(tmp_path / "out/projectors.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {
+        "p_in.weight": (48, 16),
+        "score_head.weight": (48,),
+    }
+    assert not weights["score_head.weight"].any()
+
+
+def test_a_compact_rerankers_weights_follow_from_its_seed_alone(bert: Path, tmp_path: Path) -> None:
+    options = replace(SMALL, slots=RELATIONS, score_residual=0.3)
+    digests = []
+    for number, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(number)
+        decoder = CompactDecoder(2, 24, seed)
+        digests.append(initialize(bert, decoder, tmp_path / str(number), options).reranker.sha256)
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"), [((2, 100), "width must be a multiple of 24, got 100"), ((0, 96), "at least 1, got 0")]
+)
+def test_impossible_compact_sizes_are_named(decoder: tuple[int, int], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        CompactDecoder(*decoder)
+
+
+def test_a_compact_reranker_without_score_residual_is_refused(bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"reranker.prompt is null, .*fusion.score_residual above 0"):
+        initialize(bert, CompactDecoder(), tmp_path / "out", replace(SMALL, slots=RELATIONS))
+    assert nothing_left_behind(tmp_path / "out")
+
+
+def test_the_first_layers_compute_what_they_compute_in_the_whole_decoder(
+    bert: Path, llama: Path, tmp_path: Path
+) -> None:
+    spec = initialize(bert, llama, tmp_path / "out", replace(SMALL, layers=1))
+
+    assert spec == validate_folder(tmp_path / "out")
+    assert spec.reranker.source == "llama"
+    whole, cut = (AutoModel.from_pretrained(folder) for folder in (llama, tmp_path / "out/reranker"))
+    ids = torch.tensor([[5, 9, 7, 30]])
+    with torch.no_grad():
+        first = whole(input_ids=ids, output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(cut(input_ids=ids).last_hidden_state, whole.norm(first))
+
+
+@pytest.mark.parametrize("layers", [0, 3])
+def test_layers_that_the_decoder_does_not_have_are_refused(
+    layers: int, bert: Path, llama: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"layers must be from 1 to 2, got {layers}"):
+        initialize(bert, llama, tmp_path / "out", replace(SMALL, layers=layers))
+
+
+def test_slots_with_both_start_as_their_parts_do(bert: Path, llama: Path, tmp_path: Path) -> None:
+    contents = {
+        name: SlotSpec(content=name, neighbors=None if name is SlotContent.VECTOR else 4) for name in SlotContent
+    }
+    weights = {}
+    for name, slots in contents.items():
+        initialize(bert, llama, tmp_path / name, replace(SMALL, slots=slots))
+        weights[name] = load_file(tmp_path / name / "projectors.safetensors")
+    joined = torch.cat([weights[SlotContent.VECTOR]["p_in.weight"], weights[SlotContent.RELATIONS]["p_in.weight"]], 1)
+    torch.testing.assert_close(weights[SlotContent.BOTH]["p_in.weight"], joined)
+    for tensors in weights.values():
+        torch.testing.assert_close(tensors["p_out.weight"], weights[SlotContent.VECTOR]["p_out.weight"])

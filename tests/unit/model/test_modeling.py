@@ -135,7 +135,13 @@ def test_sizes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     make_tiny_checkpoint(folder, embedding_dim=32, hidden_size=48)
     spec = read_spec(folder)
     reranker = spec.reranker.model_copy(update={"hidden_size": 64})
-    write_spec(spec.model_copy(update={"reranker": reranker}), folder)
+    fusion = spec.fusion.model_copy(update={"projectors_sha256": None})
+    write_spec(spec.model_copy(update={"reranker": reranker, "fusion": fusion}), folder)
+    with pytest.raises(CheckpointError, match=r"p_out.weight \[32, 48\], not p_in.weight \[64, 32\]"):
+        ResRankModel.from_checkpoint(folder)
+    save_file(
+        {"p_in.weight": torch.zeros(64, 32), "p_out.weight": torch.zeros(32, 64)}, folder / "projectors.safetensors"
+    )
     with pytest.raises(CheckpointError, match=r"reranker\.hidden_size: 64, but the backbone's hidden size is 48"):
         ResRankModel.from_checkpoint(folder)
 
@@ -158,5 +164,5 @@ def test_garbled_weights_are_a_checkpoint_error(tmp_path: Path, name: str) -> No
     folder = tmp_path / "tiny"
     make_tiny_checkpoint(folder)
     (folder / name).write_bytes(b"not safetensors")
-    with pytest.raises(CheckpointError, match=r"cannot (be read|load it)"):
+    with pytest.raises(CheckpointError, match=r"cannot (be read|load it)|not a safetensors file"):
         ResRankModel.from_checkpoint(folder, verify_hashes=False)

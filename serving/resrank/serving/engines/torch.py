@@ -56,12 +56,12 @@ class TorchEngine:
         if options.precision in _LOW:
             compute_low(backbone, _LOW[options.precision], self._device.type)
         try:
-            for module in (backbone, self._model.p_in, self._model.p_out):
+            for module in self._model.reranker_parts() if part.name == RERANKER_DIR else (backbone,):
                 module.to(self._device)
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{part}: {_memory_sentence(error)}") from error
         self._part = part
-        self._compute = self._encode if part.name == ENCODER_DIR else self._states
+        self._compute = self._encode if part.name == ENCODER_DIR else self._rerank
         self._graphs = GraphRunner(self._compute, self._device) if self._device.type == "cuda" else None
 
     @torch.inference_mode()
@@ -82,14 +82,16 @@ class TorchEngine:
     def _encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {Name.EMBEDDING: self._model.encode(inputs[Name.INPUT_IDS], inputs[Name.ATTENTION_MASK])}
 
-    def _states(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        passages, query = self._model.states(
+    def _rerank(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = self._model.outputs(
             inputs[Name.INPUT_IDS],
             inputs[Name.PASSAGE_POSITIONS],
             inputs[Name.LAST_POSITION],
-            inputs[Name.CANDIDATES],
+            inputs.get(Name.CANDIDATES),
+            inputs.get(Name.RELATIONS),
         )
-        return {Name.PASSAGE_STATES: passages.contiguous(), Name.QUERY_STATE: query.contiguous()}
+        named = zip((Name.PASSAGE_STATES, Name.QUERY_STATE, Name.SCORE_RESIDUALS), found, strict=True)
+        return {name: value.contiguous() for name, value in named if value is not None}
 
 
 def compute_low(backbone: PreTrainedModel, dtype: torch.dtype, device: str) -> None:
@@ -125,7 +127,7 @@ def _load_part(part: Path) -> ResRankModel:
             with torch.device("meta"):
                 config = AutoConfig.from_pretrained(checkpoint / name)
                 backbones[name] = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
-    projectors = load_projectors(checkpoint, spec) if part.name == RERANKER_DIR else (None, None)
+    projectors = load_projectors(checkpoint, spec)
     return ResRankModel(spec, backbones[ENCODER_DIR], backbones[RERANKER_DIR], *projectors).eval()
 
 
