@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resrank.benchmarks.names import Benchmark
+from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -56,11 +56,9 @@ def bench(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Runs benchmarks and prints what they found."""
-    from rich.console import Console
-
     from resrank.benchmarks.suite import Setting, run_benchmarks
 
-    notes = Console(stderr=True, highlight=False)
+    notes = Terminal(stderr=True, highlight=False)
     documents = None
     if out is not None:
         from resrank.benchmarks.documents import Documents  # draws, which the terminal alone does not need
@@ -73,8 +71,8 @@ def bench(
         finished=None if documents is None else documents.write,
     )
     if output is Output.JSON:
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        print_json(report.as_json())
     else:
-        report.print(Console(highlight=False))
+        report.print(Terminal(highlight=False))
     if not report.passed:
         raise typer.Exit(1)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gevent
 from gevent.event import Event
-from rich.console import Console
 from rich.text import Text
 
 from resrank.client import ResRankClient
 from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.terminal import Terminal, discard_output, flush_output, os_sentence, prepare_output, visible
 from resrank.loadtest.callers import Callers, prepare_callers
 from resrank.loadtest.console import print_probe, print_progress, print_saturation, print_summary
 from resrank.loadtest.dataset import load_dataset
@@ -35,8 +35,8 @@ _PROGRESS_S = 5.0
 _PROGRESS_CALLS = 10_000
 """Calls that a line of progress looks at: few enough that the load does not feel it."""
 
-_screen = Console(highlight=False)
-_notes = Console(stderr=True, highlight=False)
+_screen = Terminal(highlight=False)
+_notes = Terminal(stderr=True, highlight=False)
 
 
 def main(document: str) -> int:
@@ -49,13 +49,24 @@ def main(document: str) -> int:
         The exit code: 0 done, 1 an objective is missed, 2 nothing could be run, 130 interrupted.
     """
     order = Order.model_validate_json(document).what
+    prepare_output()
     try:
-        return _run(order) if isinstance(order, RunOrder) else _saturate(order)
+        code = _run(order) if isinstance(order, RunOrder) else _saturate(order)
+        flush_output()
     except ResRankError as error:
-        _notes.print(Text(f"Error: {error}", style="red"), soft_wrap=True)
-        return _CANNOT
+        return _cannot(str(error))
+    except OSError as error:
+        discard_output()
+        return _cannot(os_sentence(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
+    return code
+
+
+def _cannot(sentence: str) -> int:
+    with suppress(OSError):
+        _notes.print(Text(f"Error: {visible(sentence, lines=True)}", style="red"), soft_wrap=True)
+    return _CANNOT
 
 
 def _run(order: RunOrder) -> int:

@@ -8,15 +8,24 @@ import sys
 def main() -> None:
     """Runs the command line and exits with its code."""
     try:
+        sys.exit(_run())
+    except KeyboardInterrupt:  # while something was imported: what a command does is interrupted in its own way
+        sys.exit(130)
+
+
+def _run() -> int:
+    try:
         import rich
         import typer
     except ModuleNotFoundError as error:
         # The base install is the client alone; the script exists in it all the same.
         sys.exit(f"Error: the resrank command needs {error.name}: pip install 'resrank[cli]' (for all parts: [all])")
     del rich, typer
+    from resrank.core.terminal import prepare_output
     from resrank.stack.cli.app import run
 
-    sys.exit(run())
+    prepare_output()
+    return run()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resrank.core.names import Model
+from resrank.core.terminal import visible
 from resrank.stack.local_stack import LocalStack, OnLine
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def log_printer(console: Console) -> OnLine:
     """Prints each line of a process's log behind the name of the process."""
 
     def print_line(name: str, line: str) -> None:
-        console.print(Text.assemble((f"{name:>9} │ ", _STYLES[name]), line), soft_wrap=True)
+        console.print(Text.assemble((f"{name:>9} │ ", _STYLES[name]), visible(line)), soft_wrap=True)
 
     return print_line
 

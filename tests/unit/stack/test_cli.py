@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,68 @@ def test_markup_in_a_message_is_text(fail: Fail, capsys: pytest.CaptureFixture[s
 
 def test_an_interrupt_is_130(fail: Fail) -> None:
     assert run(fail(KeyboardInterrupt())) == 130
+
+
+def test_ctrl_c_while_something_is_imported_is_130_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(9)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "resrank.stack", "doctor"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_control_characters_of_a_message_are_shown(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
+    run(fail(ResRankError("title \x1b[2J\nsecond line\r\x9b1m")))
+    assert capsys.readouterr().err == "Error: title \\x1b[2J\nsecond line\\r\\x9b1m\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (PermissionError(13, "Permission denied", "var/index"), "var/index: Permission denied"),
+        (OSError(28, "No space left on device"), "the output cannot be written (No space left on device)"),
+    ],
+)
+def test_an_error_of_the_system_is_one_sentence(
+    fail: Fail, capsys: pytest.CaptureFixture[str], error: OSError, sentence: str
+) -> None:
+    assert run(fail(error)) == 1
+    assert capsys.readouterr().err == f"Error: {sentence}\n"
+
+
+CHECKS = [sys.executable, "-m", "resrank.stack", "doctor"]
+
+
+def test_what_the_output_s_encoding_lacks_is_written_out() -> None:
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(CHECKS, env=ascii_only, capture_output=True, timeout=120, check=False)
+    assert b"Traceback" not in ended.stderr
+    assert b"\\u2713 Python: " in ended.stdout  # the mark before a check that is passed
+
+
+def test_output_onto_a_full_device_is_one_sentence() -> None:
+    for options in ([], ["--output", "json"]):
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                [*CHECKS, *options], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+            )
+        assert ended.returncode == 1
+        assert ended.stderr == "Error: the output cannot be written (No space left on device)\n"
+
+
+def test_nobody_reads_to_the_end_is_no_error() -> None:
+    with subprocess.Popen(CHECKS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 def test_a_missing_extra_is_named(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from resrank.core import __version__
 from resrank.core.errors import ResRankError
+from resrank.core.terminal import Terminal, discard_output, flush_output, os_sentence, visible
 from resrank.stack.cli.exit_codes import MEANINGS, ExitCode, exit_code, missing_extra
 from resrank.stack.cli.lazy_group import LazyGroup
 
@@ -50,7 +51,7 @@ def root(
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Runs the command and turns its errors into one red sentence on stderr.
+    """Runs the command and turns its errors, and those of its output, into one red sentence on stderr.
 
     Args:
         arguments: What follows ``resrank`` on the command line; those of this process when None.
@@ -58,6 +59,19 @@ def run(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    try:
+        code = _run(arguments)
+        flush_output()
+    except BrokenPipeError:  # whoever read the output has had enough of it
+        code = ExitCode.FAILURE
+    except OSError as error:
+        discard_output()
+        code = _fail(os_sentence(error), ExitCode.FAILURE)
+    discard_output()
+    return code
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
         typer.main.get_command(app).main(args=arguments, prog_name="resrank")
     except SystemExit as end:
@@ -75,5 +89,6 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _fail(sentence: str, code: ExitCode) -> int:
-    Console(stderr=True).print(Text(f"Error: {sentence}", style="red"), soft_wrap=True)
+    with suppress(OSError):  # where standard error cannot be written either, the code is all that is left
+        Terminal(stderr=True).print(Text(f"Error: {visible(sentence, lines=True)}", style="red"), soft_wrap=True)
     return code

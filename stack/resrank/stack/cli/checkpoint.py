@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,10 +18,10 @@ from resrank.core.checkpoint import (
     is_adapter,
     validate_folder,
 )
+from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
 _BACKBONES = (ENCODER_DIR, RERANKER_DIR)
@@ -65,12 +64,10 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
-    from rich.console import Console
-
     from resrank.export.backbones import DEFAULT_NAME, initialize_default
     from resrank.export.initialize import InitOptions, initialize
 
-    console = Console()
+    console = Terminal()
     options = InitOptions(
         name=name or (DEFAULT_NAME if default else None),
         pooling=pooling,
@@ -113,11 +110,9 @@ def merge(
     if default == (adapter is not None):
         raise typer.BadParameter("give either an adapter checkpoint or --default")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
-    from rich.console import Console
-
     from resrank.export.adapters import default_adapter_folder, merge_adapter
 
-    console = Console()
+    console = Terminal()
     spec = merge_adapter(
         adapter or default_adapter_folder(),
         out,
@@ -128,7 +123,7 @@ def merge(
     _report(spec, out, console)
 
 
-def _report(spec: CheckpointSpec, out: Path, console: Console) -> None:
+def _report(spec: CheckpointSpec, out: Path, console: Terminal) -> None:
     console.print(f"[green]✓[/] {out}: checkpoint {spec.name!r}, d = {spec.encoder.embedding_dim}, ", end="")
     console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
     if spec.fusion.residual_gate == 0:
@@ -142,8 +137,6 @@ def show(
     verify: Annotated[bool, typer.Option(help="Compute the weights' digests again (seconds per GB).")] = True,
 ) -> None:
     """Validate a checkpoint, full or adapter, and print its fields."""
-    from rich.console import Console
-
     spec: CheckpointSpec | AdapterSpec
     if is_adapter(folder):
         spec = validate_adapter(folder)
@@ -152,9 +145,9 @@ def show(
         spec = validate_folder(folder, verify_hashes=verify)
         told = {"sha256": spec.digest(), "encoder_identity": encoder_identity(spec)}
     if output is Output.JSON:
-        typer.echo(json.dumps({**spec.model_dump(mode="json"), **told}, indent=2))
+        print_json({**spec.model_dump(mode="json"), **told})
         return
-    Console().print(_table(spec, told, folder))
+    Terminal().print(_table(spec, told, folder))
 
 
 def _trained(folder: Path) -> str:

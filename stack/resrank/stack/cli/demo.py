@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from resrank.core.terminal import Terminal
+
 app = typer.Typer(rich_markup_mode="markdown")
 
 
@@ -33,8 +35,6 @@ def demo(
     nDCG@10 of lexical, dense, hybrid and reranked search and the latency of each stage, and stops both. Exits with 0
     only if every step succeeded.
     """
-    from rich.console import Console
-
     from resrank.stack.demo import DemoSettings, run
 
-    run(DemoSettings(work, checkpoint, collection, questions), Console())
+    run(DemoSettings(work, checkpoint, collection, questions), Terminal())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
+from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import (
     HostOption,
     MetricsPortOption,
@@ -46,13 +47,14 @@ def doctor(
     checks = examine(host, (triton_port, metrics_port, retrieval_port), repository)
     ok = all(check.status is not Status.FAILED for check in checks)
     if output is Output.JSON:
-        typer.echo(json.dumps({"ok": ok, "checks": [asdict(check) for check in checks]}, indent=2))
+        print_json({"ok": ok, "checks": [asdict(check) for check in checks]})
     else:
+        console = Terminal(highlight=False)
         marks = {Status.OK: ("✓", "green"), Status.FAILED: ("✗", "red"), Status.ABSENT: ("–", "yellow")}
         for check in checks:
             mark, colour = marks[check.status]
-            typer.echo(f"{typer.style(mark, fg=colour)} {check.name}: {check.detail}")
+            console.print(Text.assemble((mark, colour), f" {check.name}: {check.detail}"), soft_wrap=True)
             if check.remedy:
-                typer.echo(f"    {check.remedy}")
+                console.print(Text(f"    {check.remedy}"), soft_wrap=True)
     if not ok:
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.terminal import Terminal, print_json
 from resrank.evaluation.names import Through
 from resrank.stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from resrank.evaluation.passes import Progress
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -107,8 +105,6 @@ def eval_(
     docs/evaluation.md says how to read it.
     """
     # Imported here: what they need takes seconds to import, and --help does not need it.
-    from rich.console import Console
-
     from resrank.core.measures import MEASURES
     from resrank.evaluation.evaluation import EvaluationSettings
     from resrank.evaluation.run import EvalRequest, run_evaluation
@@ -139,16 +135,16 @@ def eval_(
         command=shlex.join(["resrank", *sys.argv[1:]]),
     )
     evaluated = EvaluatedCheckpoint(through, checkpoint, repository, triton_url)
-    with _progress(Console(stderr=True, highlight=False)) as (notify, progress):
+    with _progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
         report = run_evaluation(request, evaluated.open, sidecar_of, notify=notify, progress=progress)
     if out is not None:
         report.write(out)
     if output is Output.JSON:
-        typer.echo(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+        print_json(report.as_json())
         return
     from resrank.evaluation.tables import print_report
 
-    print_report(report, Console(highlight=False))
+    print_report(report, Terminal(highlight=False))
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -162,7 +158,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[tuple[Callable[[str], None], Progress]]:
+def _progress(console: Terminal) -> Iterator[tuple[Callable[[str], None], Progress]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -13,13 +12,12 @@ import typer
 
 from resrank.core.errors import ExportError, InvalidInputError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB
+from resrank.core.terminal import Terminal, print_json
 from resrank.export.manifest import EngineHost, Runtime, capability_name
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from resrank.export.exporter import ExportReport
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -144,16 +142,14 @@ def export(
         reranker_profiles=_profiles(RerankerProfile.parse, reranker_profile, "reranker_profile"),
     )
     # Imported here: torch takes seconds, and neither --help nor a wrong option needs it.
-    from rich.console import Console
-
     from resrank.export.exporter import export_checkpoint
 
-    console = Console(stderr=output is Output.JSON, highlight=False)
+    console = Terminal(stderr=output is Output.JSON, highlight=False)
     report = export_checkpoint(
         checkpoint, out, options, force=force, progress=lambda step: console.print(f"{step} …", markup=False)
     )
     if output is Output.JSON:
-        typer.echo(json.dumps(_as_json(report), indent=2))
+        print_json(_as_json(report))
     else:
         _print(report, console)
 
@@ -198,7 +194,7 @@ def _profiles(parse: Callable[[str], _Profile], texts: list[str] | None, field: 
         raise InvalidInputError(field, str(error)) from None
 
 
-def _print(report: ExportReport, console: Console) -> None:
+def _print(report: ExportReport, console: Terminal) -> None:
     from rich.markup import escape
 
     from resrank.export.parity import parity_table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from resrank.core.errors import IndexFolderError
 from resrank.core.limits import MAX_BATCH_SIZE
+from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def delete(
     missing = asyncio.run(run())
     deleted = len(set(ids)) - len(missing)
     if output is Output.JSON:
-        typer.echo(json.dumps({"deleted": deleted, "missing": missing}, indent=2))
+        print_json({"deleted": deleted, "missing": missing})
         return
-    typer.echo(f"deleted {deleted}" + (f", not in the index: {', '.join(missing)}" if missing else ""))
+    print(f"deleted {deleted}" + (f", not in the index: {visible(', '.join(missing))}" if missing else ""))
 
 
 @app.command(epilog="Example: `resrank index describe --index var/index --output json`")
@@ -104,10 +104,10 @@ def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
     response = asyncio.run(run())
     facts = {field.name: getattr(response, field.name) for field in response.DESCRIPTOR.fields}
     if output is Output.JSON:
-        typer.echo(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     for name, value in facts.items():
-        typer.echo(f"{name.replace('_', ' '):<16}{value}")
+        print(f"{name.replace('_', ' '):<16}{visible(str(value))}")
 
 
 def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, output: Output) -> None:
@@ -126,9 +126,9 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
         report = asyncio.run(run(progress))
     if output is Output.JSON:
         facts = {name: getattr(report, name) for name in ("passages", "inserted", "updated", "unchanged", "seconds")}
-        typer.echo(json.dumps({**facts, "passages_per_s": report.passages_per_s}, indent=2))
+        print_json({**facts, "passages_per_s": report.passages_per_s})
         return
-    typer.echo(
+    print(
         f"{report.passages} passages: {report.inserted} inserted, {report.updated} updated, "
         f"{report.unchanged} unchanged in {report.seconds:.1f} s ({report.passages_per_s:.0f} documents/s)"
     )
@@ -136,7 +136,6 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -147,7 +146,7 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
         TimeRemainingColumn(),
     )
     # On standard error, so that --output json can be piped.
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Terminal(stderr=True)) as bar:
         task = bar.add_task("indexing", total=None, rate=0.0)
 
         def show(report: BuildReport) -> None:

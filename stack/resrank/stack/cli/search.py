@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import Output, OutputOption, RetrievalUrlOption, TritonUrlOption
 
 if TYPE_CHECKING:
@@ -75,13 +75,12 @@ def search(
             route=route.value,
         )
     if output is Output.JSON:
-        typer.echo(json.dumps(dataclasses.asdict(result), indent=2, ensure_ascii=False))
+        print_json(dataclasses.asdict(result))
     else:
         _print_table(result)
 
 
 def _print_table(result: SearchResult) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -96,10 +95,10 @@ def _print_table(result: SearchResult) -> None:
             str(passage.rank),
             f"{passage.score:.4f}",
             str(passage.candidate_rank),
-            Text(passage.id or ""),
-            Text(passage.title or (passage.text or "")[:80]),
+            Text(visible(passage.id or "")),
+            Text(visible(" ".join((passage.title or (passage.text or "")[:80]).split()))),
         )
-    console = Console()
+    console = Terminal()
     console.print(table if result.passages else "no passage found")
     stages = " · ".join(f"{stage.replace('_', ' ')} {took_ms:.1f} ms" for stage, took_ms in result.timings.items())
     console.print(stages, style="dim")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resrank.core.terminal import Terminal
 from resrank.stack.cli.options import (
     HostOption,
     IndexOption,
@@ -57,13 +58,11 @@ def serve(
     Both logs are followed here. Nothing is restarted: when one of the two dies, the other is stopped, and the
     command fails with the last lines of the dead one's log.
     """
-    from rich.console import Console
-
     from resrank.stack.local_stack import LocalStack
     from resrank.stack.serve import log_printer, tuned_settings
     from resrank.stack.serve import serve as run
 
-    console = Console()
+    console = Terminal()
     settings = tuned_settings(repository, console, tune=tune)
     stack = LocalStack(
         repository,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from resrank.training.config import TrainConfig
     from resrank.training.state import Progress
 
@@ -54,8 +53,6 @@ def train(
         raise typer.BadParameter("give a config, or --explain", param_hint="CONFIG.yaml")
     if resume and force:
         raise typer.BadParameter("--resume goes on with a run and --force replaces it: give one of them")
-    from rich.console import Console
-
     from resrank.training.config_file import load_config
 
     overrides = [*(set_ or []), *([f"output={json.dumps(str(out))}"] if out else [])]
@@ -68,33 +65,31 @@ def train(
 
     processes = Processes()
     opening = Opening.RESUME if resume else Opening.FORCE if force else Opening.NEW
-    console = Console(stderr=True, highlight=False, quiet=not processes.first)
+    console = Terminal(stderr=True, highlight=False, quiet=not processes.first)
     ended = run(read, opening, processes, RunProgress(console))
     if processes.first:
-        _report(read, ended, output, Console(highlight=False))
+        _report(read, ended, output, Terminal(highlight=False))
 
 
 def _explain(output: Output) -> None:
     from dataclasses import asdict
-
-    from rich.console import Console
 
     from resrank.training.config import TrainConfig
     from resrank.training.explain import describe, explain_table
 
     fields = describe(TrainConfig)
     if output is Output.JSON:
-        typer.echo(json.dumps([asdict(field) for field in fields], indent=2, ensure_ascii=False))
+        print_json([asdict(field) for field in fields])
     else:
-        Console(highlight=False).print(explain_table(fields))
+        Terminal(highlight=False).print(explain_table(fields))
 
 
-def _report(config: TrainConfig, ended: Progress, output: Output, console: Console) -> None:
+def _report(config: TrainConfig, ended: Progress, output: Output, console: Terminal) -> None:
     from resrank.training.run_folder import RunFolder
 
     folder = RunFolder(config.output)
     if output is Output.JSON:
-        typer.echo(folder.result.read_text(encoding="utf-8"), nl=False)
+        print_json(json.loads(folder.result.read_text(encoding="utf-8")))
         return
     best = ended.best
     if best is None or not config.model.fusion.residual:
