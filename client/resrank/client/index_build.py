@@ -21,6 +21,7 @@ from resrank.core.addresses import channel_options, check_target
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages
 from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
 from resrank.core.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.core.passage import check_id
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -174,8 +175,11 @@ async def delete_records(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, 
         The ids that were not in the index.
 
     Raises:
+        InvalidInputError: One can be no passage's.
         RetrievalError: The sidecar refused or failed.
     """
+    for number, id_ in enumerate(ids):
+        check_id(f"ids[{number}]", id_)
     missing: list[str] = []
     for block in _blocks(dict.fromkeys(ids), MAX_MESSAGE_RECORDS):
         missing += (await called(sidecar.Delete(pb.DeleteRequest(ids=block)))).missing_ids
@@ -274,11 +278,15 @@ async def called(call: Any) -> Any:
     """Awaits a call to the sidecar.
 
     Raises:
-        RetrievalError: It refused or failed; QueueFullError and ServerUnavailableError where that is what happened.
+        RetrievalError: It refused or failed; QueueFullError, ServerUnavailableError and InvalidInputError where that is
+            what happened.
     """
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+            said = error.details() or ""
+            raise InvalidInputError.parse(said) or InvalidInputError("request", said) from error
         details = f"the retrieval sidecar: {error.details() or error.code().name}"
         raise _ERRORS.get(error.code(), RetrievalError)(details) from error
 

@@ -5,6 +5,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from resrank.core.errors import InvalidInputError
+from resrank.core.limits import MAX_ID_BYTES
+
+
+def check_id(field: str, id_: str) -> None:
+    """Refuses an id that no passage can have.
+
+    Args:
+        field: What errors call it.
+        id_: The id.
+
+    Raises:
+        InvalidInputError: It is empty, too long, no valid Unicode, or holds a NUL character.
+    """
+    try:
+        size = len(id_.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(field, f"not valid Unicode: lone surrogate at character {error.start + 1}") from None
+    if not 1 <= size <= MAX_ID_BYTES:
+        raise InvalidInputError(field, "id empty or too long, in bytes", limit=f"1 to {MAX_ID_BYTES}", value=size)
+    if "\0" in id_:
+        raise InvalidInputError(field, f"id {id_!r} holds a NUL character")
+
 
 def encoder_text(title: str, text: str) -> str:
     """The text that is encoded for a passage: title and text joined by a space, as the BEIR benchmark does.

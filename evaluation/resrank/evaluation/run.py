@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resrank.core import __version__
+from resrank.core.addresses import check_target
 from resrank.core.errors import InvalidInputError
 from resrank.evaluation.backends import Backend, Notify
 from resrank.evaluation.candidates import GivenCandidates, OwnIndex, RunningIndex, SidecarOf, find_questions
@@ -61,6 +62,8 @@ class EvalRequest:
     command: str
 
     def __post_init__(self) -> None:
+        if self.retrieval is not None:
+            check_target("retrieval", self.retrieval)
         name, count = Counter(folder.resolve().name for folder in self.collections).most_common(1)[0]
         if count > 1:
             raise InvalidInputError("collections", f"{count} are called {name!r}: give them distinct names")

@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Annotated, NoReturn
 
 from resrank.core.errors import ResRankError
 from resrank.retrieval.settings import SidecarSettings
 
+if __name__ == "__main__":
+    # Until the server listens for it: an interrupt while something is imported ends the process and says nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    return (error.name or "").partition(".")[0]
+
+
+def _missing(error: ModuleNotFoundError) -> NoReturn:
+    """Says what brings a package: the base install is the client alone, and has this module all the same."""
+    sys.exit(f"resrank.retrieval: needs the Python package {_package(error)}: pip install 'resrank[retrieval]'")
+
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    _missing(error)
+
 app = typer.Typer(add_completion=False)
+
+_EXTRA = {"faiss", "grpc_health", "grpc_reflection", "psutil"}
+"""What the retrieval extra brings."""
 
 _PREFIX = "RESRANK_RETRIEVAL_"
 _DEFAULTS = SidecarSettings(index=Path())
@@ -65,7 +86,12 @@ def main(
     Exit codes: 0 stopped as told, 1 cannot serve (the reason is on standard error), 2 wrong usage.
     """
     _log_to_stderr(log_level)
-    from resrank.retrieval.server import serve
+    try:
+        from resrank.retrieval.server import serve
+    except ModuleNotFoundError as error:
+        if _package(error) not in _EXTRA:
+            raise
+        _missing(error)
 
     settings = SidecarSettings(
         index=index,

@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from resrank.core.addresses import join_address
 from resrank.core.errors import RetrievalError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -75,17 +76,18 @@ class SidecarServer:
             self._server,
         )
         try:
-            port = self._server.add_insecure_port(f"{settings.host}:{settings.port}")
+            port = self._server.add_insecure_port(join_address(settings.host, settings.port))
             if self._socket is not None:
                 self._listen(self._socket)
             await self._server.start()
         except RuntimeError as error:
             await self._stop(grace_s=0)
-            raise RetrievalError(f"cannot listen on {settings.host}:{settings.port}: choose another port") from error
+            address = join_address(settings.host, settings.port)
+            raise RetrievalError(f"cannot listen on {address}: choose another port or address") from error
         except RetrievalError:
             await self._stop(grace_s=0)
             raise
-        self.address = f"{settings.host}:{port}"
+        self.address = join_address(settings.host, port)
         self._store.announce(self.address)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -9,6 +9,7 @@ import numpy as np
 
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
+from resrank.core.passage import check_id
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.retrieval.records import (
@@ -100,7 +101,7 @@ def parse_ids(ids: Sequence[str]) -> list[str]:
     _check_count("ids", len(ids))
     seen: set[str] = set()
     for index, id_ in enumerate(ids):
-        _check_id(f"ids[{index}]", id_)
+        check_id(f"ids[{index}]", id_)
         if id_ in seen:
             raise InvalidInputError(f"ids[{index}]", f"id {id_!r} stands in the request already")
         seen.add(id_)
@@ -168,7 +169,7 @@ def _parse_query_embedding(packed: bytes) -> FloatVector:
 
 def _parse_record(index: int, record: pb.Record, dimension: int) -> Record:
     field = f"records[{index}]"
-    _check_id(field, record.id)
+    check_id(field, record.id)
     size = len(record.title.encode()) + len(record.text.encode())
     if size > limits.MAX_PASSAGE_BYTES:
         raise InvalidInputError(
@@ -208,13 +209,3 @@ def _check_vectors(vectors: HalfMatrix, records: Sequence[Record]) -> None:
 def _check_count(field: str, count: int) -> None:
     if not 1 <= count <= limits.MAX_MESSAGE_RECORDS:
         raise InvalidInputError(field, "too few or too many", limit=f"1 to {limits.MAX_MESSAGE_RECORDS}", value=count)
-
-
-def _check_id(field: str, id_: str) -> None:
-    size = len(id_.encode())
-    if not 1 <= size <= limits.MAX_ID_BYTES:
-        raise InvalidInputError(
-            field, "id empty or too long, in bytes", limit=f"1 to {limits.MAX_ID_BYTES}", value=size
-        )
-    if "\0" in id_:
-        raise InvalidInputError(field, f"id {id_!r} holds a NUL character")

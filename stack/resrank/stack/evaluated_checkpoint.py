@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from resrank.core.addresses import check_target
 from resrank.core.errors import InvalidInputError
 from resrank.evaluation.backends import Backend, Notify, stack_backend, torch_backend
 from resrank.evaluation.names import Through
@@ -29,6 +30,8 @@ class EvaluatedCheckpoint:
     triton: str | None
 
     def __post_init__(self) -> None:
+        if self.triton is not None:
+            check_target("triton", self.triton)
         if self.through is Through.TORCH:
             if self.folder is None:
                 raise InvalidInputError(

@@ -18,6 +18,7 @@ from resrank.core.limits import MAX_SOCKET_PATH_BYTES
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.export.manifest import read_manifest
 from resrank.stack.gpu import Machine
+from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
 from resrank.stack.repository_check import require_servable
 from resrank.stack.sidecar_process import SidecarProcess
@@ -83,6 +84,8 @@ class LocalStack:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
         self._encoder_sha256 = manifest.checkpoint.encoder_sha256
+        # All at once: no free port is one that another of the three is told to take.
+        retrieval_port, triton_port, metrics_port = choose_ports(host, retrieval_port, triton_port, metrics_port)
         self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
         socket = retrieval_socket or self._own_socket
         self.sidecar = SidecarProcess(

@@ -6,7 +6,8 @@ import errno
 import socket
 from contextlib import ExitStack
 
-from resrank.core.errors import StackError
+from resrank.core.addresses import bare_host
+from resrank.core.errors import InvalidInputError, StackError
 
 TRITON_PORT = 8001
 """Triton's own default for gRPC."""
@@ -23,6 +24,21 @@ def is_free(host: str, port: int) -> bool:
     return _obstacle(host, port) is None
 
 
+def check_distinct(*wanted: int | None) -> None:
+    """Refuses a port that two servers are to listen on.
+
+    Args:
+        wanted: Ports; None asks for a free one.
+
+    Raises:
+        InvalidInputError: One is given twice.
+    """
+    given = [port for port in wanted if port is not None]
+    if len(set(given)) < len(given):
+        twice = next(port for port in given if given.count(port) > 1)
+        raise InvalidInputError("ports", f"{twice} is given twice: every server needs a port of its own")
+
+
 def choose_ports(host: str, *wanted: int | None) -> list[int]:
     """Fills in free ports for those not given.
 
@@ -31,11 +47,13 @@ def choose_ports(host: str, *wanted: int | None) -> list[int]:
         wanted: Ports; None asks for a free one.
 
     Returns:
-        The ports, all different where they were asked for.
+        The ports, all different.
 
     Raises:
+        InvalidInputError: A port is given twice.
         StackError: A given port is taken, or nothing can listen on the host.
     """
+    check_distinct(*wanted)
     ports = []
     with ExitStack() as held:
         for port in wanted:
@@ -47,18 +65,22 @@ def choose_ports(host: str, *wanted: int | None) -> list[int]:
                 ports.append(port)
                 continue
             # Held open until all are known, so that no two are the same.
-            listener = held.enter_context(socket.socket())
-            listener.bind((host, 0))
+            listener = held.enter_context(socket.socket(_family(host)))
+            listener.bind((bare_host(host), 0))
             ports.append(listener.getsockname()[1])
     return ports
 
 
 def _obstacle(host: str, port: int) -> OSError | None:
-    with socket.socket() as listener:
+    with socket.socket(_family(host)) as listener:
         # As servers do: connections of an earlier server in TIME_WAIT are no obstacle.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((host, port))
+            listener.bind((bare_host(host), port))
         except OSError as error:
             return error
         return None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in bare_host(host) else socket.AF_INET

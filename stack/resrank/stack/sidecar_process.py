@@ -10,7 +10,7 @@ from pathlib import Path
 
 import grpc
 
-from resrank.core.addresses import NO_PROXY
+from resrank.core.addresses import NO_PROXY, join_address
 from resrank.core.errors import StackError
 from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
 from resrank.stack.ports import choose_ports
@@ -74,7 +74,7 @@ class SidecarProcess(ManagedProcess):
     @property
     def address(self) -> str:
         """``host:port`` of the gRPC endpoint."""
-        return f"{self.host}:{self.port}"
+        return join_address(self.host, self.port)
 
     def is_ready(self) -> bool:
         """Whether its health service says ``SERVING``."""

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from resrank.core.addresses import NO_PROXY
+from resrank.core.addresses import NO_PROXY, bare_host, join_address
 from resrank.core.errors import StackError
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
 from resrank.stack.plain_paths import PlainPaths
@@ -95,12 +95,12 @@ class TritonProcess(ManagedProcess):
     @property
     def grpc_address(self) -> str:
         """``host:port`` of the gRPC endpoint."""
-        return f"{self.host}:{self.grpc_port}"
+        return join_address(self.host, self.grpc_port)
 
     @property
     def metrics_address(self) -> str:
         """``host:port`` of the Prometheus endpoint (``http://…/metrics``)."""
-        return f"{self.host}:{self.metrics_port}"
+        return join_address(self.host, self.metrics_port)
 
     def is_ready(self) -> bool:
         """Whether the server and all its models are ready."""
@@ -117,9 +117,10 @@ class TritonProcess(ManagedProcess):
             f"--model-repository={self._paths.plain(self.repository)}",
             *SERVING_FLAGS,
             f"--exit-timeout-secs={exit_timeout_s}",
-            f"--grpc-address={self.host}",
+            f"--grpc-address={join_address(self.host, self.grpc_port).rpartition(':')[0]}",
             f"--grpc-port={self.grpc_port}",
-            f"--metrics-address={self.host}",
+            # Its HTTP library tells an IPv6 address by this word before it (libevhtp, evhtp_bind_socket).
+            f"--metrics-address={'ipv6:' * (':' in self.host)}{bare_host(self.host)}",
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
         ]

@@ -25,6 +25,8 @@ from resrank.core.errors import StackError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.export.manifest import ManifestError, Runtime
+from resrank.loadtest.server_metrics import read_metrics
+from resrank.retrieval.lock import read_owner
 from resrank.stack import local_stack
 from resrank.stack.local_stack import LocalStack
 from resrank.stack.ports import choose_ports
@@ -221,3 +223,17 @@ def test_a_server_that_hangs_ends_the_stack(exported: Path, tmp_path: Path, monk
         with pytest.raises(StackError, match="retrieval sidecar runs but has answered no health check"):
             stack.watch(threading.Event())
         os.kill(stack.sidecar.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_it_listens_on_ipv6(exported: Path, tmp_path: Path, host: str) -> None:
+    with LocalStack(exported, tmp_path / "index", host=host) as stack:
+        assert stack.triton.grpc_address.startswith("[::1]:")
+        assert echo(stack.triton.grpc_address, "a") == "a"
+        assert read_metrics(f"http://{stack.triton.metrics_address}/metrics", timeout_s=5.0)
+        owner = read_owner(tmp_path / "index")
+        assert owner is not None
+        assert owner.address == stack.sidecar.address
+        with grpc.insecure_channel(owner.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING

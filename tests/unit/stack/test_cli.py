@@ -23,6 +23,7 @@ from resrank.core.errors import (
 )
 from resrank.stack.cli import exit_codes, lazy_group
 from resrank.stack.cli.app import run
+from support.tiny_manifest import make_manifest, write_tiny_manifest
 
 Fail = Callable[[BaseException], list[str]]
 
@@ -213,3 +214,62 @@ def test_without_typer_the_extra_is_named() -> None:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "pip install 'resrank[cli]'" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "{repository}", "--index", "{index}", "--triton-port", "9001", "--metrics-port", "9001"],
+        ["serve", "{repository}", "--index", "{index}", "--triton-port", "9001", "--retrieval-port", "9001"],
+        ["doctor", "--metrics-port", "9001", "--retrieval-port", "9001"],
+    ],
+)
+def test_one_port_for_two_servers_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    models = make_manifest().models
+    fileless = {model: facts.model_copy(update={"onnx_sha256": {}}) for model, facts in models.items()}
+    write_tiny_manifest(tmp_path / "repository", models=fileless)
+    places = {"repository": tmp_path / "repository", "index": tmp_path / "index"}
+
+    assert run([argument.format(**places) for argument in arguments]) == 2
+
+    assert capsys.readouterr().err == "Error: ports: 9001 is given twice: every server needs a port of its own\n"
+    assert not places["index"].exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["search", "x", "--triton-url", ""],
+        ["search", "x", "--retrieval-url", ""],
+        ["search", "x", "--triton-url", "http://localhost:8001"],
+        ["search", "x", "--triton-url", "::1"],
+        ["index", "build", "{corpus}", "--index", "{index}", "--triton-url", ""],
+        ["index", "upsert", "{corpus}", "--index", "{index}", "--triton-url", "localhost:99999"],
+        ["eval", "examples/hotpotqa-mini", "--triton-url", ""],
+        ["eval", "examples/hotpotqa-mini", "--triton-url", "localhost:1", "--retrieval-url", ""],
+    ],
+)
+def test_what_is_no_address_is_refused_before_anybody_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "text": "x"}\n')
+    places = {"corpus": tmp_path / "corpus.jsonl", "index": tmp_path / "index"}
+
+    assert run([argument.format(**places) for argument in arguments]) == 2
+
+    (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert "address" in sentence or "port of" in sentence
+    assert not places["index"].exists()
+
+
+@pytest.mark.parametrize("id_", ["", "\udcff", "x" * 513])
+def test_an_id_that_no_passage_has_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], id_: str) -> None:
+    assert run(["index", "delete", "good", id_, "--index", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("Error: ids[1]: ")
+
+
+def test_an_id_that_is_not_there_is_shown_and_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["index", "delete", "a\x1b[2J", "--index", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "deleted 0, not in the index: a\\x1b[2J\n"

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from resrank.core.errors import StackError
+from resrank.core.errors import InvalidInputError, StackError
 from resrank.stack.ports import choose_ports, is_free
 
 
@@ -30,3 +30,20 @@ def test_given_ports_are_kept_and_a_taken_one_is_refused() -> None:
 def test_an_address_that_is_not_this_machines_is_not_called_in_use(port: int | None) -> None:
     with pytest.raises(StackError, match=r"cannot listen on 192\.0\.2\.1, port (any|8001) \(Cannot assign"):
         choose_ports("192.0.2.1", port)  # of TEST-NET-1, which no machine has
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_with_brackets_and_without(host: str) -> None:
+    (free,) = choose_ports(host, None)
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", free))
+        taken.listen()
+        assert not is_free(host, free)
+        with pytest.raises(StackError, match=rf"port {free} on .* is in use"):
+            choose_ports(host, free)
+    assert is_free(host, free)
+
+
+def test_a_port_for_two_servers_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"ports: 9001 is given twice"):
+        choose_ports("127.0.0.1", 9001, None, 9001)

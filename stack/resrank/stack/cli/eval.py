@@ -112,7 +112,7 @@ def eval_(
     from resrank.stack.index_sidecar import sidecar_of
 
     if through is None:
-        through = Through.STACK if repository or triton_url else Through.TORCH
+        through = Through.TORCH if repository is None and triton_url is None else Through.STACK
     request = EvalRequest(
         collections=tuple(collections),
         split=split,

@@ -19,7 +19,12 @@ class Output(StrEnum):
 
 
 HostOption = Annotated[
-    str, typer.Option("--host", envvar="RESRANK_HOST", help="Address to listen on. Beyond loopback, use TLS in front.")
+    str,
+    typer.Option(
+        "--host",
+        envvar="RESRANK_HOST",
+        help="Address to listen on, IPv6 with brackets or without. Beyond loopback, use TLS in front.",
+    ),
 ]
 TritonPortOption = Annotated[
     int, typer.Option("--triton-port", envvar="RESRANK_TRITON_PORT", min=1, max=65535, help="Triton's gRPC port.")

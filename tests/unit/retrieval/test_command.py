@@ -1,0 +1,35 @@
+"""``python -m resrank.retrieval`` where something is missing, and while it is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = "import runpy; runpy.run_module('resrank.retrieval', run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize("package", ["typer", "grpc_health", "grpc_reflection", "faiss"])
+def test_without_the_extra_it_is_named(tmp_path: Path, package: str) -> None:
+    program = f"import sys; sys.argv = ['x', '--index', {str(tmp_path)!r}]; sys.modules[{package!r}] = None; {RUN}"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"resrank.retrieval: needs the Python package {package}: pip install 'resrank[retrieval]'\n"
+    )
+
+
+def test_an_interrupt_while_something_is_imported_says_nothing(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)")
+    ended = subprocess.run(
+        [sys.executable, "-m", "resrank.retrieval", "--index", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (-2, "")
