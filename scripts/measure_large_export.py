@@ -33,10 +33,10 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import ExportError
 from resrank.core.names import Model
-from resrank.export.tensorrt import load_builder
+from resrank.export.tensorrt import EngineBuilder
 from resrank.export.typed_graphs import TypedGraph
 from resrank.model.modeling import ResRankModel
-from resrank.serving.engines import EngineKind, Precision
+from resrank.serving.engines import Precision
 
 HIDDEN, MLP, HEADS, KEY_HEADS, HEAD_SIZE, VOCABULARY = 2048, 6144, 16, 8, 128, 151936
 """Of Qwen3-1.7B (its config.json)."""
@@ -130,7 +130,7 @@ def main() -> int:
             writing,
         )
         try:
-            builder = load_builder(EngineKind.TENSORRT_RTX)
+            builder = EngineBuilder()
         except ExportError as error:
             print(f"not parsed: {error}")
         else:

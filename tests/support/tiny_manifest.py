@@ -12,7 +12,6 @@ from resrank.export.manifest import (
     BuiltOn,
     CheckpointFacts,
     EngineFacts,
-    EngineHost,
     Manifest,
     ParityFacts,
     PlanFacts,
@@ -44,7 +43,6 @@ def make_manifest(runtime: Runtime = Runtime.CPU, **fields: Any) -> Manifest:
     on_gpu = runtime is not Runtime.CPU
     usual: dict[str, Any] = {
         "runtime": runtime,
-        "engine_host": EngineHost.TRITON if runtime is Runtime.TENSORRT else EngineHost.PYTHON,
         "checkpoint": CheckpointFacts(name="tiny", sha256="c" * 64, encoder_sha256=ENCODER_SHA256),
         "models": {
             model: EngineFacts(
@@ -71,7 +69,6 @@ def make_manifest(runtime: Runtime = Runtime.CPU, **fields: Any) -> Manifest:
         else None,
         "compute_capabilities": (),
         "gpus": (),
-        "cuda_graphs": planned,
         "built_on": BuiltOn(machine="x86_64", python="3.12.3"),
         "versions": {"resrank": "0.1.0", "torch": None},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB
-from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.manifest import Runtime
 from resrank.export.profiles import EncoderProfile, RerankerProfile
 from resrank.serving.engines.base import EngineKind, EngineOptions, Precision
 
@@ -29,7 +29,6 @@ class ExportOptions:
         cpu_engine: Runtime ``cpu``: only this engine; None for whichever is fastest and passes.
         threads: Runtime ``cpu``: threads of one inference, 0 for all cores.
         embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
-        engine_host: What runs the engines inside Triton; None for the runtime's usual one.
         compute_capabilities: Runtimes with plans: the GPUs to build for (``8.9``); empty for the machine's own.
         gpus: GPU runtimes: CUDA ordinals of the GPUs that serve; empty for all there are.
         instances: GPU runtimes: engines of each model on each GPU.
@@ -42,7 +41,6 @@ class ExportOptions:
     cpu_engine: EngineKind | None = None
     threads: int = 0
     embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB
-    engine_host: EngineHost | None = None
     compute_capabilities: tuple[str, ...] = ()
     gpus: tuple[int, ...] = ()
     instances: int = 1
@@ -59,7 +57,6 @@ class ExportOptions:
         foreign: Mapping[str, tuple[object, bool]] = {
             "cpu_engine": (self.cpu_engine, not on_gpu),
             "threads": (self.threads, not on_gpu),
-            "engine_host": (self.engine_host, on_gpu),
             "compute_capability": (self.compute_capabilities, self.runtime in _PLANNED),
             "gpus": (self.gpus, on_gpu),
             "instances": (self.instances - 1, on_gpu),
@@ -69,10 +66,6 @@ class ExportOptions:
         for name, (wish, meant) in foreign.items():
             if wish and not meant:
                 raise InvalidInputError(name, f"has no meaning for runtime {self.runtime.value}: leave it out")
-        if self.engine_host is EngineHost.TRITON and self.runtime is not Runtime.TENSORRT:
-            raise InvalidInputError(
-                "engine_host", f"triton runs plans of runtime tensorrt only, not {self.runtime.value}: choose python"
-            )
         if self.runtime is Runtime.CPU and not self.cpu_choices:
             if self.precision is Precision.FP16:
                 raise InvalidInputError("precision", "no CPU engine computes in fp16: use bf16 or fp32")
@@ -91,12 +84,6 @@ class ExportOptions:
         for name, values in (("gpus", self.gpus), ("compute_capability", self.compute_capabilities)):
             if len(set(values)) != len(values):
                 raise InvalidInputError(name, f"{', '.join(map(str, values))} names one twice")
-
-    @property
-    def host(self) -> EngineHost:
-        """What runs the engines: Triton's own backend where it can."""
-        usual = EngineHost.TRITON if self.runtime is Runtime.TENSORRT else EngineHost.PYTHON
-        return self.engine_host or usual
 
     @property
     def cpu_choices(self) -> tuple[EngineOptions, ...]:

@@ -17,7 +17,7 @@ from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import PLAN_FILE, Model, Parameter, Priority, Tensor
 from resrank.core.prompt import PromptLayout
 from resrank.export.gpu_serving import GpuServing
-from resrank.export.manifest import EngineHost, Runtime, plan_file
+from resrank.export.manifest import Runtime, plan_file
 from resrank.export.model_configs import Configs, set_parameters
 
 GRAPH_BATCHES = (1, 2, 4, 8)
@@ -69,7 +69,7 @@ def configure_gpu(configs: Configs, gpu: GpuServing, spec: CheckpointSpec, layou
             config.parameters.pop(name.value, None)
         _place_on_gpus(config, gpu)
         _prefer_batches(config)
-        if gpu.host is EngineHost.TRITON:
+        if gpu.runtime is not Runtime.TORCH:
             _run_plan(config, gpu)
             _capture_graphs(config, shapes)
         else:

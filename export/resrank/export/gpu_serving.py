@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resrank.core.buckets import Buckets
 from resrank.core.names import Model
-from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.manifest import Runtime
 from resrank.export.profiles import Profiles
 
 
@@ -16,7 +16,6 @@ class GpuServing:
 
     Attributes:
         runtime: Any but ``cpu``.
-        host: What runs the engines inside Triton.
         profiles: The shapes that the engines take.
         buckets: The lengths that rows are padded to.
         capabilities: Compute capabilities with a plan of their own; empty where there is one plan or none.
@@ -25,7 +24,6 @@ class GpuServing:
     """
 
     runtime: Runtime
-    host: EngineHost
     profiles: Profiles
     buckets: Buckets
     capabilities: tuple[str, ...] = ()

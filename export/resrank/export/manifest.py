@@ -21,9 +21,8 @@ from resrank.core.durability import flush
 from resrank.core.errors import ResRankError
 from resrank.core.names import MANIFEST_FILE, PLAN_FILE, Model
 from resrank.serving.engines.base import EngineKind, Precision
-from resrank.serving.engines.plan import plan_file as capability_plan_file
 
-MANIFEST_SCHEMA: Final = 3
+MANIFEST_SCHEMA: Final = 4
 
 Capability = Annotated[str, Field(pattern=r"^[1-9]\d?\.\d$")]
 """A GPU's compute capability as NVIDIA writes it: ``8.9``, ``12.0``."""
@@ -40,13 +39,6 @@ class Runtime(StrEnum):
     TENSORRT = "tensorrt"
     TENSORRT_RTX = "tensorrt-rtx"
     TORCH = "torch"
-
-
-class EngineHost(StrEnum):
-    """What runs the engines of ``encoder`` and ``reranker`` inside Triton."""
-
-    TRITON = "triton"  # Triton's TensorRT backend: platform "tensorrt_plan"
-    PYTHON = "python"  # Triton's Python backend: the thin model.py
 
 
 _ENGINES: dict[Runtime, frozenset[EngineKind]] = {
@@ -205,27 +197,23 @@ class Manifest(StrictModel):
     Attributes:
         schema_version: Of this file's form.
         runtime: What the repository was made for.
-        engine_host: What runs its engines.
         checkpoint: What it was made from.
         models: ``encoder`` and ``reranker``.
         buckets: None where nothing is padded ahead.
         compute_capabilities: Those that plans are, or have yet to be, built for. Empty without plans, and where the
             plans are built on the serving machine for its own GPU.
         gpus: CUDA ordinals of the GPUs that serve it; empty for all there are.
-        cuda_graphs: Whether engines run as captured CUDA graphs at the buckets' shapes.
         built_on: The machine that exported.
         versions: Package to version at the export, None for what was not installed.
     """
 
-    schema_version: Literal[3] = MANIFEST_SCHEMA
+    schema_version: Literal[4] = MANIFEST_SCHEMA
     runtime: Runtime
-    engine_host: EngineHost
     checkpoint: CheckpointFacts
     models: dict[Model, EngineFacts]
     buckets: BucketFacts | None
     compute_capabilities: tuple[Capability, ...]
     gpus: tuple[int, ...]
-    cuda_graphs: bool
     built_on: BuiltOn
     versions: dict[str, str | None]
 
@@ -233,8 +221,6 @@ class Manifest(StrictModel):
     def _consistent(self) -> Self:
         if set(self.models) != {Model.ENCODER, Model.RERANKER}:
             raise ValueError(f"models are {', '.join(self.models)}, not encoder and reranker")
-        if self.engine_host is EngineHost.TRITON and self.runtime is not Runtime.TENSORRT:
-            raise ValueError(f"engine_host triton does not run {self.runtime.value}")
         if self.compute_capabilities and self.runtime not in _PLANNED:
             raise ValueError(f"runtime {self.runtime.value} has no compute capabilities")
         for model, facts in self.models.items():
@@ -282,8 +268,8 @@ def plan_file(capabilities: Sequence[str], capability: str) -> str:
     """
     if len(capabilities) <= 1:
         return PLAN_FILE
-    major, _, minor = capability.partition(".")
-    return capability_plan_file((int(major), int(minor)))
+    stem, suffix = PLAN_FILE.split(".")
+    return f"{stem}.sm{capability.replace('.', '')}.{suffix}"
 
 
 def read_manifest(repository: Path) -> Manifest:

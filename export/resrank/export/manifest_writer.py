@@ -19,7 +19,6 @@ _VERSIONS_OF = (
     "onnxscript",
     "openvino",
     "onnxruntime",
-    "tensorrt",
     "tensorrt_rtx_cu13_bindings",
     "numpy",
 )
@@ -36,13 +35,11 @@ def make_manifest(spec: CheckpointSpec, options: ExportOptions, made: RuntimeExp
     buckets = made.gpu.buckets if made.gpu else None
     return Manifest(
         runtime=options.runtime,
-        engine_host=options.host,
         checkpoint=CheckpointFacts(name=spec.name, sha256=spec.digest(), encoder_sha256=encoder_identity(spec)),
         models={model: engine.facts for model, engine in made.models.items()},
         buckets=BucketFacts(**asdict(buckets)) if buckets else None,
         compute_capabilities=made.compute_capabilities,
         gpus=options.gpus,
-        cuda_graphs=made.gpu is not None,
         built_on=BuiltOn(machine=platform.machine(), python=platform.python_version()),
         versions={name: _version(name) for name in _VERSIONS_OF},
     )

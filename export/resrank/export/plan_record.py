@@ -25,8 +25,8 @@ from resrank.export.manifest import (
     read_manifest,
     write_manifest,
 )
+from resrank.export.plan_header import read_plan_header
 from resrank.serving.engines.base import EngineError, EngineKind
-from resrank.serving.engines.plan import read_plan_header
 
 OLDEST_TENSORRT = 11
 """Major version from which on networks are always strongly typed: an older one may choose other precisions than the

@@ -20,12 +20,8 @@ from resrank.core.names import CHECKPOINT_DIR, ENGINE_FILE, Model, Parameter, Te
 from resrank.core.prompt import pad_candidates
 from resrank.serving.batching import BatchingPolicy
 from resrank.serving.engines import Engine, EngineKind, EngineOptions, Precision, load_engine
-from resrank.serving.engines.cuda import Gpu
-from resrank.serving.engines.plan import find_plan
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.step import Arrays, Outcome, StepRequest
-
-_TENSORRT = (EngineKind.TENSORRT, EngineKind.TENSORRT_RTX)
 
 
 @dataclass(frozen=True)
@@ -184,8 +180,8 @@ class EngineStep:
         parameters = instance.parameters
         os.nice(int(parameters.get(Parameter.NICENESS, 0)))  # before the engine makes its threads, which inherit it
         kind = EngineKind(parameters[Parameter.ENGINE])
-        on_gpu = kind in _TENSORRT or (kind is EngineKind.TORCH and instance.gpu is not None)
-        device = (instance.gpu or 0) if on_gpu else None
+        on_gpu = kind is EngineKind.TORCH and instance.gpu is not None
+        device = instance.gpu if on_gpu else None
         options = EngineOptions(
             kind, Precision(parameters[Parameter.PRECISION]), int(parameters[Parameter.THREADS]), device
         )
@@ -199,7 +195,7 @@ class EngineStep:
             min(tokens, policy.lengths[-1]) if policy.lengths else tokens,
             policy.candidates[-1] if policy.candidates else None,
         )
-        engine = load_engine(engine_path(instance.folder, graph.role, options), options)
+        engine = load_engine(engine_path(instance.folder, graph.role, kind), options)
         return cls(engine, graph, limits, policy, batch_rows=int(parameters.get(Parameter.BATCH_ROWS, rows)))
 
     def batch_size(self, waiting: int) -> int:
@@ -248,24 +244,15 @@ class EngineStep:
         return results
 
 
-def engine_path(folder: Path, role: Model, options: EngineOptions) -> Path:
+def engine_path(folder: Path, role: Model, kind: EngineKind) -> Path:
     """What an engine reads in a model's version folder.
 
     Args:
         folder: The version folder.
         role: ``encoder`` or ``reranker``.
-        options: Which engine, and the GPU, which decides between plans for several compute capabilities.
-
-    Raises:
-        EngineError: No plan is there for this machine's GPU.
+        kind: Which engine.
     """
-    match options.kind:
-        case EngineKind.OPENVINO | EngineKind.ONNXRUNTIME:
-            return folder / ENGINE_FILE
-        case EngineKind.TENSORRT | EngineKind.TENSORRT_RTX:
-            return find_plan(folder, lambda: Gpu(options.device or 0).capability)
-        case EngineKind.TORCH:
-            return folder / CHECKPOINT_DIR / role
+    return folder / CHECKPOINT_DIR / role if kind is EngineKind.TORCH else folder / ENGINE_FILE
 
 
 def _repeat_last_row(batch: Mapping[str, NDArray[Any]], rows: int) -> dict[str, NDArray[Any]]:

@@ -212,10 +212,8 @@ def check_gpu(machine: Machine) -> Check:
 def check_gpu_engines(machine: Machine) -> Check:
     """Informational: what builds and runs engines for GPUs, as packages and inside Triton."""
     found = []
-    for title, kind in (("TensorRT", EngineKind.TENSORRT), ("TensorRT for RTX", EngineKind.TENSORRT_RTX)):
-        package = machine.package(kind)
-        if package is not None:
-            found.append(f"{title} {package}")
+    if (rtx := machine.package(EngineKind.TENSORRT_RTX)) is not None:
+        found.append(f"TensorRT for RTX {rtx}")
     if machine.torch_cuda is not None:
         found.append(f"torch {machine.package(EngineKind.TORCH)} with CUDA {machine.torch_cuda}")
     backend = machine.tensorrt_backend

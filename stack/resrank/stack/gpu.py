@@ -153,7 +153,6 @@ def _linked_tensorrt(library: Path, triton: TritonInstall) -> str | None:
 _PACKAGES: dict[EngineKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
     EngineKind.OPENVINO: (("openvino",), ("openvino",)),
     EngineKind.ONNXRUNTIME: (("onnxruntime",), ("onnxruntime", "onnxruntime-gpu")),
-    EngineKind.TENSORRT: (("tensorrt",), ("tensorrt", "tensorrt-cu13")),
     EngineKind.TENSORRT_RTX: (
         ("tensorrt_rtx", "tensorrt_rtx_bindings"),
         ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
@@ -184,12 +183,9 @@ def installed_version(kind: EngineKind) -> str | None:
 
 
 _COMPANIONS: dict[EngineKind, dict[str, str]] = {
-    EngineKind.TENSORRT: {"cuda.bindings": "cuda-bindings"},
-    EngineKind.TENSORRT_RTX: {"cuda.bindings": "cuda-bindings"},
     EngineKind.TORCH: {"transformers": "transformers", "safetensors": "safetensors"},
 }
-"""Engine to what it imports beside its own package, with the distribution's name: NVIDIA's binding of the CUDA runtime
-gives TensorRT its memory, transformers gives torch the backbones."""
+"""Engine to what it imports beside its own package, with the distribution's name."""
 
 
 def missing_companions(kind: EngineKind) -> tuple[str, ...]:
@@ -198,14 +194,7 @@ def missing_companions(kind: EngineKind) -> tuple[str, ...]:
     Args:
         kind: The engine.
     """
-    return tuple(name for module, name in _COMPANIONS.get(kind, {}).items() if not _is_importable(module))
-
-
-def _is_importable(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it is in
-        return False
+    return tuple(name for module, name in _COMPANIONS.get(kind, {}).items() if find_spec(module) is None)
 
 
 def torch_cuda() -> str | None:

@@ -21,7 +21,7 @@ class Refusal(StrEnum):
     NO_BF16_CPU = "this CPU has no bf16"
     NO_BACKEND = "no tensorrt backend"
     NOT_INSTALLED = "is not installed"
-    OTHER_FLAVOUR = "neither flavour reads the other's plans"
+    NOT_SERVED = "nothing serves plans"
     OTHER_VERSION = "plans load in the version that built them only"
     NO_CUDA = "built without CUDA"
 

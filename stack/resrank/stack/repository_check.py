@@ -10,10 +10,10 @@ from resrank.core.checkpoint import file_sha256, validate_folder
 from resrank.core.errors import CheckpointError, StackError
 from resrank.core.names import CHECKPOINT_DIR, VERSION, Model
 from resrank.export.build_script import BUILD_SCRIPT
-from resrank.export.manifest import EngineFacts, EngineHost, Manifest, ManifestError, PlanFacts, Runtime, read_manifest
+from resrank.export.manifest import EngineFacts, Manifest, ManifestError, PlanFacts, Runtime, read_manifest
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.check import Check, Status
-from resrank.stack.gpu import UNKNOWN_VERSION, Gpu, Machine
+from resrank.stack.gpu import Gpu, Machine
 from resrank.stack.refusal import Problem, Refusal
 
 _BF16_CAPABILITY = (8, 0)
@@ -29,13 +29,7 @@ _TITLES = {
 _EXTRAS = {
     EngineKind.OPENVINO: "cpu",
     EngineKind.ONNXRUNTIME: "cpu",
-    EngineKind.TENSORRT: "tensorrt",
-    EngineKind.TENSORRT_RTX: "tensorrt-rtx",
-    EngineKind.TORCH: "export",
-}
-_OTHER_FLAVOUR = {
-    EngineKind.TENSORRT: EngineKind.TENSORRT_RTX,
-    EngineKind.TENSORRT_RTX: EngineKind.TENSORRT,
+    EngineKind.TORCH: "torch",
 }
 _ON_CPU = (EngineKind.OPENVINO, EngineKind.ONNXRUNTIME)
 
@@ -130,10 +124,10 @@ class _EngineCheck:
             checks = (self._graph, self._package, self._cpu_precision)
         elif self._facts.engine is EngineKind.TORCH:
             checks = (self._checkpoint, self._package, self._torch_cuda, self._gpus)
-        elif self._manifest.engine_host is EngineHost.TRITON:
-            checks = (self._graph, self._plans, self._backend, self._gpus)
+        elif self._facts.engine is EngineKind.TENSORRT_RTX:
+            checks = (self._proof,)
         else:
-            checks = (self._graph, self._plans, self._package, self._gpus)
+            checks = (self._graph, self._plans, self._backend, self._gpus)
         return [problem for check in checks for problem in check()]
 
     # Files
@@ -192,7 +186,7 @@ class _EngineCheck:
             return
         if size != plan.bytes:
             cause = f"{self._relative(file)} has {size:,} {Refusal.OTHER_SIZE} {plan.bytes:,}"
-            again = self._export_again() if self._built_by_export else f"copy the repository again, or {self._build()}"
+            again = f"copy the repository again, or {self._build()}"
             yield Problem(Refusal.OTHER_SIZE, cause, again)
         elif self._digests and file_sha256(file) != plan.sha256:
             yield self._changed(file)
@@ -208,39 +202,33 @@ class _EngineCheck:
             yield Problem(
                 Refusal.NO_BACKEND,
                 f"{server} {Refusal.NO_BACKEND}",
-                "serve it in NVIDIA's Triton container (deploy/docker), or export with --engine-host python",
+                "serve it in NVIDIA's Triton container (deploy/docker)",
             )
             return
-        yield from self._other_version(backend.tensorrt, "Triton's backend runs")
+        yield from self._other_version(backend.tensorrt)
+
+    def _proof(self) -> Iterator[Problem]:
+        cause = f"{Refusal.NOT_SERVED} of {_TITLES[self._facts.engine]}, which prove that the graphs build"
+        yield Problem(Refusal.NOT_SERVED, cause, "export with --runtime tensorrt")
 
     def _package(self) -> Iterator[Problem]:
         kind = self._facts.engine
-        found = self._machine.package(kind)
         remedy = f"pip install 'resrank[{_EXTRAS[kind]}]'"
         for package in self._machine.missing_companions(kind):
             yield Problem(Refusal.NOT_INSTALLED, f"{package} {Refusal.NOT_INSTALLED}", remedy)
-        if found is not None:
-            yield from self._other_version(found, "installed is")
-            return
-        other = _OTHER_FLAVOUR.get(kind)
-        other_version = None if other is None else self._machine.package(other)
-        if other is None or other_version is None:
+        if self._machine.package(kind) is None:
             yield Problem(Refusal.NOT_INSTALLED, f"{_TITLES[kind]} {Refusal.NOT_INSTALLED}", remedy)
-            return
-        cause = f"it needs {_TITLES[kind]}, here is {_TITLES[other]} {other_version}, and {Refusal.OTHER_FLAVOUR}"
-        runtime = Runtime.TENSORRT if other is EngineKind.TENSORRT else Runtime.TENSORRT_RTX
-        yield Problem(Refusal.OTHER_FLAVOUR, cause, f"{remedy}, or export with --runtime {runtime.value}")
 
-    def _other_version(self, found: str | None, what: str) -> Iterator[Problem]:
-        if found is None or found == UNKNOWN_VERSION:
+    def _other_version(self, found: str | None) -> Iterator[Problem]:
+        if found is None:
             return
         capabilities = {gpu.capability for gpu in self._serving()} or set(self._facts.plans)
         for capability, plan in self._facts.plans.items():
             if capability in capabilities and not _same_release(plan.tensorrt_version, found):
                 title = _TITLES[self._facts.engine]
                 cause = (
-                    f"its plan for {capability} was built by {title} {plan.tensorrt_version}, {what} {found}, "
-                    f"and {Refusal.OTHER_VERSION}"
+                    f"its plan for {capability} was built by {title} {plan.tensorrt_version}, Triton's backend runs "
+                    f"{found}, and {Refusal.OTHER_VERSION}"
                 )
                 yield Problem(
                     Refusal.OTHER_VERSION, cause, f"serve it with {title} {plan.tensorrt_version}, or {self._build()}"
@@ -306,7 +294,7 @@ class _EngineCheck:
         if not planned or gpu.capability in planned:
             return  # not built yet, which is said already
         names = _listed(sorted(planned, key=_numbers))
-        if not self._built_by_export and not self._manifest.compute_capabilities:
+        if not self._manifest.compute_capabilities:
             remedy = f"{self._build()} --force"
         else:
             remedy = f"export with --compute-capability {gpu.capability.replace('.', '')}"
@@ -340,17 +328,8 @@ class _EngineCheck:
     def _export_again(self) -> str:
         return f"copy the repository again, or make it anew: resrank export CHECKPOINT --out {self._repository} --force"
 
-    @property
-    def _built_by_export(self) -> bool:
-        """Whether plans come from export alone: only TensorRT's own flavour is built by the repository's script."""
-        return self._facts.engine is not EngineKind.TENSORRT
-
     def _build(self) -> str:
-        if self._built_by_export:
-            return self._export_again()
-        container = self._manifest.engine_host is EngineHost.TRITON
-        where = "in the Triton container that will serve it" if container else "by the TensorRT that will serve it"
-        return f"build it {where}: {self._repository / BUILD_SCRIPT}"
+        return f"build it in the Triton container that will serve it: {self._repository / BUILD_SCRIPT}"
 
 
 def _same_release(built: str, found: str) -> bool:

@@ -6,12 +6,11 @@ import importlib.util
 
 import pytest
 
-from resrank.export.tensorrt import EngineBuilder, load_builder
-from resrank.serving.engines import EngineKind
+from resrank.export.tensorrt import EngineBuilder
 
 
 @pytest.fixture(scope="session")
 def rtx() -> EngineBuilder:
     if not any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt_rtx_bindings")):
         pytest.skip("TensorRT-RTX is not installed: pip install 'resrank[tensorrt-rtx]'")
-    return load_builder(EngineKind.TENSORRT_RTX)
+    return EngineBuilder()

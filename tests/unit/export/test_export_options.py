@@ -9,7 +9,7 @@ import pytest
 
 from resrank.core.errors import InvalidInputError
 from resrank.export.export_options import ExportOptions
-from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.manifest import Runtime
 from resrank.export.profiles import EncoderProfile, RerankerProfile
 from resrank.serving.engines.base import EngineKind, Precision
 
@@ -29,7 +29,6 @@ def test_gpu_runtimes_have_no_cpu_engine(runtime: Runtime, wish: dict[str, Any])
 @pytest.mark.parametrize(
     ("wish", "named"),
     [
-        ({"engine_host": EngineHost.PYTHON}, "engine_host"),
         ({"compute_capabilities": ("8.9",)}, "compute_capability"),
         ({"gpus": (0,)}, "gpus"),
         ({"instances": 2}, "instances"),
@@ -46,12 +45,6 @@ def test_a_cpu_has_nothing_of_a_gpu(wish: dict[str, Any], named: str) -> None:
 def test_torch_builds_for_no_capability() -> None:
     with pytest.raises(InvalidInputError, match=r"^compute_capability: has no meaning for runtime torch"):
         ExportOptions(runtime=Runtime.TORCH, compute_capabilities=("8.9",))
-
-
-@pytest.mark.parametrize("runtime", [Runtime.TENSORRT_RTX, Runtime.TORCH])
-def test_tritons_tensorrt_backend_runs_plans_of_tensorrt_only(runtime: Runtime) -> None:
-    with pytest.raises(InvalidInputError, match=f"^engine_host: triton runs plans of .*not {runtime.value}: choose py"):
-        ExportOptions(runtime=runtime, engine_host=EngineHost.TRITON)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +72,3 @@ def test_tritons_tensorrt_backend_runs_plans_of_tensorrt_only(runtime: Runtime) 
 def test_what_cannot_be_is_one_sentence(wish: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^{re.escape(message)}$"):
         ExportOptions(**wish)
-
-
-def test_usual_hosts() -> None:
-    assert {runtime: ExportOptions(runtime=runtime).host for runtime in Runtime} == {
-        Runtime.CPU: EngineHost.PYTHON,
-        Runtime.TENSORRT: EngineHost.TRITON,
-        Runtime.TENSORRT_RTX: EngineHost.PYTHON,
-        Runtime.TORCH: EngineHost.PYTHON,
-    }
-    assert ExportOptions(runtime=Runtime.TENSORRT, engine_host=EngineHost.PYTHON).host is EngineHost.PYTHON

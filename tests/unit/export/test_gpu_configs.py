@@ -19,7 +19,7 @@ from resrank.core.prompt import PromptLayout
 from resrank.export.export_options import ExportOptions
 from resrank.export.gpu_configs import MAX_GRAPHS, configure_gpu, reranker_shapes
 from resrank.export.gpu_serving import GpuServing
-from resrank.export.manifest import EngineHost, Runtime
+from resrank.export.manifest import Runtime
 from resrank.export.model_configs import Configs, complete_configs, validate_configs
 from resrank.export.profiles import EncoderProfile, RerankerProfile
 from resrank.export.runtimes.shapes import gpu_serving
@@ -230,26 +230,16 @@ def test_reranker_shapes_are_those_of_some_request(make: Make, spec: CheckpointS
     assert all(shape[Tensor.CANDIDATES] == (shape[Tensor.PASSAGE_POSITIONS][0], 32) for shape in shapes)
 
 
-@pytest.mark.parametrize(
-    ("runtime", "wishes"),
-    [
-        (Runtime.TENSORRT, {"engine_host": EngineHost.PYTHON}),
-        (Runtime.TENSORRT_RTX, {"compute_capabilities": ("8.0", "8.9")}),
-        (Runtime.TORCH, {}),
-    ],
-    ids=lambda value: value.value if isinstance(value, Runtime) else "",
-)
-def test_the_python_host_is_told_the_buckets(make: Make, runtime: Runtime, wishes: dict[str, Any]) -> None:
-    configs, gpu = make(runtime, **wishes)
+def test_torch_is_told_the_buckets(make: Make) -> None:
+    configs, gpu = make(Runtime.TORCH)
     for model in (Model.ENCODER, Model.RERANKER):
         config = configs[model]
         assert (config.backend, config.platform) == ("python", "")
         assert not config.HasField("optimization")
         assert not config.cc_model_filenames
         (group,) = config.instance_group
-        # Without a named GPU, torch goes where there is one, and elsewhere runs on the CPU.
-        anywhere = runtime is Runtime.TORCH
-        assert group.kind == (ModelInstanceGroup.KIND_AUTO if anywhere else ModelInstanceGroup.KIND_GPU)
+        # Without a named GPU it goes where there is one, and elsewhere runs on the CPU.
+        assert group.kind == ModelInstanceGroup.KIND_AUTO
         assert not group.profile
     told = {key: value.string_value for key, value in configs[Model.ENCODER].parameters.items()}
     lengths = [int(length) for length in told["token_buckets"].split(",")]

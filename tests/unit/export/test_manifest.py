@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from resrank.core.names import Model
 from resrank.export.manifest import (
     AxisRange,
-    EngineHost,
     Manifest,
     ManifestError,
     Runtime,
@@ -57,7 +56,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
 def test_another_schema_says_to_export_again(tmp_path: Path, schema: object) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": schema, "runtime": "cpu"}))
     with pytest.raises(
-        ManifestError, match=r"schema_version is .*, this version of resrank reads 3: export again .*--f"
+        ManifestError, match=r"schema_version is .*, this version of resrank reads 4: export again .*--f"
     ):
         read_manifest(tmp_path)
 
@@ -72,7 +71,6 @@ def test_another_schema_says_to_export_again(tmp_path: Path, schema: object) -> 
         (("checkpoint", "extra"), 1, "checkpoint.extra: Extra inputs are not permitted"),
         (("compute_capabilities",), ["sm89"], "compute_capabilities.0: "),
         (("models", "encoder", "engine"), "tensorrt", "encoder: engine tensorrt is not one of runtime cpu"),
-        (("engine_host",), "triton", "engine_host triton does not run cpu"),
     ],
 )
 def test_the_wrong_field_is_named(tmp_path: Path, path: tuple[str, ...], value: object, named: str) -> None:
@@ -88,8 +86,6 @@ def test_the_wrong_field_is_named(tmp_path: Path, path: tuple[str, ...], value: 
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
-    with pytest.raises(ValidationError, match="engine_host triton does not run tensorrt-rtx"):
-        make_manifest(Runtime.TENSORRT_RTX, engine_host=EngineHost.TRITON)
     with pytest.raises(ValidationError, match="runtime torch has no compute capabilities"):
         make_manifest(Runtime.TORCH, compute_capabilities=("8.9",))
     with pytest.raises(ValidationError, match="a plan is not of engine tensorrt"):

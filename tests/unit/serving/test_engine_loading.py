@@ -14,7 +14,7 @@ from resrank.core.names import Model, Tensor
 from resrank.serving.batching import GPU_ROWS, BatchingPolicy
 from resrank.serving.engine import open_backend
 from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph, engine_path
-from resrank.serving.engines import EngineError, EngineKind, EngineOptions, Precision
+from resrank.serving.engines import EngineError, EngineKind, EngineOptions, Precision, load_engine
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import StepRequest
@@ -54,15 +54,17 @@ def test_an_instance_knows_its_folder_its_config_and_its_gpu(tmp_path: Path) -> 
     [
         (EngineKind.OPENVINO, "model.onnx"),
         (EngineKind.ONNXRUNTIME, "model.onnx"),
-        (EngineKind.TENSORRT, "model.plan"),
-        (EngineKind.TENSORRT_RTX, "model.plan"),
         (EngineKind.TORCH, "checkpoint/reranker"),
     ],
 )
 def test_each_engine_reads_its_own_file(tmp_path: Path, kind: EngineKind, expected: str) -> None:
-    (tmp_path / "model.plan").touch()
-    options = EngineOptions(kind, Precision.BF16, device=0)
-    assert engine_path(tmp_path, Model.RERANKER, options) == tmp_path / expected
+    assert engine_path(tmp_path, Model.RERANKER, kind) == tmp_path / expected
+
+
+@pytest.mark.parametrize("kind", [EngineKind.TENSORRT, EngineKind.TENSORRT_RTX])
+def test_plans_are_nothing_for_a_python_model(tmp_path: Path, kind: EngineKind) -> None:
+    with pytest.raises(EngineError, match="plans run in Triton's own TensorRT backend, not in a Python model"):
+        load_engine(tmp_path / "model.plan", EngineOptions(kind, Precision.BF16))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from support.tiny_checkpoint import make_tiny_checkpoint
         (["--runtime", "tensorrt", "--cpu-engine", "openvino"], "cpu_engine: has no meaning for runtime tensorrt"),
         (["--runtime", "torch", "--threads", "2"], "threads: has no meaning for runtime torch"),
         (["--gpus", "0,1"], "gpus: has no meaning for runtime cpu"),
-        (["--runtime", "torch", "--engine-host", "triton"], "engine_host: triton runs plans of runtime tensorrt only"),
         (["--runtime", "tensorrt", "--gpus", "first"], "gpus: 'first' is no list of numbers, as in 80,89"),
         (["--runtime", "tensorrt", "--compute-capability", "8"], "compute_capability: too small a number (limit 50"),
         (

@@ -165,9 +165,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.setattr(sys, "path", [str(folder)])
-    for name in list(sys.modules):
-        if name.partition(".")[0] in {"cuda", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"}:
-            monkeypatch.delitem(sys.modules, name)
+    for name in ("torch", "transformers", "safetensors", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return folder
 
 
@@ -183,11 +182,9 @@ def install(site: Path, module: str, distribution: str, version: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "module", "distribution", "version", "found"),
     [
-        (EngineKind.TENSORRT, "tensorrt", "tensorrt", "11.3.0.99", "11.3.0.99"),
-        (EngineKind.TENSORRT, "tensorrt", "tensorrt", "", gpu.UNKNOWN_VERSION),
+        (EngineKind.TORCH, "torch", "torch", "", gpu.UNKNOWN_VERSION),
         (EngineKind.TENSORRT_RTX, "tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings", "1.7.1.116", "1.7.1.116"),
         (EngineKind.TENSORRT_RTX, "tensorrt", "tensorrt", "11.3.0.99", None),
-        (EngineKind.TENSORRT, "tensorrt_rtx_bindings", "tensorrt-rtx-cu13-bindings", "1.7.1.116", None),
     ],
 )
 def test_packages_are_found_without_being_imported(
@@ -198,9 +195,9 @@ def test_packages_are_found_without_being_imported(
 
 
 def test_a_missing_companion_is_named(site: Path) -> None:
-    assert Machine().missing_companions(EngineKind.TENSORRT) == ("cuda-bindings",)
-    (site / "cuda" / "bindings").mkdir(parents=True)
-    assert Machine().missing_companions(EngineKind.TENSORRT) == ()
+    assert Machine().missing_companions(EngineKind.TORCH) == ("transformers", "safetensors")
+    install(site, "transformers", "transformers", "5.0")
+    assert Machine().missing_companions(EngineKind.TORCH) == ("safetensors",)
     assert Machine().missing_companions(EngineKind.OPENVINO) == ()
 
 

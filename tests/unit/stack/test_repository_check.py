@@ -13,7 +13,7 @@ import pytest
 from resrank.core.checkpoint import read_spec
 from resrank.core.errors import StackError
 from resrank.core.names import CHECKPOINT_DIR, Model
-from resrank.export.manifest import CheckpointFacts, EngineHost, Manifest, Runtime, write_manifest
+from resrank.export.manifest import CheckpointFacts, Manifest, Runtime, write_manifest
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.check import Status
 from resrank.stack.gpu import Gpu, Machine, TensorRtBackend
@@ -132,8 +132,6 @@ def refusal(repository: Repository, machine: Machine) -> str:
 
 
 CPU_SERVER = FakeMachine(gpus=(), gpu_problem="no driver", packages={EngineKind.ONNXRUNTIME: "1.32.0"})
-RTX_SERVER = FakeMachine(packages={EngineKind.TENSORRT_RTX: "1.7.1.116"})
-PIP_SERVER = FakeMachine(tensorrt_backend=None, packages={EngineKind.TENSORRT: "11.3.0.99"})
 TORCH_SERVER = FakeMachine(packages={EngineKind.TORCH: "2.13.0"})
 CONTAINER = FakeMachine()
 LAPTOP = FakeMachine(
@@ -142,7 +140,7 @@ LAPTOP = FakeMachine(
     tensorrt_backend=None,
     triton=TritonInstall(Path("/opt/2.51.0/bin/tritonserver"), embedded=False),
 )
-AHEAD_OF_TIME = {"plans": ("8.0", "8.9"), "compute_capabilities": ("8.0", "8.9"), "version": "1.7.1.116"}
+TWO_KINDS = {"plans": ("8.0", "8.9"), "compute_capabilities": ("8.0", "8.9")}
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +172,6 @@ def torch_repository(make: Make, checkpoint: Path) -> Repository:
         (Runtime.TENSORRT, {"plans": ("8.9",), "gpus": (1,)}, FakeMachine(gpus=(gpu(0, "7.5"), gpu(1)))),
         # The plan for 8.0 is not built, and is not needed here.
         (Runtime.TENSORRT, {"plans": ("8.9",), "compute_capabilities": ("8.0", "8.9")}, CONTAINER),
-        (Runtime.TENSORRT, {"plans": ("8.9",), "engine_host": EngineHost.PYTHON}, PIP_SERVER),
-        (Runtime.TENSORRT_RTX, AHEAD_OF_TIME, RTX_SERVER),
         # What cannot be told is no reason.
         (Runtime.TENSORRT, {"plans": ("8.9",)}, FakeMachine(gpus=(gpu(free=None),))),
         (Runtime.TENSORRT, {"plans": ("8.9",)}, FakeMachine(tensorrt_backend=TensorRtBackend(Path("/b"), None))),
@@ -286,17 +282,16 @@ CASES = [
     Case(
         Refusal.NOT_BUILT,
         "its plan for compute capability 8.9 is not built yet",
-        "build it by the TensorRT that will serve it:",
-        PIP_SERVER,
-        fields={"compute_capabilities": ("8.0", "8.9"), "plans": ("8.0",), "engine_host": EngineHost.PYTHON},
+        "build it in the Triton container that will serve it:",
+        CONTAINER,
+        fields={"compute_capabilities": ("8.0", "8.9"), "plans": ("8.0",)},
     ),
     Case(
         Refusal.OTHER_CAPABILITY,
         "GPU 0 (NVIDIA L4, compute capability 9.0) is here and there is no plan for it, only for 8.0 and 8.9",
         "--compute-capability 90",
-        FakeMachine(gpus=(gpu(0, "9.0"),), packages=RTX_SERVER.packages),
-        Runtime.TENSORRT_RTX,
-        AHEAD_OF_TIME,
+        FakeMachine(gpus=(gpu(0, "9.0"),)),
+        fields=TWO_KINDS,
     ),
     Case(
         Refusal.OTHER_CAPABILITY,
@@ -308,9 +303,8 @@ CASES = [
         Refusal.NO_GPU,
         "there is no GPU here (nvidia-smi is not on PATH)",
         "on a machine with an NVIDIA GPU of compute capability 8.0 or 8.9, or export with --runtime cpu",
-        FakeMachine(gpus=(), gpu_problem="nvidia-smi is not on PATH", packages=RTX_SERVER.packages),
-        Runtime.TENSORRT_RTX,
-        AHEAD_OF_TIME,
+        FakeMachine(gpus=(), gpu_problem="nvidia-smi is not on PATH"),
+        fields=TWO_KINDS,
     ),
     Case(
         Refusal.NO_SUCH_GPU,
@@ -343,7 +337,7 @@ CASES = [
     Case(
         Refusal.NO_BACKEND,
         "/opt/2.51.0/bin/tritonserver has no tensorrt backend",
-        "NVIDIA's Triton container (deploy/docker), or export with --engine-host python",
+        "NVIDIA's Triton container (deploy/docker)",
         LAPTOP,
     ),
     Case(
@@ -361,28 +355,12 @@ CASES = [
         {},
     ),
     Case(
-        Refusal.NOT_INSTALLED,
-        "TensorRT for RTX is not installed",
-        "pip install 'resrank[tensorrt-rtx]'",
+        Refusal.NOT_SERVED,
+        "nothing serves plans of TensorRT for RTX",
+        "export with --runtime tensorrt",
         CONTAINER,
         Runtime.TENSORRT_RTX,
-        AHEAD_OF_TIME,
-    ),
-    Case(
-        Refusal.NOT_INSTALLED,
-        "cuda-bindings is not installed",
-        "pip install 'resrank[tensorrt-rtx]'",
-        FakeMachine(packages=RTX_SERVER.packages, missing=("cuda-bindings",)),
-        Runtime.TENSORRT_RTX,
-        AHEAD_OF_TIME,
-    ),
-    Case(
-        Refusal.OTHER_FLAVOUR,
-        "it needs TensorRT for RTX, here is TensorRT 11.3.0.99, and neither flavour reads the other's plans",
-        "pip install 'resrank[tensorrt-rtx]', or export with --runtime tensorrt",
-        PIP_SERVER,
-        Runtime.TENSORRT_RTX,
-        AHEAD_OF_TIME,
+        {**TWO_KINDS, "version": "1.7.1.116"},
     ),
     Case(
         Refusal.OTHER_VERSION,
@@ -390,14 +368,6 @@ CASES = [
         "serve it with TensorRT 11.4.1.12, or build it in the Triton container that will serve it:",
         CONTAINER,
         fields={"plans": ("8.9",), "version": "11.4.1.12"},
-    ),
-    Case(
-        Refusal.OTHER_VERSION,
-        "its plan for 8.9 was built by TensorRT for RTX 1.7.0.92, installed is 1.7.1.116, and plans load in",
-        "resrank export CHECKPOINT",
-        RTX_SERVER,
-        Runtime.TENSORRT_RTX,
-        {**AHEAD_OF_TIME, "version": "1.7.0.92"},
     ),
 ]
 

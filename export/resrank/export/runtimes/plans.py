@@ -1,14 +1,14 @@
 """``--runtime tensorrt`` and ``tensorrt-rtx``: typed graphs, and the plans that TensorRT builds from them.
 
-Production TensorRT builds on the GPU that serves. Where it is not installed or finds no GPU, the repository gets the
-typed graphs and a script that builds them there.
+Production TensorRT builds on the GPU that serves: the repository gets the typed graphs and a script that builds them
+there. TensorRT for RTX builds on any machine, which proves that the graphs parse and build; nothing serves its plans.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +22,14 @@ from resrank.export.families import require_supported
 from resrank.export.gpu_serving import GpuServing
 from resrank.export.graph_files import graph_digests, graph_files
 from resrank.export.manifest import AxisRange, EngineFacts, PlanFacts, Runtime, capability_name, plan_file
-from resrank.export.parity import ParityGate
 from resrank.export.repository import EngineModel
 from resrank.export.runtimes.base import ENGINE_MODELS, EngineChoice, RuntimeExport, Subject, parity_facts
-from resrank.export.runtimes.measurement import measure, parity_failure
+from resrank.export.runtimes.measurement import parity_failure
 from resrank.export.runtimes.shapes import gpu_serving
-from resrank.export.tensorrt import BuiltPlan, EngineBuilder, load_builder
+from resrank.export.tensorrt import BuiltPlan, EngineBuilder
 from resrank.export.typed_graphs import TYPED_OPSET, TypedGraph
 from resrank.export.typed_parity import check_typed
-from resrank.serving.engines import EngineKind, EngineOptions, Precision, load_engine
-from resrank.serving.engines.base import EngineError
+from resrank.serving.engines import EngineKind, Precision
 
 _KINDS = {Runtime.TENSORRT: EngineKind.TENSORRT, Runtime.TENSORRT_RTX: EngineKind.TENSORRT_RTX}
 _USUAL_PRECISIONS = (Precision.BF16, Precision.FP32)
@@ -65,17 +63,15 @@ class PlanRuntime:
         self._options = options
         self._kind = _KINDS[options.runtime]
         self._gpu: GpuServing | None = None
-        self._builder: EngineBuilder | None = None
-        self._put_off: str | None = None  # why the plans are built later
-        wished = (int(name.replace(".", "")) for name in options.compute_capabilities)
-        try:
-            builder = load_builder(self._kind)
-            self._targets = {name: builder.resolve(name) for name in tuple(wished) or (None,)}
-            self._builder = builder
-        except ExportError as error:
-            if self._kind is EngineKind.TENSORRT_RTX:  # it builds on any machine: there is nothing to wait for
-                raise
-            self._put_off = str(error)
+        self._builder = EngineBuilder() if self._kind is EngineKind.TENSORRT_RTX else None
+        # Compute capability as the builder takes it, to its name.
+        self._targets = {int(name.replace(".", "")): name for name in options.compute_capabilities}
+        if self._builder is not None:
+            if not self._targets:
+                possible = ",".join(map(str, self._builder.capabilities))
+                raise ExportError(f"{self._builder} builds for GPUs that are named: --compute-capability {possible}")
+            for capability in self._targets:
+                self._builder.require(capability)
 
     def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """See the protocol."""
@@ -85,7 +81,7 @@ class PlanRuntime:
 
     def bytes_needed(self, parameters: int) -> int:
         """See the protocol: the graphs, and every plan, which holds the same weights again."""
-        copies = 1 + (len(self._targets) if self._builder else 0)
+        copies = 1 + (0 if self._builder is None else len(self._targets))
         return parameters * _BYTES_PER_WEIGHT[self._options.precision or _USUAL_PRECISIONS[0]] * copies
 
     def export(self, subject: Subject) -> RuntimeExport:
@@ -122,7 +118,7 @@ class PlanRuntime:
             {model: graph.precision for model, graph in graphs.items()},
         )
         models = {
-            model: EngineModel(self._facts(model, gpu, graph, graph.choice, {}), graph_files(graph.onnx))
+            model: EngineModel(self._facts(model, gpu, graph, {}), graph_files(graph.onnx))
             for model, graph in graphs.items()
         }
         return RuntimeExport(
@@ -132,7 +128,7 @@ class PlanRuntime:
             gpu=gpu,
             compute_capabilities=self._options.compute_capabilities,
             build_script=script,
-            put_off=self._put_off,
+            put_off="TensorRT builds plans on the GPU that serves them",
         )
 
     def _build(
@@ -144,40 +140,22 @@ class PlanRuntime:
         subject: Subject,
     ) -> RuntimeExport:
         """The plans."""
-        capabilities = tuple(capability_name(target) for target in self._targets.values())
-        models, chosen = {}, {}
+        capabilities, models = tuple(self._targets.values()), {}
         for model, graph in graphs.items():
-            names = {wish: plan_file(capabilities, capability_name(to)) for wish, to in self._targets.items()}
             subject.progress(f"Building the {model.value} for compute capability {', '.join(capabilities)}")
+            folder = subject.scratch / "plans" / model
             built = builder.build_each(
                 graph.onnx,
                 gpu.profiles.all_shapes(model, subject.model.spec),
-                {wish: subject.scratch / "plans" / model / name for wish, name in names.items()},
+                {target: folder / plan_file(capabilities, name) for target, name in self._targets.items()},
             )
-            chosen[model] = self._measure_plans(model, graph, built, subject.gate)
-            if chosen[model] is not graph.choice:
-                tried.append(chosen[model])
-                if not chosen[model].parity.passed:
-                    raise parity_failure(model, tried)
             plans = {capability_name(plan.compute_capability): _plan_facts(plan) for plan in built}
-            facts = self._facts(model, gpu, graph, chosen[model], plans)
+            facts = self._facts(model, gpu, graph, plans)
             models[model] = EngineModel(facts, {plan.path.name: plan.path for plan in built})
+        chosen = {model: graph.choice for model, graph in graphs.items()}
         return RuntimeExport(models, chosen, tuple(tried), gpu=gpu, compute_capabilities=capabilities)
 
-    def _measure_plans(self, model: Model, graph: _Graph, built: Sequence[BuiltPlan], gate: ParityGate) -> EngineChoice:
-        """The engine's own figures where this machine's GPU runs one of the plans, else its graph's."""
-        options = EngineOptions(self._kind, graph.precision, device=0)
-        for plan in built:
-            try:
-                engine = load_engine(plan.path, options)
-            except EngineError:
-                continue  # no GPU, or not the one that this plan is for
-            return measure(gate, model, engine, options)
-        return graph.choice
-
-    def _facts(
-        self, model: Model, gpu: GpuServing, graph: _Graph, choice: EngineChoice, plans: dict[str, PlanFacts]
-    ) -> EngineFacts:
+    def _facts(self, model: Model, gpu: GpuServing, graph: _Graph, plans: dict[str, PlanFacts]) -> EngineFacts:
         profiles = gpu.profiles.as_json()[model.value]
         return EngineFacts(
             engine=self._kind,
@@ -185,7 +163,7 @@ class PlanRuntime:
             threads=0,
             opset=TYPED_OPSET,
             onnx_sha256=graph_digests(graph.onnx),
-            parity=parity_facts(choice),
+            parity=parity_facts(graph.choice),
             plans=plans,
             profiles=tuple({axis: AxisRange(**sizes) for axis, sizes in axes.items()} for axes in profiles),
         )
@@ -198,6 +176,6 @@ def _plan_facts(plan: BuiltPlan) -> PlanFacts:
         bytes=plan.bytes,
         tensorrt_flavour=plan.flavour,
         tensorrt_version=plan.version,
-        timing_cache=plan.timing_cache,
+        timing_cache=False,
         build_seconds=plan.build_seconds,
     )

@@ -31,7 +31,6 @@ def gpu_serving(options: ExportOptions, spec: CheckpointSpec, layout: PromptLayo
     several = options.compute_capabilities if len(options.compute_capabilities) > 1 else ()
     return GpuServing(
         runtime=options.runtime,
-        host=options.host,
         profiles=profiles,
         buckets=default_buckets(profiles, spec, layout),
         capabilities=several,

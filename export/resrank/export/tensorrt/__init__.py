@@ -1,7 +1,7 @@
-"""TensorRT builders: an exported graph to engine plans, by the production library or by TensorRT-RTX."""
+"""The builder of TensorRT for RTX: from an exported graph to engine plans, on any machine."""
 
-from resrank.export.tensorrt.builder import EngineBuilder, load_builder
+from resrank.export.tensorrt.builder import EngineBuilder
 from resrank.export.tensorrt.network import LayerSummary, NetworkSummary
 from resrank.export.tensorrt.plan import BuiltPlan
 
-__all__ = ["BuiltPlan", "EngineBuilder", "LayerSummary", "NetworkSummary", "load_builder"]
+__all__ = ["BuiltPlan", "EngineBuilder", "LayerSummary", "NetworkSummary"]

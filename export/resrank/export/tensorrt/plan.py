@@ -21,7 +21,6 @@ class BuiltPlan:
         version: Of the TensorRT that built it; the plan loads in that version only.
         compute_capability: Of the GPUs that it runs on, for instance 89.
         build_seconds: How long TensorRT worked, without parsing.
-        timing_cache: Whether kernels were chosen by an earlier build's timings.
         fused_attention: Whether TensorRT took every attention layer with a dedicated kernel. It has none for fp32.
         layers: Of the network definition.
     """
@@ -33,6 +32,5 @@ class BuiltPlan:
     version: str
     compute_capability: int
     build_seconds: float
-    timing_cache: bool
     fused_attention: bool
     layers: LayerSummary

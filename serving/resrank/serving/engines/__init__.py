@@ -13,12 +13,13 @@ def load_engine(model: Path, options: EngineOptions) -> Engine:
     """Makes an exported model ready to run.
 
     Args:
-        model: What the engine reads: ``model.onnx``, beside which its external data stands; a TensorRT plan; for torch
-            one backbone's folder in a full checkpoint, whose name says which role it plays.
+        model: What the engine reads: ``model.onnx``, beside which its external data stands; for torch one backbone's
+            folder in a full checkpoint, whose name says which role it plays.
         options: Which engine, at which precision, where.
 
     Raises:
-        EngineError: The engine's package is missing, or it cannot take the model, the precision or the machine.
+        EngineError: The engine's package is missing, no Python model runs it, or it cannot take the model, the
+            precision or the machine.
         CheckpointError: Torch is to read something that is no checkpoint.
     """
     match options.kind:
@@ -30,10 +31,6 @@ def load_engine(model: Path, options: EngineOptions) -> Engine:
             from resrank.serving.engines.onnxruntime import OnnxRuntimeEngine
 
             return OnnxRuntimeEngine(model, options)
-        case EngineKind.TENSORRT | EngineKind.TENSORRT_RTX:
-            from resrank.serving.engines.tensorrt import TensorRtEngine
-
-            return TensorRtEngine(model, options)
         case EngineKind.TORCH:
             try:
                 from resrank.serving.engines.torch import TorchEngine
@@ -41,3 +38,5 @@ def load_engine(model: Path, options: EngineOptions) -> Engine:
                 raise EngineError(f"torch is not installed ({error}): pip install 'resrank[torch]'") from error
 
             return TorchEngine(model, options)
+        case EngineKind.TENSORRT | EngineKind.TENSORRT_RTX:
+            raise EngineError(f"{model}: plans run in Triton's own TensorRT backend, not in a Python model")

@@ -17,8 +17,8 @@ class EngineKind(StrEnum):
 
     OPENVINO = "openvino"  # model.onnx on a CPU
     ONNXRUNTIME = "onnxruntime"  # likewise
-    TENSORRT = "tensorrt"  # a plan on a GPU
-    TENSORRT_RTX = "tensorrt_rtx"  # likewise; neither flavour reads the other's plans
+    TENSORRT = "tensorrt"  # a plan on a GPU, in Triton's own backend
+    TENSORRT_RTX = "tensorrt_rtx"  # a plan that proves that the graph builds; neither flavour reads the other's
     TORCH = "torch"  # a checkpoint on a GPU or a CPU
 
 

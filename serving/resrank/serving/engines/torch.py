@@ -16,7 +16,6 @@ from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, validate_folder
 from resrank.core.names import Tensor as Name
 from resrank.model.modeling import ResRankModel, load_backbone, load_projectors
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
-from resrank.serving.engines.cuda_graphs import GraphRunner
 
 _LOW = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
 
@@ -26,8 +25,7 @@ class TorchEngine:
 
     Attention is ``scaled_dot_product_attention`` as in the exported graphs. In bf16 and fp16 the matrices are stored
     and multiplied in that type, attention's products too, and all else is fp32: the residual stream, the norms, the
-    softmax, pooling, P_in, P_out and what follows the last hidden state. On a GPU each shape is replayed as a CUDA
-    graph from its second call on.
+    softmax, pooling, P_in, P_out and what follows the last hidden state.
     """
 
     def __init__(self, part: Path, options: EngineOptions) -> None:
@@ -62,7 +60,6 @@ class TorchEngine:
             raise EngineError(f"{part}: {_memory_sentence(error)}") from error
         self._part = part
         self._compute = self._encode if part.name == ENCODER_DIR else self._rerank
-        self._graphs = GraphRunner(self._compute, self._device) if self._device.type == "cuda" else None
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -72,12 +69,10 @@ class TorchEngine:
             EngineError: The GPU's memory is too small for the batch.
         """
         try:
-            if self._graphs is not None:
-                return self._graphs.run(inputs)
-            outputs = self._compute({name: torch.tensor(array) for name, array in inputs.items()})
+            outputs = self._compute({name: torch.tensor(array, device=self._device) for name, array in inputs.items()})
+            return {name: value.cpu().numpy() for name, value in outputs.items()}
         except torch.OutOfMemoryError as error:
             raise EngineError(f"{self._part}: {_memory_sentence(error)}") from error
-        return {name: value.numpy() for name, value in outputs.items()}
 
     def _encode(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {Name.EMBEDDING: self._model.encode(inputs[Name.INPUT_IDS], inputs[Name.ATTENTION_MASK])}
@@ -111,7 +106,7 @@ def compute_low(backbone: PreTrainedModel, dtype: torch.dtype, device: str) -> N
         elif isinstance(module, nn.Embedding):  # half the memory; a lookup is no product, so its rows go on as fp32
             module.to(dtype)
             module.register_forward_hook(lambda _module, _inputs, rows: rows.float())
-    # Nothing is left for its cache of converted weights, which must not outlive a call inside a captured graph.
+    # Nothing is left for its cache of converted weights.
     backbone.forward = torch.autocast(device, dtype=dtype, cache_enabled=False)(backbone.forward)
 
 

@@ -13,7 +13,7 @@ import typer
 from resrank.core.errors import ExportError, InvalidInputError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB
 from resrank.core.terminal import Terminal, print_json
-from resrank.export.manifest import EngineHost, Runtime, capability_name
+from resrank.export.manifest import Runtime, capability_name
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.cli.options import Output, OutputOption
 
@@ -42,8 +42,8 @@ def export(
     runtime: Annotated[
         Runtime,
         typer.Option(
-            help="What serves: a CPU; GPUs with Triton's TensorRT backend; GPUs with TensorRT for RTX or torch inside "
-            "Triton's Python backend."
+            help="What serves: a CPU; GPUs with Triton's TensorRT backend; torch on either. tensorrt-rtx serves "
+            "nowhere: it proves on any machine that the graphs build."
         ),
     ] = Runtime.CPU,
     precision: Annotated[
@@ -69,20 +69,10 @@ def export(
     threads: Annotated[
         int, typer.Option(min=0, help="Threads of one inference; 0: all cores.", rich_help_panel=_CPU_PANEL)
     ] = 0,
-    engine_host: Annotated[
-        EngineHost | None,
-        typer.Option(
-            help="Runs the engines: Triton's TensorRT backend (the default of tensorrt) or its Python backend (the "
-            "others' only one).",
-            show_default=False,
-            rich_help_panel=_GPU_PANEL,
-        ),
-    ] = None,
     compute_capability: Annotated[
         str,
         typer.Option(
-            help="GPUs to build for, as 80,89; by default the machine's own. TensorRT for RTX builds for all on any "
-            "machine, tensorrt on each of the GPUs.",
+            help="GPUs to build for, as 80,89; for tensorrt by default the one that builds.",
             show_default=False,
             rich_help_panel=_GPU_PANEL,
         ),
@@ -122,8 +112,8 @@ def export(
     fetched; else `resrank checkpoint merge` takes their folders.
 
     Every engine, or the graph that it is built from, is held against the torch reference in fp32, at residual gate 1,
-    before anything is written. Where TensorRT is not installed, `--runtime tensorrt` leaves its plans to
-    `build-engines.sh` in the repository.
+    before anything is written. `--runtime tensorrt` leaves its plans to `build-engines.sh` in the repository, which
+    builds them in the container that serves.
     """
     from resrank.export.export_options import ExportOptions
     from resrank.export.profiles import EncoderProfile, RerankerProfile
@@ -134,7 +124,6 @@ def export(
         cpu_engine=_choice(EngineKind, cpu_engine, "--cpu-engine"),
         threads=threads,
         embedding_cache_mib=embedding_cache_mib,
-        engine_host=engine_host,
         compute_capabilities=_capabilities(compute_capability),
         gpus=_numbers(gpus, "gpus", 0),
         instances=instances,
@@ -209,6 +198,13 @@ def _print(report: ExportReport, console: Terminal) -> None:
             console.print(f"    {plan.file}: compute capability {capability}, {megabytes:.1f} MB", soft_wrap=True)
     for reason in report.refused:
         console.print(f"[yellow]-[/] {escape(reason)}", soft_wrap=True)
+    if report.manifest.runtime is Runtime.TENSORRT_RTX:
+        console.print(
+            f"[green]✓[/] {report.repository}: its graphs build; nothing serves these plans, so export with "
+            "--runtime tensorrt to serve",
+            soft_wrap=True,
+        )
+        return
     if report.put_off is None:
         kinds = " or ".join(report.manifest.compute_capabilities)
         where = f" on a machine with a GPU of compute capability {kinds}" if kinds else ""

@@ -23,7 +23,7 @@ from resrank.core.names import Model
 from resrank.export import exporter, typed_graphs
 from resrank.export.export_options import ExportOptions
 from resrank.export.exporter import ExportReport, export_checkpoint
-from resrank.export.manifest import EngineHost, Runtime, read_manifest
+from resrank.export.manifest import Runtime, read_manifest
 from resrank.export.profiles import RerankerProfile
 from resrank.export.tensorrt import EngineBuilder
 from resrank.export.typed_graphs import TypedGraph
@@ -81,11 +81,10 @@ def configs(repository: Path) -> dict[Model, ModelConfig]:
 def test_plans_built_ahead_are_in_place_and_in_the_manifest(ahead: ExportReport, rtx: EngineBuilder) -> None:
     manifest = read_manifest(ahead.repository)
     assert manifest == ahead.manifest
-    assert manifest.engine_host is EngineHost.PYTHON
     assert manifest.compute_capabilities == ("8.0", "8.9")
     for model in ENGINES:
         version, facts = ahead.repository / model / "1", manifest.models[model]
-        assert {file.name for file in version.iterdir()} == {"model.py", "model.sm80.plan", "model.sm89.plan"}
+        assert {file.name for file in version.iterdir()} == {"model.sm80.plan", "model.sm89.plan"}
         assert manifest.missing_plans(model) == ()
         assert (facts.engine, facts.precision, facts.opset) == (EngineKind.TENSORRT_RTX, Precision.BF16, 23)
         assert len(facts.profiles) == 2
@@ -100,28 +99,25 @@ def test_plans_built_ahead_are_in_place_and_in_the_manifest(ahead: ExportReport,
     assert manifest.versions["tensorrt_rtx_cu13_bindings"] is not None
 
 
-def test_plans_built_ahead_are_for_the_python_host_alone(ahead: ExportReport) -> None:
-    for model, config in configs(ahead.repository).items():
-        assert config.platform != "tensorrt_plan"
-        if model in ENGINES:
-            assert config.backend == "python"
-            assert list(config.instance_group[0].gpus) == [0, 1]
+def test_plans_built_ahead_are_chosen_by_capability_as_those_that_serve(ahead: ExportReport) -> None:
+    for model in ENGINES:
+        config = configs(ahead.repository)[model]
+        assert config.platform == "tensorrt_plan"
+        assert dict(config.cc_model_filenames) == {"8.0": "model.sm80.plan", "8.9": "model.sm89.plan"}
+        assert list(config.instance_group[0].gpus) == [0, 1]
 
 
-@no_driver
-def test_the_graphs_are_held_against_the_reference_where_no_gpu_runs_the_plans(ahead: ExportReport) -> None:
+def test_the_graphs_are_held_against_the_reference(ahead: ExportReport) -> None:
     for facts in ahead.manifest.models.values():
         assert facts.parity is not None
         assert facts.parity.by == "onnxruntime"
         assert facts.parity.state_cosine >= facts.parity.tolerance.state_cosine
 
 
-@no_driver
 def test_a_repository_that_is_complete_but_for_its_plans(unbuilt: ExportReport) -> None:
     repository, manifest = unbuilt.repository, read_manifest(unbuilt.repository)
     assert {path.name for path in repository.iterdir()} == {*MODELS, "manifest.json", "build-engines.sh"}
     assert unbuilt.put_off is not None
-    assert manifest.engine_host is EngineHost.TRITON
     read = configs(repository)
     for model in ENGINES:
         version, facts = repository / model / "1", manifest.models[model]
@@ -145,7 +141,7 @@ def test_doctor_says_of_each_engine_in_one_line_why_it_does_not_run_here(
 ) -> None:
     for report, words in (
         (unbuilt, ("is not built yet", "no tensorrt backend", "no GPU here", "build-engines.sh")),
-        (ahead, ("no GPU here", "of compute capability 8.0 or 8.9")),
+        (ahead, ("nothing serves plans of TensorRT for RTX", "export with --runtime tensorrt")),
     ):
         checks = check_repository(report.repository, Machine())
         assert [check.name for check in checks] == ["encoder", "reranker"]
@@ -157,7 +153,6 @@ def test_doctor_says_of_each_engine_in_one_line_why_it_does_not_run_here(
                 assert word in said
 
 
-@no_driver
 def test_the_first_precision_that_passes_is_taken(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lower = typed_graphs.lower
 
@@ -243,6 +238,13 @@ def test_a_builder_that_is_not_installed_is_named(
     for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExportError, match=r"^tensorrt_rtx is not installed .*: pip install 'resrank\[tensorrt-rtx\]'$"):
+        export_checkpoint(checkpoint, tmp_path / "out", ExportOptions(runtime=Runtime.TENSORRT_RTX))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_proof_names_the_gpus_that_it_is_for(rtx: EngineBuilder, checkpoint: Path, tmp_path: Path) -> None:
+    possible = ",".join(map(str, rtx.capabilities))
+    with pytest.raises(ExportError, match=rf"^TensorRT for RTX {rtx.version} builds for GPUs .*capability {possible}$"):
         export_checkpoint(checkpoint, tmp_path / "out", ExportOptions(runtime=Runtime.TENSORRT_RTX))
     assert not list(tmp_path.iterdir())
 

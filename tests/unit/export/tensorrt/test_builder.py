@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import hashlib
 import shutil
 import struct
@@ -10,17 +9,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from resrank.core.errors import ExportError
-from resrank.export.tensorrt import EngineBuilder, load_builder
+from resrank.export.tensorrt import EngineBuilder
 from resrank.serving.engines import EngineKind, Precision
-from resrank.serving.engines.tensorrt import load_tensorrt
 
 SaveAttention = Callable[..., Path]
 Shapes = dict[str, tuple[tuple[int, ...], ...]]
-NO_DRIVER = ctypes.util.find_library("cuda") is None
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -38,7 +36,6 @@ def test_an_engine_is_built_for_each_capability(
         assert plan.layers.attention == 1
         # TensorRT has dedicated attention kernels for 16-bit types only.
         assert plan.fused_attention is (precision is not Precision.FP32)
-        assert not plan.timing_cache
         # What the plan says itself: its size, its builder's version, and a bit for SM80 (2) or SM89 (8).
         assert struct.unpack_from("<Q", content, 16) == (len(content),)
         assert ".".join(map(str, content[24:28])) == rtx.version
@@ -51,7 +48,8 @@ def test_attention_without_a_dedicated_kernel_is_built_and_told_apart(
 ) -> None:
     graph = save_attention(Precision.FP16, head_size=8)  # measured: no kernel has heads that small
     profile = dict.fromkeys("qkv", ((1, 2, 2, 8), (2, 2, 8, 8), (4, 2, 32, 8)))
-    assert not rtx.build(graph, [profile], 89, tmp_path / "model.plan").fused_attention
+    (plan,) = rtx.build_each(graph, [profile], {89: tmp_path / "model.plan"})
+    assert not plan.fused_attention
 
 
 def test_a_plan_may_have_several_profiles(
@@ -59,8 +57,8 @@ def test_a_plan_may_have_several_profiles(
 ) -> None:
     wide = dict.fromkeys("qkv", ((1, 2, 2, 16), (8, 2, 64, 16), (16, 2, 512, 16)))
     graph = save_attention(Precision.BF16)
-    one = rtx.build(graph, [attention_profile], 89, tmp_path / "one.plan")
-    two = rtx.build(graph, [attention_profile, wide], 89, tmp_path / "two.plan")
+    (one,) = rtx.build_each(graph, [attention_profile], {89: tmp_path / "one.plan"})
+    (two,) = rtx.build_each(graph, [attention_profile, wide], {89: tmp_path / "two.plan"})
     assert two.bytes > one.bytes
 
 
@@ -68,19 +66,24 @@ def test_a_build_reports_its_phases(
     rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
 ) -> None:
     phases: list[str] = []
-    builder = load_builder(EngineKind.TENSORRT_RTX, progress=phases.append)
-    builder.build(save_attention(Precision.BF16), [attention_profile], 89, tmp_path / "model.plan")
+    builder = EngineBuilder(progress=phases.append)
+    builder.build_each(save_attention(Precision.BF16), [attention_profile], {89: tmp_path / "model.plan"})
     assert len(phases) == len(set(phases)) > 1
 
 
 def test_a_workspace_too_small_for_any_kernel_is_named(
     rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
 ) -> None:
-    builder = load_builder(EngineKind.TENSORRT_RTX, workspace_bytes=1)
+    class Cramped(EngineBuilder):
+        def _configure(self, *arguments: Any) -> Any:
+            config = super()._configure(*arguments)
+            config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, 1)
+            return config
+
     with pytest.raises(
         ExportError, match=r"graph\.onnx: TensorRT for RTX .* cannot build the engine: .*workspace limit"
     ):
-        builder.build(save_attention(Precision.FP32), [attention_profile], 89, tmp_path / "model.plan")
+        Cramped().build_each(save_attention(Precision.FP32), [attention_profile], {89: tmp_path / "model.plan"})
 
 
 def test_an_existing_plan_is_replaced_only_by_a_finished_one(
@@ -92,10 +95,10 @@ def test_an_existing_plan_is_replaced_only_by_a_finished_one(
     # The file that the plan is written to first, on a device that is always full.
     (tmp_path / ".model.plan.partial").symlink_to("/dev/full")
     with pytest.raises(ExportError, match=r"model\.plan: no space: it needs at least \d+ MB and \d+ MB are free"):
-        rtx.build(graph, [attention_profile], 89, out)
+        rtx.build_each(graph, [attention_profile], {89: out})
     assert out.read_bytes() == b"the plan before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["graph.onnx", "model.plan"]
-    rtx.build(graph, [attention_profile], 89, out)
+    rtx.build_each(graph, [attention_profile], {89: out})
     assert out.stat().st_size > 100_000
 
 
@@ -106,7 +109,7 @@ def test_a_place_that_cannot_be_written_is_named(
     with pytest.raises(
         ExportError, match=r"plans/model\.plan: cannot be written \(.*\); choose another place with --out"
     ):
-        rtx.build(save_attention(Precision.BF16), [attention_profile], 89, tmp_path / "plans" / "model.plan")
+        rtx.build_each(save_attention(Precision.BF16), [attention_profile], {89: tmp_path / "plans" / "model.plan"})
 
 
 def test_a_full_disk_is_seen_before_the_build(
@@ -120,7 +123,7 @@ def test_a_full_disk_is_seen_before_the_build(
     graph.with_name("graph.onnx.data").write_bytes(bytes(3_000_000))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
     with pytest.raises(ExportError) as caught:
-        rtx.build(graph, [attention_profile], 89, tmp_path / "model.plan")
+        rtx.build_each(graph, [attention_profile], {89: tmp_path / "model.plan"})
     assert str(caught.value) == (
         f"{tmp_path}/model.plan: no space: it needs at least 3 MB and 2 MB are free; make room, or choose another "
         "place with --out"
@@ -133,8 +136,10 @@ def test_a_capability_that_the_flavour_cannot_build_for_is_refused_with_those_it
 ) -> None:
     assert {75, 80, 86, 89, 120} <= set(rtx.capabilities)
     for attempt in (
-        lambda: rtx.resolve(capability),
-        lambda: rtx.build(save_attention(Precision.BF16), [attention_profile], capability, tmp_path / "model.plan"),
+        lambda: rtx.require(capability),
+        lambda: rtx.build_each(
+            save_attention(Precision.BF16), [attention_profile], {capability: tmp_path / "model.plan"}
+        ),
     ):
         with pytest.raises(ExportError) as caught:
             attempt()
@@ -144,16 +149,6 @@ def test_a_capability_that_the_flavour_cannot_build_for_is_refused_with_those_it
             "choose one of these, or --runtime tensorrt, which builds on the GPU itself"
         )
     assert not (tmp_path / "model.plan").exists()
-
-
-@pytest.mark.skipif(not NO_DRIVER, reason="this machine has an NVIDIA driver")
-def test_this_machines_gpu_is_missed_where_there_is_none(
-    rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
-) -> None:
-    with pytest.raises(
-        ExportError, match=r"finds no GPU here to build for \([^:]*\): name one with --compute-capability \(75,80"
-    ):
-        rtx.build(save_attention(Precision.BF16), [attention_profile], None, tmp_path / "model.plan")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +182,7 @@ def test_wrong_profiles_are_refused_before_the_build(
     rtx: EngineBuilder, save_attention: SaveAttention, profiles: list[Shapes], complaint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=complaint):
-        rtx.build(save_attention(Precision.BF16), profiles, 89, tmp_path / "model.plan")
+        rtx.build_each(save_attention(Precision.BF16), profiles, {89: tmp_path / "model.plan"})
     assert not (tmp_path / "model.plan").exists()
 
 
@@ -197,67 +192,14 @@ def test_an_interrupted_build_stops_and_leaves_nothing(
     def press_ctrl_c(_: str) -> None:
         raise KeyboardInterrupt
 
-    builder = load_builder(EngineKind.TENSORRT_RTX, progress=press_ctrl_c)
+    builder = EngineBuilder(progress=press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
-        builder.build(save_attention(Precision.BF16), [attention_profile], 89, tmp_path / "model.plan")
+        builder.build_each(save_attention(Precision.BF16), [attention_profile], {89: tmp_path / "model.plan"})
     assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "modules"),
-    [(EngineKind.TENSORRT, ["tensorrt"]), (EngineKind.TENSORRT_RTX, ["tensorrt_rtx", "tensorrt_rtx_bindings"])],
-)
-def test_a_builder_that_is_not_installed_is_named_with_its_extra(
-    monkeypatch: pytest.MonkeyPatch, kind: EngineKind, modules: list[str]
-) -> None:
-    for module in modules:
+def test_a_builder_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)  # what Python answers with an ImportError
-    extra = kind.value.replace("_", "-")
-    with pytest.raises(ExportError, match=rf"^{kind.value} is not installed .*pip install 'resrank\[{extra}\]'$"):
-        load_builder(kind)
-
-
-@pytest.fixture
-def on_an_l4(rtx: EngineBuilder, monkeypatch: pytest.MonkeyPatch) -> EngineBuilder:
-    """Production's builder with TensorRT-RTX in the library's place, which has the same interface, and a GPU's answer.
-
-    Production TensorRT needs NVIDIA's own index to install and a GPU to start.
-    """
-    monkeypatch.setitem(sys.modules, "tensorrt", load_tensorrt(EngineKind.TENSORRT_RTX))
-    monkeypatch.setattr("resrank.export.tensorrt.flavours.Gpu", lambda _: SimpleNamespace(capability=(8, 9)))
-    return load_builder(EngineKind.TENSORRT)
-
-
-# TensorRT-RTX keeps its timing caches empty, and says so.
-@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
-def test_production_builds_for_the_gpu_at_hand_and_keeps_its_timings(
-    on_an_l4: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
-) -> None:
-    graph, cache = save_attention(Precision.BF16), tmp_path / "timing.cache"
-    out = tmp_path / "model.plan"
-    first = on_an_l4.build(graph, [attention_profile], None, out, timing_cache=cache)
-    second = on_an_l4.build(graph, [attention_profile], 89, out, timing_cache=cache)
-    assert (first.compute_capability, second.compute_capability) == (89, 89)
-    assert first.flavour is EngineKind.TENSORRT
-    assert cache.stat().st_size > 0
-    assert (first.timing_cache, second.timing_cache) == (False, True)
-
-
-def test_production_refuses_another_gpus_capability(on_an_l4: EngineBuilder) -> None:
-    assert on_an_l4.capabilities == ()
-    assert on_an_l4.resolve(None) == 89
-    with pytest.raises(ExportError) as caught:
-        on_an_l4.resolve(80)
-    assert str(caught.value) == (
-        f"TensorRT {on_an_l4.version} builds for this machine's GPU, which has compute capability 8.9, and not for 80: "
-        "build on such a GPU, or export with --compute-capability 89"
-    )
-
-
-@pytest.mark.skipif(not NO_DRIVER, reason="this machine has an NVIDIA driver")
-def test_production_needs_a_gpu(rtx: EngineBuilder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", load_tensorrt(EngineKind.TENSORRT_RTX))
-    with pytest.raises(
-        ExportError, match=r"^TensorRT .* builds on the GPU that serves, and here is none to build on: "
-    ):
-        load_builder(EngineKind.TENSORRT).resolve(None)
+    with pytest.raises(ExportError, match=r"^tensorrt_rtx is not installed .*pip install 'resrank\[tensorrt-rtx\]'$"):
+        EngineBuilder()

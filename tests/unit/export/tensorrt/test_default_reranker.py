@@ -120,7 +120,7 @@ def test_it_builds_in_bf16_with_every_attention_one_kernel(
     rtx: EngineBuilder, default: Default, tmp_path: Path
 ) -> None:
     shapes = default_profiles(default.spec, default.layout).all_shapes(Model.RERANKER, default.spec)
-    plan = rtx.build(default.graph, shapes[:1], 89, tmp_path / "model.plan")
+    (plan,) = rtx.build_each(default.graph, shapes[:1], {89: tmp_path / "model.plan"})
     assert plan.layers.attention == Reranker.read(default.spec).layers
     assert plan.layers.softmax == 0
     assert plan.fused_attention

@@ -240,11 +240,10 @@ def test_torch_that_is_not_installed_says_what_to_install(linear: Case, monkeypa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and a CUDA build of torch")
 @pytest.mark.parametrize("precision", Precision)
-def test_on_a_gpu_captured_graphs_pass_the_gate_too(case: Case, precision: Precision) -> None:
+def test_a_gpu_passes_the_gate_too(case: Case, precision: Precision) -> None:
     chosen = EngineOptions(EngineKind.TORCH, precision, device=0)
     encoder = load_engine(case.folder / Model.ENCODER, chosen)
     reranker = load_engine(case.folder / Model.RERANKER, chosen)
     tolerance = TOLERANCES[precision].score
-    for _ in ("as it is", "captured", "replayed"):
-        assert case.gate.check_encoder(encoder, chosen).passed
-        assert case.gate.check_reranker(reranker, chosen).score_difference <= tolerance
+    assert case.gate.check_encoder(encoder, chosen).passed
+    assert case.gate.check_reranker(reranker, chosen).score_difference <= tolerance
