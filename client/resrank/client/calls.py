@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from resrank.core.errors import Place
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ class Call(Generic[T]):
         subject: What is asked, for messages: ``model 'rerank'``.
         build: Makes the protobuf request, given the seconds that are left for it.
         parse: Reads the protobuf response.
-        locate: Turns the server's name of a bad field into the caller's, ``CANDIDATES[3]`` of the second block into
+        locate: Turns the server's place of an error into the caller's, ``CANDIDATES[3]`` of the second block into
             ``CANDIDATES[103]``; None where they are the same.
     """
 
@@ -36,4 +38,4 @@ class Call(Generic[T]):
     subject: str
     build: Callable[[float], Any]
     parse: Callable[[Any], T]
-    locate: Callable[[str], str] | None = None
+    locate: Callable[[Place], Place] | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +18,14 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from resrank.core.addresses import channel_options, check_target
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages
-from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError, ServerUnavailableError
+from resrank.core.errors import (
+    InvalidInputError,
+    Place,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
 from resrank.core.limits import MAX_BATCH_SIZE, MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
 from resrank.core.passage import check_id
 from resrank.core.sidecar.searching import check_encoder
@@ -33,7 +39,6 @@ little, short enough that an interrupted run repeats little and memory stays sma
 _PATIENCE_S = 300.0
 _PASSAGE_S = 30.0  # a 4B encoder on two cores (170 GFLOP/s) reads 512 tokens in 24 s
 _WAIT_MAX_S = 10.0
-_ROW = re.compile(r"\[(\d+)\]$")
 _Item = TypeVar("_Item")
 _ERRORS: dict[grpc.StatusCode, type[ResRankError]] = {
     grpc.StatusCode.UNAVAILABLE: ServerUnavailableError,
@@ -179,7 +184,7 @@ async def delete_records(sidecar: retrieval_pb2_grpc.RetrievalServiceAsyncStub, 
         RetrievalError: The sidecar refused or failed.
     """
     for number, id_ in enumerate(ids):
-        check_id(f"ids[{number}]", id_)
+        check_id(Place("ids", (number,)), id_)
     missing: list[str] = []
     for block in _blocks(dict.fromkeys(ids), MAX_MESSAGE_RECORDS):
         missing += (await called(sidecar.Delete(pb.DeleteRequest(ids=block)))).missing_ids
@@ -211,10 +216,9 @@ async def _embed(
         texts = [passage.encoder_text for passage in batch]
         return await patient(encoder.embed_passages, texts, truncate=True, bulk=True)
     except InvalidInputError as error:
-        row = _ROW.search(error.field)
-        passage = batch[int(row[1])] if row and int(row[1]) < len(batch) else None
-        if passage is None:
+        if not error.place.index:
             raise
+        passage = batch[error.place.index[-1]]
         raise CorpusError(
             f"{corpus}:{passage.line}",
             f"the encoder refuses _id {passage.id!r} ({error.problem}); this run has stored {report.stored} of "

@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
+from resrank.core.vectors import first_bad_vector, vector_problem
 
 Float16 = NDArray[np.float16]
-
-_FP16_MAX = 65504
-_FP16_EXPONENT = np.uint16(0x7C00)
-_FP16_ALL_BUT_SIGN = np.uint16(0x7FFF)
 
 
 def encode_query(query: str) -> bytes:
@@ -25,7 +22,7 @@ def encode_query(query: str) -> bytes:
     Raises:
         InvalidInputError: No string, empty, only whitespace, over ``MAX_QUERY_BYTES`` or not valid Unicode.
     """
-    return _encode(Tensor.QUERY.value, query, MAX_QUERY_BYTES)
+    return _encode(Place(Tensor.QUERY), query, MAX_QUERY_BYTES)
 
 
 def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[bytes]:
@@ -46,10 +43,10 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
         raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
     if tensor is Tensor.PASSAGES and len(texts) > MAX_LIST_CANDIDATES:
         raise InvalidInputError(tensor.value, "too many in one call", limit=MAX_LIST_CANDIDATES, value=len(texts))
-    return [_encode(f"{tensor.value}[{index}]", text, max_bytes) for index, text in enumerate(texts)]
+    return [_encode(Place(tensor, (index,)), text, max_bytes) for index, text in enumerate(texts)]
 
 
-def _encode(field: str, text: Any, max_bytes: int) -> bytes:
+def _encode(field: Place, text: Any, max_bytes: int) -> bytes:
     if not isinstance(text, str):
         raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
     if not text.strip():
@@ -88,26 +85,15 @@ def half_precision(candidates: NDArray[Any]) -> Float16:
         raise InvalidInputError(name, "too many in one call", limit=MAX_LIST_CANDIDATES, value=candidates.shape[0])
     with np.errstate(over="ignore"):
         halves = np.ascontiguousarray(candidates, dtype="<f2")
-    # On the bits: NumPy has no vector code for half precision, for integers it does.
-    bits = halves.view("<u2")
-    broken = ((bits & _FP16_EXPONENT) == _FP16_EXPONENT).any(axis=1)
-    zero = ~(bits & _FP16_ALL_BUT_SIGN).any(axis=1)
-    offending = np.flatnonzero(broken | zero)
-    if offending.size:
-        index = int(offending[0])
-        raise InvalidInputError(f"{name}[{index}]", _what_is_wrong(candidates[index]))
+    if (index := first_bad_vector(halves)) is not None:
+        given = candidates[index]
+        raise InvalidInputError(
+            Place(name, index),
+            vector_problem(given)
+            or "does not fit half precision, whose numbers go from 6e-08 to 65504: its largest is "
+            f"{float(np.abs(given).max()):g}",
+        )
     return halves
-
-
-def _what_is_wrong(row: NDArray[Any]) -> str:
-    if np.isnan(row).any():
-        return "contains NaN"
-    if np.isinf(row).any():
-        return "contains Inf"
-    if not row.any():
-        return "is a zero vector"
-    largest = float(np.abs(row).max())
-    return f"does not fit half precision, whose numbers go from 6e-08 to 65504: its largest is {largest:g}"
 
 
 def check_dimension(candidates: Float16, dimension: int) -> None:

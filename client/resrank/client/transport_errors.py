@@ -148,5 +148,5 @@ def to_resrank_error(call: Call[Any], code: grpc.StatusCode, details: str | None
     failure = _Failure(call.server, call.subject, code, details or "", deadline)
     error = next(rule for rule in _RULES if rule.holds(failure)).error(failure)
     if isinstance(error, InvalidInputError) and call.locate is not None:
-        return InvalidInputError(call.locate(error.field), error.problem, limit=error.limit, value=error.value)
+        return error.at(call.locate(error.place))
     return error

@@ -9,7 +9,6 @@ message, as ``InferInput`` does it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from resrank.client.calls import Call, Server
 from resrank.client.inputs import Float16
-from resrank.core.errors import ResRankError
+from resrank.core.errors import Place, ResRankError
 from resrank.core.names import Model, Parameter, Priority, Tensor
 from resrank.core.sidecar.searching import Mode
 
@@ -32,8 +31,6 @@ Float32 = NDArray[np.float32]
 
 _TYPES = {"FP32": "<f4", "INT32": "<i4"}
 """Triton's names of the types that outputs have, beside BYTES, to NumPy's."""
-
-_ROW = re.compile(r"(?P<tensor>\w+)(?:\[(?P<row>\d+)\])?")
 
 
 @dataclass(frozen=True)
@@ -129,12 +126,11 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
         A call for FP32 [len(texts), d].
     """
 
-    def locate(field: str) -> str:
-        match = _ROW.fullmatch(field)
-        if first_row is None or match is None or match["tensor"] not in (Tensor.TEXT, Tensor.QUERY):
-            return field
+    def locate(place: Place) -> Place:
+        if first_row is None or place.name not in (Tensor.TEXT, Tensor.QUERY):
+            return place
         # A request of one row names it without an index.
-        return f"{match['tensor']}[{first_row + int(match['row'] or 0)}]"
+        return Place(place.name, (first_row + (place.index[0] if place.index else 0),))
 
     return _infer(
         model,
@@ -216,11 +212,10 @@ def search(query: bytes, *, k: int, candidates: int, mode: Mode, rerank: bool, t
     return _infer(Model.SEARCH, lambda: [_bytes_tensor(Tensor.QUERY, [[query]])], truncate, parse, parameters=asked)
 
 
-def _locate_candidate(tensor: Tensor, row_in_list: Callable[[int], int], field: str) -> str:
-    match = _ROW.fullmatch(field)
-    if match is None or match["tensor"] != tensor or match["row"] is None:
-        return field
-    return f"{tensor}[{row_in_list(int(match['row']))}]"
+def _locate_candidate(tensor: Tensor, row_in_list: Callable[[int], int], place: Place) -> Place:
+    if place.name != tensor or not place.index:
+        return place
+    return Place(place.name, (row_in_list(place.index[0]),))
 
 
 def server_ready() -> Call[bool]:
@@ -263,7 +258,7 @@ def _infer(
     inputs: Callable[[], Sequence[_Input]],
     truncate: bool,
     parse: Callable[[Any], T],
-    locate: Callable[[str], str] | None = None,
+    locate: Callable[[Place], Place] | None = None,
     parameters: Mapping[Parameter, bool | int | str] = MappingProxyType({}),
     *,
     priority: Priority | None = None,

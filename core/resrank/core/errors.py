@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 # Triton puts "in ensemble 'rerank', " before a composing model's words, once per level, and BLS its own sentence.
 _INVALID_INPUT = re.compile(
     r"(?:in ensemble '[^']*', |Model \S+ - Error when running inference: )*"
-    r"(?P<field>[A-Za-z_][\w.]*(?:\[\d+\])*): (?P<problem>.*?)(?: \(limit (?P<limit>[^,]*), got (?P<value>.*)\))?",
+    r"(?P<name>[A-Za-z_][\w.]*)(?P<index>(?:\[\d+\])*): "
+    r"(?P<problem>.*?)(?: \(limit (?P<limit>[^,]*), got (?P<value>.*)\))?",
     re.DOTALL,
 )
 
@@ -23,26 +25,51 @@ class ResRankError(Exception):
     retryable: ClassVar[bool] = False
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What of an input is wrong: ``QUERY``, or an element of a list, ``CANDIDATES[17]``.
+
+    Attributes:
+        name: Of the field.
+        index: Of the element, outermost first; empty for the whole field.
+    """
+
+    name: str
+    index: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name + "".join(f"[{number}]" for number in self.index)
+
+
 class InvalidInputError(ResRankError, ValueError):
     """The caller's input breaks a rule; sending it again cannot succeed (gRPC ``INVALID_ARGUMENT``).
 
     Its text has one form, ``field: problem (limit L, got V)``, so that it survives the way from a Python model
-    through Triton to the client, which parses it back with :meth:`parse`.
+    through Triton, behind which :meth:`parse` reads it back.
 
     Attributes:
-        field: What is wrong, for instance ``QUERY`` or ``CANDIDATES[17]``.
+        place: What is wrong.
         problem: What is wrong with it, in words.
         limit: The bound that was crossed, as text, if there is one.
         value: What was found instead, as text, if there is one.
     """
 
-    def __init__(self, field: str, problem: str, *, limit: object = None, value: object = None) -> None:
-        self.field = field
+    def __init__(self, place: Place | str, problem: str, *, limit: object = None, value: object = None) -> None:
+        self.place = place if isinstance(place, Place) else Place(place)
         self.problem = problem
         self.limit = None if limit is None else str(limit)
         self.value = None if value is None else str(value)
         bounds = "" if limit is None else f" (limit {limit}, got {value})"
-        super().__init__(f"{field}: {problem}{bounds}")
+        super().__init__(f"{place}: {problem}{bounds}")
+
+    @property
+    def field(self) -> str:
+        """The place as text, for instance ``QUERY`` or ``CANDIDATES[17]``."""
+        return str(self.place)
+
+    def at(self, place: Place) -> Self:
+        """The same error about another place: what a server calls a row, its caller may number differently."""
+        return type(self)(place, self.problem, limit=self.limit, value=self.value)
 
     @classmethod
     def parse(cls, message: str) -> Self | None:
@@ -57,7 +84,8 @@ class InvalidInputError(ResRankError, ValueError):
         match = _INVALID_INPUT.fullmatch(message.strip())
         if match is None:
             return None
-        return cls(match["field"], match["problem"], limit=match["limit"], value=match["value"])
+        place = Place(match["name"], tuple(int(number) for number in re.findall(r"\d+", match["index"])))
+        return cls(place, match["problem"], limit=match["limit"], value=match["value"])
 
 
 class ServerUnavailableError(ResRankError):

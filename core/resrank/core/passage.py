@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_ID_BYTES
 
 
-def check_id(field: str, id_: str) -> None:
+def check_id(field: Place | str, id_: str) -> None:
     """Refuses an id that no passage can have.
 
     Args:

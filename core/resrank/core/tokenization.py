@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer
 
 from resrank.core.checkpoint import EncoderSpec, RerankerSpec
-from resrank.core.errors import CheckpointError, InvalidInputError
+from resrank.core.errors import CheckpointError, InvalidInputError, Place
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
 from resrank.core.prompt import PromptLayout
@@ -71,7 +71,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def decode_text(raw: bytes, field: str, *, max_bytes: int) -> str:
+def decode_text(raw: bytes, field: Place, *, max_bytes: int) -> str:
     """Turns a BYTES element into text, or says what is wrong with it.
 
     Args:
@@ -107,7 +107,7 @@ def pad_tokens(rows: Sequence[Sequence[int]]) -> TokenBatch:
     return TokenBatch(input_ids, mask)
 
 
-def row_field(tensor: Tensor, row: int, rows: int) -> str:
+def row_field(tensor: Tensor, row: int, rows: int) -> Place:
     """What errors call one row of a tensor: ``QUERY``, or ``QUERY[3]`` where there are several.
 
     Args:
@@ -115,7 +115,7 @@ def row_field(tensor: Tensor, row: int, rows: int) -> str:
         row: Which row.
         rows: How many there are.
     """
-    return tensor.value if rows == 1 else f"{tensor.value}[{row}]"
+    return Place(tensor) if rows == 1 else Place(tensor, (row,))
 
 
 class EncoderTokenizer:

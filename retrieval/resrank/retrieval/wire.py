@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from resrank.core import limits
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.passage import check_id
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
+from resrank.core.vectors import first_bad_vector, vector_problem
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,
@@ -85,7 +86,9 @@ def parse_batch(request: pb.UpsertRequest) -> RecordBatch:
     for index, record in enumerate(records):
         earlier = first_index.setdefault(record.id, index)
         if earlier != index:
-            raise InvalidInputError(f"records[{index}]", f"id {record.id!r} stands in the batch already, at {earlier}")
+            raise InvalidInputError(
+                Place("records", (index,)), f"id {record.id!r} stands in the batch already, at {earlier}"
+            )
     packed = b"".join(record.embedding for record in request.records)
     vectors = np.frombuffer(packed, "<f2").reshape(len(records), request.dimension).astype(np.float16, copy=False)
     _check_vectors(vectors, records)
@@ -101,9 +104,9 @@ def parse_ids(ids: Sequence[str]) -> list[str]:
     _check_count("ids", len(ids))
     seen: set[str] = set()
     for index, id_ in enumerate(ids):
-        check_id(f"ids[{index}]", id_)
+        check_id(Place("ids", (index,)), id_)
         if id_ in seen:
-            raise InvalidInputError(f"ids[{index}]", f"id {id_!r} stands in the request already")
+            raise InvalidInputError(Place("ids", (index,)), f"id {id_!r} stands in the request already")
         seen.add(id_)
     return list(ids)
 
@@ -157,18 +160,13 @@ def _parse_query_embedding(packed: bytes) -> FloatVector:
         )
     # In fp64 the norm of large but finite fp32 components does not overflow.
     embedding = np.frombuffer(packed, "<f4").astype(np.float64)
-    finite = np.isfinite(embedding)
-    if not finite.all():
-        position = int(np.argmin(finite))
-        raise InvalidInputError(f"embedding[{position}]", f"is {embedding[position]}, must be finite")
-    norm = np.linalg.norm(embedding)
-    if norm == 0:
-        raise InvalidInputError("embedding", "all components are zero, so it has no direction")
-    return (embedding / norm).astype(np.float32)
+    if (problem := vector_problem(embedding)) is not None:
+        raise InvalidInputError("embedding", problem)
+    return (embedding / np.linalg.norm(embedding)).astype(np.float32)
 
 
 def _parse_record(index: int, record: pb.Record, dimension: int) -> Record:
-    field = f"records[{index}]"
+    field = Place("records", (index,))
     check_id(field, record.id)
     size = len(record.title.encode()) + len(record.text.encode())
     if size > limits.MAX_PASSAGE_BYTES:
@@ -192,18 +190,9 @@ def _parse_record(index: int, record: pb.Record, dimension: int) -> Record:
 
 
 def _check_vectors(vectors: HalfMatrix, records: Sequence[Record]) -> None:
-    finite = np.isfinite(vectors).all(axis=1)
-    usable = finite & vectors.any(axis=1)
-    if usable.all():
-        return
-    index = int(np.argmin(usable))
-    if finite[index]:
-        raise InvalidInputError(f"records[{index}]", f"embedding of id {records[index].id!r} is all zero")
-    position = int(np.argmin(np.isfinite(vectors[index])))
-    raise InvalidInputError(
-        f"records[{index}]",
-        f"embedding of id {records[index].id!r} is {vectors[index, position]} at component {position}, must be finite",
-    )
+    if (place := first_bad_vector(vectors)) is not None:
+        problem = vector_problem(vectors[place])
+        raise InvalidInputError(Place("records", place), f"embedding of id {records[place[0]].id!r} {problem}")
 
 
 def _check_count(field: str, count: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Tensor
+from resrank.core.vectors import first_bad_vector, vector_problem
 
 
 def validate_candidates(candidates: NDArray[np.float16], *, max_passages: int, dim: int) -> None:
@@ -30,16 +29,7 @@ def validate_candidates(candidates: NDArray[np.float16], *, max_passages: int, d
         raise InvalidInputError(Tensor.CANDIDATES, "too many candidates in one pass", limit=max_passages, value=count)
     if width != dim:
         raise InvalidInputError(Tensor.CANDIDATES, "wrong embedding dimension", limit=dim, value=width)
-    finite = np.isfinite(candidates).all(axis=2)
-    useless = ~(finite & candidates.any(axis=2))
-    if not useless.any():
-        return
-    row, index = (int(position) for position in np.argwhere(useless)[0])
-    name = f"{Tensor.CANDIDATES}[{index}]" if rows == 1 else f"{Tensor.CANDIDATES}[{row}][{index}]"
-    raise InvalidInputError(name, _what_is_wrong(candidates[row, index]))
-
-
-def _what_is_wrong(vector: NDArray[Any]) -> str:
-    if np.isnan(vector).any():
-        return "has a NaN"
-    return "has an infinity" if np.isinf(vector).any() else "is the zero vector"
+    if (place := first_bad_vector(candidates)) is not None:
+        problem = vector_problem(candidates[place])
+        assert problem is not None
+        raise InvalidInputError(Place(Tensor.CANDIDATES, place[-1:] if rows == 1 else place), problem)

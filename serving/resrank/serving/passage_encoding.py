@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from resrank.core.blocks import plan_blocks
 from resrank.core.errors import DeadlineExceededError, InvalidInputError
 from resrank.core.names import Tensor
 from resrank.serving.embedding_cache import EmbeddingCache, Vector
-
-_TEXT_ROW = re.compile(rf"{Tensor.TEXT}(?:\[(\d+)\])?")
 
 
 class EncodePassages(Protocol):
@@ -180,5 +177,6 @@ class PassageEncoder:
 
 def _row(error: Exception) -> int:
     """Which of a chunk's texts an error is about; its first when it is about none or all."""
-    match = _TEXT_ROW.fullmatch(error.field) if isinstance(error, InvalidInputError) else None
-    return 0 if match is None else int(match[1] or 0)
+    if isinstance(error, InvalidInputError) and error.place.name == Tensor.TEXT and error.place.index:
+        return error.place.index[0]
+    return 0

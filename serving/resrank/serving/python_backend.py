@@ -273,7 +273,7 @@ def inner_error(message: str) -> ResRankError:
         message: The text, with what Triton put before it.
     """
     invalid = InvalidInputError.parse(message)
-    if invalid is not None and invalid.field.partition("[")[0] in (*Tensor, Parameter.TRUNCATE):
+    if invalid is not None and invalid.place.name in (*Tensor, Parameter.TRUNCATE):
         return invalid
     if any(shed in message for shed in _SHED):
         return QueueFullError(message)

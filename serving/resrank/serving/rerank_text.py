@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Tensor
 from resrank.core.tokenization import decode_text, row_field
@@ -82,8 +82,7 @@ class TextRerankingStep:
 def _named_as_passage(failed: PassageError, shape: tuple[int, ...]) -> Exception:
     """Says which of PASSAGES an error is about, where it is about one of them."""
     error = failed.error
-    if not isinstance(error, InvalidInputError) or error.field.partition("[")[0] != Tensor.TEXT:
+    if not isinstance(error, InvalidInputError) or error.place.name != Tensor.TEXT:
         return error
     row, index = divmod(failed.position, shape[1])
-    name = f"{Tensor.PASSAGES}[{index}]" if shape[0] == 1 else f"{Tensor.PASSAGES}[{row}][{index}]"
-    return InvalidInputError(name, error.problem, limit=error.limit, value=error.value)
+    return error.at(Place(Tensor.PASSAGES, (index,) if shape[0] == 1 else (row, index)))

@@ -90,7 +90,7 @@ def test_texts_that_no_text_should_break_arrive_as_they_are(client: Any) -> None
 
 
 def test_a_row_that_the_server_refuses_is_named_by_its_place_in_the_whole_list(client: Any) -> None:
-    orders = json.dumps({"refuse": "CANDIDATES[1]: is the zero vector"})
+    orders = json.dumps({"refuse": "CANDIDATES[1]: is a zero vector"})
     with pytest.raises(InvalidInputError) as caught:
         client.rerank(orders, vectors(4))
     assert caught.value.field == "CANDIDATES[1]"

@@ -86,7 +86,7 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 BAD = [
     (lambda stub: stub.Search(pb.SearchRequest()), INVALID, "mode: must be DENSE"),
     (lambda stub: stub.Search(dense(b"", 5)), INVALID, "embedding: DENSE needs a query embedding"),
-    (lambda stub: stub.Search(dense(b"\0" * 32, 5)), INVALID, "embedding: all components are zero"),
+    (lambda stub: stub.Search(dense(b"\0" * 32, 5)), INVALID, "embedding: is a zero vector"),
     (lambda stub: stub.Search(dense(np.ones(7, "<f4").tobytes())), INVALID, "embedding: .*limit 8, got 7"),
     (lambda stub: stub.Search(dense(np.ones(8, "<f4").tobytes(), 0)), INVALID, r"k: .*limit 1 to 1000, got 0"),
     (
@@ -132,7 +132,7 @@ def test_a_bad_batch_keeps_those_before_it_and_says_how_many(start_sidecar: Any,
     stub = start_sidecar().stub
     bad = upsert_request(["d", "e"])
     bad.records[1].embedding = b"\0" * 16
-    with pytest.raises(grpc.RpcError, match=r"records\[1\]: embedding of id 'e' is all zero") as caught:
+    with pytest.raises(grpc.RpcError, match=r"records\[1\]: embedding of id 'e' is a zero vector") as caught:
         stub.Upsert(iter([upsert_request(["a"]), upsert_request(["b"]), bad, upsert_request(["f"])]))
     assert ("resrank-stored-batches", "2") in [tuple(pair) for pair in caught.value.trailing_metadata()]
     assert stub.Get(pb.GetRequest(ids=["a", "b", "d", "e", "f"])).missing_ids == ["d", "e", "f"]

@@ -83,7 +83,7 @@ def test_numbers_of_candidates(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "problem"), [(np.nan, "has a NaN"), (-np.inf, "has an infinity"), (0.0, "is the zero vector")]
+    ("value", "problem"), [(np.nan, "contains NaN"), (-np.inf, "contains Inf"), (0.0, "is a zero vector")]
 )
 def test_vectors_without_a_direction(served: Served, value: float, problem: str) -> None:
     candidates = unit_vectors(6, served.spec.encoder.embedding_dim)
@@ -146,6 +146,6 @@ def test_a_bad_request_does_not_spoil_those_it_is_batched_with(served: Served) -
         answers = list(threads.map(call, range(36)))
     for index, answer in enumerate(answers):
         if index % 3 == 0:
-            assert str(answer).endswith("CANDIDATES[2]: has a NaN")
+            assert str(answer).endswith("CANDIDATES[2]: contains NaN")
         else:
             np.testing.assert_allclose(answer, expected, atol=1e-3)

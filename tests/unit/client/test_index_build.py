@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from resrank.client import index_build
 from resrank.client.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index
 from resrank.core.corpus import CorpusError
-from resrank.core.errors import InvalidInputError, QueueFullError, RetrievalError
+from resrank.core.errors import InvalidInputError, Place, QueueFullError, RetrievalError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
@@ -60,7 +60,7 @@ class HashEncoder:
         if self.die_after is not None and len(self.batches) >= self.die_after:
             raise RetrievalError("interrupted")
         if self.refused in texts:
-            raise InvalidInputError(f"TEXT[{list(texts).index(self.refused)}]", "too many tokens")
+            raise InvalidInputError(Place("TEXT", (list(texts).index(self.refused),)), "too many tokens")
         self.batches.append(list(texts))
         return np.stack([embedding_of(text) for text in texts])
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer
 
 from resrank.core.checkpoint import CheckpointSpec
-from resrank.core.errors import CheckpointError, InvalidInputError
+from resrank.core.errors import CheckpointError, InvalidInputError, Place
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer, decode_text, load_tokenizer
 from support.tiny_checkpoint import byte_level_tokenizer, make_tiny_checkpoint
 
@@ -107,8 +107,8 @@ def test_markup_of_the_models_own_vocabulary_stays_a_token(tmp_path: Path) -> No
 
 def test_bytes_are_counted_before_they_are_decoded() -> None:
     with pytest.raises(InvalidInputError, match=r"TEXT: too many bytes \(limit 4, got 5\)"):
-        decode_text(b"\xff\xff\xff\xff\xff", "TEXT", max_bytes=4)
-    assert decode_text("ö\0".encode(), "TEXT", max_bytes=4) == "ö\0"
+        decode_text(b"\xff\xff\xff\xff\xff", Place("TEXT"), max_bytes=4)
+    assert decode_text("ö\0".encode(), Place("TEXT"), max_bytes=4) == "ö\0"
 
 
 def test_an_instruction_that_fills_the_row_is_refused(made: tuple[Path, CheckpointSpec]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from resrank.core.errors import InvalidInputError
 from resrank.serving.candidates import validate_candidates
 
-BAD = {"has a NaN": math.nan, "has an infinity": -math.inf}
+BAD = {"contains NaN": math.nan, "contains Inf": -math.inf}
 
 
 def ones(*shape: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def ones(*shape: int) -> np.ndarray:
     rows=st.integers(1, 3),
     count=st.integers(1, 6),
     places=st.sets(st.tuples(st.integers(0, 2), st.integers(0, 5), st.integers(0, 3)), max_size=4),
-    problem=st.sampled_from([*BAD, "is the zero vector"]),
+    problem=st.sampled_from([*BAD, "is a zero vector"]),
 )
 def test_the_first_bad_vector_is_named(rows: int, count: int, places: set[tuple[int, int, int]], problem: str) -> None:
     candidates = ones(rows, count, 4)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError
+from resrank.core.errors import DeadlineExceededError, InvalidInputError, Place, QueueFullError
 from resrank.serving.embedding_cache import EmbeddingCache
 from resrank.serving.passage_encoding import Encoded, PassageEncoder, PassageError
 
@@ -31,7 +31,7 @@ class Encoder:
             raise self.failure
         for row, text in enumerate(texts):
             if text == b"bad":
-                raise InvalidInputError("TEXT" if len(texts) == 1 else f"TEXT[{row}]", "empty")
+                raise InvalidInputError(Place("TEXT", () if len(texts) == 1 else (row,)), "empty")
         return np.array([[float(text), 1.0] for text in texts], np.float32)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError
+from resrank.core.errors import InvalidInputError, Place, QueueFullError, ResRankError
 from resrank.core.names import Model, Tensor
 from resrank.serving.cache_metrics import CacheMetrics
 from resrank.serving.embedding_cache import EmbeddingCache
@@ -32,7 +32,7 @@ class Repository:
         texts = inputs[Tensor.TEXT][:, 0].tolist()
         self.chunks.append(len(texts))
         for row, text in enumerate(texts):
-            name = "TEXT" if len(texts) == 1 else f"TEXT[{row}]"
+            name = Place("TEXT", () if len(texts) == 1 else (row,))
             if text == b"long" and not caller.truncate:
                 raise InvalidInputError(name, "too many tokens", limit=4, value=9)
             if text == b"shed":

@@ -16,6 +16,7 @@ from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
+    Place,
     QueueFullError,
     ResRankError,
     ServerUnavailableError,
@@ -78,7 +79,7 @@ def test_a_subclass_gets_the_code_of_its_base(fail: Fail) -> None:
 
 
 def test_markup_in_a_message_is_text(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
-    run(fail(InvalidInputError("CANDIDATES[17]", "holds [red]NaN[/red]")))
+    run(fail(InvalidInputError(Place("CANDIDATES", (17,)), "holds [red]NaN[/red]")))
     assert capsys.readouterr().err == "Error: CANDIDATES[17]: holds [red]NaN[/red]\n"
 
 
