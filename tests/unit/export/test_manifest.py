@@ -27,7 +27,7 @@ def test_what_is_written_is_read(tmp_path: Path, runtime: Runtime) -> None:
     written = write_tiny_manifest(tmp_path, runtime=runtime)
     assert read_manifest(tmp_path) == written
     fields = json.loads((tmp_path / "manifest.json").read_text())
-    assert fields["schema_version"] == 3
+    assert fields["schema_version"] == 4
     assert fields["runtime"] == runtime.value
     assert set(fields["models"]) == {"encoder", "reranker"}
 
@@ -52,7 +52,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str) -> None:
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("schema", [2, 4, "3", None])
+@pytest.mark.parametrize("schema", [3, 5, "4", None])
 def test_another_schema_says_to_export_again(tmp_path: Path, schema: object) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": schema, "runtime": "cpu"}))
     with pytest.raises(
