@@ -206,10 +206,8 @@ def _print(report: ExportReport, console: Terminal) -> None:
         )
         return
     if report.put_off is None:
-        kinds = " or ".join(report.manifest.compute_capabilities)
-        where = f" on a machine with a GPU of compute capability {kinds}" if kinds else ""
         console.print(
-            f"[green]✓[/] {report.repository}: serve it{where} with `resrank serve {report.repository}`", soft_wrap=True
+            f"[green]✓[/] {report.repository}: serve it with `resrank serve {report.repository}`", soft_wrap=True
         )
         return
     console.print(f"[yellow]-[/] the engines are not built here: {escape(report.put_off)}", soft_wrap=True)
