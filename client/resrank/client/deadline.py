@@ -6,6 +6,9 @@ import time
 
 from resrank.core.errors import DeadlineExceededError
 
+_LONGEST_S = 365 * 24 * 3600.0
+"""A year. gRPC counts nanoseconds from 1970 in 64 bits: what ends after 2262, some 7e9 s from now, has ended for it."""
+
 
 class Deadline:
     """A point in time that every step of a call works towards.
@@ -16,7 +19,7 @@ class Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self._end = time.monotonic() + timeout_s
+        self._end = time.monotonic() + min(timeout_s, _LONGEST_S)
 
     def remaining_s(self) -> float:
         """Seconds left, never below 0."""

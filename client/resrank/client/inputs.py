@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,51 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
         max_bytes: Longest accepted, in UTF-8 bytes.
 
     Raises:
-        InvalidInputError: No texts, or the first one that is no string, empty, only whitespace, too long or not valid
-            Unicode.
+        InvalidInputError: No list, no texts, or the first one that is no string, empty, only whitespace, too long or
+            not valid Unicode.
     """
     if isinstance(texts, str | bytes):
         raise InvalidInputError(tensor.value, "must be a list of strings, not one string")
+    # Of a set, or of what can be read once only, no place in it could be named to the caller.
+    if isinstance(texts, Mapping | Set) or not _has_length(texts):
+        raise InvalidInputError(tensor.value, f"must be a list of strings, not {type(texts).__name__}")
     if len(texts) == 0:
         raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
     if tensor is Tensor.PASSAGES and len(texts) > MAX_LIST_CANDIDATES:
         raise InvalidInputError(tensor.value, "too many in one call", limit=MAX_LIST_CANDIDATES, value=len(texts))
     return [_encode(Place(tensor, (index,)), text, max_bytes) for index, text in enumerate(texts)]
+
+
+def _has_length(texts: Any) -> bool:
+    try:
+        return len(texts) >= 0
+    except TypeError:  # also an array without a dimension
+        return False
+
+
+def whole_number(field: str, value: Any) -> int:
+    """A number of things, of Python's or NumPy's whole numbers.
+
+    Raises:
+        InvalidInputError: It is none; truth values are none either.
+    """
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise InvalidInputError(field, f"must be a whole number, not {type(value).__name__}")
+
+
+def truth(field: str, value: Any) -> bool:
+    """Yes or no, of Python's or NumPy's.
+
+    Raises:
+        InvalidInputError: It is neither; "no" and 0 would be taken for one of them.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidInputError(field, f"must be True or False, not {type(value).__name__}")
+    return bool(value)
 
 
 def _encode(field: Place, text: Any, max_bytes: int) -> bytes:

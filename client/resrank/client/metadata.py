@@ -40,16 +40,18 @@ def call_metadata(settings: ClientSettings, traceparent: str | None) -> Metadata
         traceparent: The call's own trace context; it goes before the constructor's, which goes before OpenTelemetry's.
 
     Raises:
-        InvalidInputError: The trace context is not of the W3C form, or a value is not printable ASCII.
+        InvalidInputError: The trace context is not of the W3C form, or a value is no text or not printable ASCII.
     """
     pairs = dict(settings.headers)
     token = settings.bearer_token() if callable(settings.bearer_token) else settings.bearer_token
     if token is not None:
+        if not isinstance(token, str):
+            raise InvalidInputError("bearer_token", f"must be a string, not {type(token).__name__}")
         pairs["authorization"] = f"Bearer {token}"
     if traceparent is None and settings.traceparent is not None:
         traceparent = settings.traceparent()
     if traceparent is not None:
-        if not _TRACEPARENT.fullmatch(traceparent):
+        if not isinstance(traceparent, str) or not _TRACEPARENT.fullmatch(traceparent):
             raise InvalidInputError(
                 "traceparent", "not of the W3C form 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, in lower case"
             )
@@ -57,7 +59,7 @@ def call_metadata(settings: ClientSettings, traceparent: str | None) -> Metadata
     elif _inject is not None:
         _inject(pairs)
     for key, value in pairs.items():
-        if not _METADATA_VALUE.fullmatch(value):  # not told: it may be a secret
+        if not isinstance(value, str) or not _METADATA_VALUE.fullmatch(value):  # not told: it may be a secret
             raise InvalidInputError(
                 "bearer_token" if key == "authorization" and token is not None else f"headers[{key!r}]",
                 "must be printable ASCII; a token read from a file may still have the file's newline",

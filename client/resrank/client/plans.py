@@ -59,6 +59,7 @@ class Stopwatch:
 
 def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool) -> Plan[Float32]:
     """Embeds any number of texts in requests of at most the model's batch size; FP32 [n, d]."""
+    truncate = inputs.truth("truncate", truncate)
     # Named as the models name them: a query is QUERY wherever it is given.
     if model is Model.EMBED_QUERY:
         encoded = inputs.encode_texts(Tensor.QUERY, texts, MAX_QUERY_BYTES)
@@ -85,6 +86,7 @@ def rerank(
 ) -> Plan[RerankResult]:
     """Reranks embeddings or texts."""
     encoded_query = inputs.encode_query(query)
+    truncate, second_pass = inputs.truth("truncate", truncate), inputs.truth("second_pass", second_pass)
     watch = Stopwatch()
     if candidates is not None and passages is None:
         scores, indices = yield from _rerank_embeddings(
@@ -101,7 +103,9 @@ def rerank(
         )
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
-    return RerankResult(rank_candidates(scores, indices, texts=passages), watch.finish())
+    return RerankResult(
+        rank_candidates(scores, indices, texts=None if passages is None else list(passages)), watch.finish()
+    )
 
 
 def search(
@@ -117,6 +121,8 @@ def search(
 ) -> Plan[SearchResult]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
     encoded_query = inputs.encode_query(query)
+    k, candidates = inputs.whole_number("k", k), inputs.whole_number("candidates", candidates)
+    rerank, truncate = inputs.truth("rerank", rerank), inputs.truth("truncate", truncate)
     check_sizes(k, candidates)
     check_mode(mode)
     if route not in get_args(Route):

@@ -6,9 +6,11 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 
+from resrank.client.inputs import whole_number
 from resrank.core.addresses import check_target, is_local
 from resrank.core.errors import InvalidInputError
 
@@ -83,15 +85,18 @@ class ClientSettings:
         check_target("triton", self.triton)
         if self.retrieval is not None:
             check_target("retrieval", self.retrieval)
-        check_timeout(self.timeout_s)
+        object.__setattr__(self, "timeout_s", check_timeout(self.timeout_s))
         for name in ("max_attempts", "max_in_flight"):
-            value = getattr(self, name)
-            if value < 1:
+            if (value := whole_number(name, getattr(self, name))) < 1:
                 raise InvalidInputError(name, "too small", limit=1, value=value)
-        headers = {key.lower(): value for key, value in self.headers.items()}
-        for key in headers:
-            if not _METADATA_KEY.fullmatch(key):
-                raise InvalidInputError("headers", f"{key!r} is no metadata key: use letters, digits, '-', '_' and '.'")
+        for name, tls in (("tls", self.tls), ("retrieval_tls", self.retrieval_tls)):
+            if tls is not None and not isinstance(tls, TlsConfig):
+                raise InvalidInputError(name, f"must be a TlsConfig, not {type(tls).__name__}")
+        if not isinstance(self.headers, Mapping):
+            raise InvalidInputError(
+                "headers", f"must be a mapping of names to values, not {type(self.headers).__name__}"
+            )
+        headers = {_metadata_key(key): value for key, value in self.headers.items()}
         object.__setattr__(self, "headers", MappingProxyType(headers))
         if self.bearer_token is not None:
             for address, tls in ((self.triton, self.tls), (self.retrieval, self.retrieval_tls)):
@@ -109,6 +114,21 @@ def check_timeout(timeout_s: float) -> float:
     Raises:
         InvalidInputError: Not a finite number above 0.
     """
-    if not (math.isfinite(timeout_s) and timeout_s > 0):
-        raise InvalidInputError("timeout_s", "must be a finite number of seconds above 0", limit=0, value=timeout_s)
-    return timeout_s
+    if not isinstance(timeout_s, Real):
+        raise InvalidInputError("timeout_s", f"must be a number of seconds, not {type(timeout_s).__name__}")
+    try:
+        seconds = float(timeout_s)
+    except OverflowError:
+        seconds = math.inf
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidInputError("timeout_s", "must be a finite number of seconds above 0", limit=0, value=seconds)
+    return seconds
+
+
+def _metadata_key(key: object) -> str:
+    name = key.lower() if isinstance(key, str) else ""
+    if not _METADATA_KEY.fullmatch(name):
+        raise InvalidInputError("headers", f"{key!r} is no metadata key: use letters, digits, '-', '_' and '.'")
+    if name.endswith("-bin"):
+        raise InvalidInputError("headers", f"{key!r} is a key for binary values, which headers are not")
+    return name

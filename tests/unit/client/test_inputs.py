@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from resrank.client.inputs import check_dimension, encode_query, encode_texts, half_precision
+from resrank.client.inputs import check_dimension, encode_query, encode_texts, half_precision, truth, whole_number
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import MAX_QUERY_BYTES
 from resrank.core.names import Tensor
@@ -48,10 +48,47 @@ def test_the_first_bad_text_is_named() -> None:
     assert str(caught.value) == "PASSAGES[2]: too many bytes (limit 10, got 11)"
 
 
-@pytest.mark.parametrize("texts", [[], (), "one string", b"bytes"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [],
+        (),
+        "one string",
+        b"bytes",
+        None,
+        7,
+        (text for text in ["a"]),
+        {"a"},
+        {"a": 1},
+        np.array("a"),
+    ],
+)
 def test_no_texts_and_a_bare_string_are_refused(texts: Any) -> None:
     with pytest.raises(InvalidInputError, match="TEXT: "):
         encode_texts(Tensor.TEXT, texts, 10)
+
+
+@pytest.mark.parametrize("texts", [["a", "b"], ("a", "b"), np.array(["a", "b"]), np.array(["a", "b"], object)])
+def test_any_list_of_strings_is_taken(texts: Any) -> None:
+    assert encode_texts(Tensor.TEXT, texts, 10) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("value", [2, np.int64(2), np.uint8(2)])
+def test_numpys_whole_numbers_are_python_s(value: Any) -> None:
+    assert type(whole_number("k", value)) is int
+
+
+@pytest.mark.parametrize("value", ["2", 2.0, None, True, np.True_, [2]])
+def test_what_is_no_whole_number_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"^k: must be a whole number, not {type(value).__name__}"):
+        whole_number("k", value)
+
+
+def test_yes_and_no_are_neither_words_nor_numbers() -> None:
+    assert truth("rerank", np.True_) is True
+    for value in ("no", 0, 1, None):
+        with pytest.raises(InvalidInputError, match=r"^rerank: must be True or False"):
+            truth("rerank", value)
 
 
 def matrix(index: int, value: float, dtype: Any = np.float32) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from resrank.client import ResRankClient, TlsConfig
+from resrank.client.deadline import Deadline
 from resrank.client.metadata import call_metadata
 from resrank.client.settings import ClientSettings
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, ServerUnavailableError
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -19,6 +20,19 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         ({"timeout_s": 0}, "timeout_s"),
         ({"timeout_s": float("inf")}, "timeout_s"),
         ({"timeout_s": float("nan")}, "timeout_s"),
+        ({"timeout_s": "5"}, "timeout_s"),
+        ({"timeout_s": None}, "timeout_s"),
+        ({"timeout_s": 10**400}, "timeout_s"),
+        ({"triton": ""}, "triton"),
+        ({"triton": None}, "triton"),
+        ({"retrieval": ""}, "retrieval"),
+        ({"retrieval": "::1"}, "retrieval"),
+        ({"max_attempts": "4"}, "max_attempts"),
+        ({"max_in_flight": 2.5}, "max_in_flight"),
+        ({"tls": True}, "tls"),
+        ({"headers": [("a", "b")]}, "headers"),
+        ({"headers": {7: "b"}}, "headers"),
+        ({"headers": {"x-bin": "b"}}, "headers"),
         ({"max_attempts": 0}, "max_attempts"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"headers": {"not a key": "x"}}, "headers"),
@@ -43,6 +57,31 @@ def test_a_setting_out_of_range_is_refused(options: dict[str, Any], field: str) 
 )
 def test_a_token_may_stay_on_this_machine_or_travel_encrypted(options: dict[str, Any]) -> None:
     assert call_metadata(ClientSettings(bearer_token="t", **options), None) == (("authorization", "Bearer t"),)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"bearer_token": lambda: b"token"}, "bearer_token"),
+        ({"bearer_token": b"token"}, "bearer_token"),
+        ({"headers": {"a": 7}}, "headers['a']"),
+        ({"traceparent": lambda: 7}, "traceparent"),
+    ],
+)
+def test_metadata_that_is_no_text_is_refused(options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        call_metadata(ClientSettings(**options), None)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("timeout_s", [9e9, 1e300, 10**30])
+def test_a_long_deadline_is_no_short_one(timeout_s: float) -> None:
+    settings = ClientSettings(timeout_s=timeout_s)
+    left_s = Deadline(settings.timeout_s).remaining_s()
+    assert 3e7 < left_s < 1e8
+    # Nobody listens there: the time is not what is over.
+    with ResRankClient("127.0.0.1:9", max_attempts=1) as client, pytest.raises(ServerUnavailableError):
+        client.embed_queries(["x"], timeout_s=timeout_s)
 
 
 def test_secrets_are_not_in_the_representation() -> None:
