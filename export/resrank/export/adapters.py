@@ -46,6 +46,7 @@ from resrank.core.errors import CheckpointError
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
 from resrank.export.initialize import load_backbone, refuse_existing, resolve_source, written_aside
+from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.model.quiet import quiet_transformers
 
 Notify = Callable[[str], None]
@@ -213,18 +214,6 @@ def full_checkpoint(checkpoint: Path, scratch: Path, notify: Notify = lambda ste
     return scratch / "checkpoint"
 
 
-def default_adapter_folder() -> Path:
-    """The trained default: inside the installed package, or under ``checkpoints/`` of a source checkout.
-
-    Raises:
-        CheckpointError: It is in neither.
-    """
-    folder = _default_place()
-    if not is_adapter(folder):
-        raise CheckpointError(f"{folder}: the default adapter checkpoint is missing from this installation")
-    return folder
-
-
 def default_checkpoint(notify: Notify = lambda step: None) -> Path:
     """The trained default as a full checkpoint, merged once and cached.
 
@@ -237,7 +226,7 @@ def default_checkpoint(notify: Notify = lambda step: None) -> Path:
     Raises:
         CheckpointError: As for :func:`merge_adapter`.
     """
-    adapter = default_adapter_folder()
+    adapter = shipped_checkpoint(DEFAULT)
     spec = validate_adapter(adapter)
     folder = cache_folder() / "checkpoints" / f"{spec.name}-{spec.digest()[:12]}"
     if not folder.is_dir():
@@ -275,11 +264,6 @@ def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tenso
         block *= scaling
         total[start : start + _PRODUCT_ROWS] += block
     return torch.from_numpy(total.astype(np.float32)).to(weight.dtype)
-
-
-def _default_place() -> Path:
-    packaged = Path(__file__).with_name("checkpoints") / "default"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "checkpoints" / "default"
 
 
 def _fp64(tensor: Tensor) -> NDArray[np.float64]:
@@ -336,8 +320,11 @@ def _find_base(name: str, source: str, notify: Notify) -> Path:
     for backbone in PACKAGED_BACKBONES:
         if source == backbone.source:
             return materialize(backbone, cache_folder(), notify)
-    adapter = _default_place()
-    if is_adapter(adapter) and source == _merged_source(adapter, validate_adapter(adapter), name):
+    try:
+        adapter = shipped_checkpoint(DEFAULT)
+    except CheckpointError:
+        adapter = None  # it is not needed to look for a base elsewhere
+    if adapter is not None and source == _merged_source(adapter, validate_adapter(adapter), name):
         return default_checkpoint(notify) / name
     try:
         return resolve_source(source)

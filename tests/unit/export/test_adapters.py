@@ -22,10 +22,9 @@ from resrank.core.checkpoint import (
     validate_folder,
 )
 from resrank.core.errors import CheckpointError
-from resrank.export import adapters
+from resrank.export import adapters, shipped_checkpoints
 from resrank.export.adapters import (
     BackboneAdapter,
-    default_adapter_folder,
     default_checkpoint,
     merge_adapter,
     merged_weight,
@@ -287,9 +286,7 @@ def test_the_default_is_merged_once_and_is_found_as_a_base(
     base: Path, packaged: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "default"
-    monkeypatch.setattr(adapters, "_default_place", lambda: place)
-    with pytest.raises(CheckpointError, match="the default adapter checkpoint is missing from this installation"):
-        default_adapter_folder()
+    monkeypatch.setattr(shipped_checkpoints, "_built_in", lambda name: [place])
 
     made = make_tiny_adapter(place, base, sources=packaged, name="shipped")
     steps: list[str] = []

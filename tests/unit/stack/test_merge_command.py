@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from resrank.core.checkpoint import read_spec, validate_folder
-from resrank.export import adapters
+from resrank.export import adapters, shipped_checkpoints
 from resrank.stack.cli.app import run
 from resrank.stack.demo import DemoSettings, Screen, choose_checkpoint
 from support.tiny_adapter import cached_backbones, make_tiny_adapter
@@ -37,7 +37,7 @@ def shipped(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("RESRANK_CACHE", str(tmp_path / "cache"))
     encoder, reranker = cached_backbones(base, tmp_path / "cache")
     monkeypatch.setattr(adapters, "PACKAGED_BACKBONES", (encoder, reranker))
-    monkeypatch.setattr(adapters, "_default_place", lambda: tmp_path / "default")
+    monkeypatch.setattr(shipped_checkpoints, "_built_in", lambda name: [tmp_path / "default"])
     make_tiny_adapter(tmp_path / "default", base, sources=(encoder.source, reranker.source), name="shipped")
     return tmp_path / "default"
 

@@ -110,11 +110,12 @@ def merge(
     if default == (adapter is not None):
         raise typer.BadParameter("give either an adapter checkpoint or --default")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
-    from resrank.export.adapters import default_adapter_folder, merge_adapter
+    from resrank.export.adapters import merge_adapter
+    from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 
     console = Terminal()
     spec = merge_adapter(
-        adapter or default_adapter_folder(),
+        adapter or shipped_checkpoint(DEFAULT),
         out,
         encoder=encoder,
         reranker=reranker,

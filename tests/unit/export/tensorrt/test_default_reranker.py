@@ -19,8 +19,8 @@ from resrank.core.checkpoint import CHECKPOINT_FILE, RERANKER_DIR, CheckpointSpe
 from resrank.core.names import Model
 from resrank.core.prompt import PromptLayout
 from resrank.core.tokenization import PromptTokenizer
-from resrank.export.adapters import default_adapter_folder
 from resrank.export.profiles import default_profiles
+from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.export.tensorrt import EngineBuilder
 from resrank.export.typed_graphs import TypedGraph
 from resrank.model.modeling import ResRankModel
@@ -48,7 +48,7 @@ class Reranker(Backbone):
 
     @classmethod
     def read(cls, spec: CheckpointSpec) -> Reranker:
-        config = json.loads((default_adapter_folder() / RERANKER_DIR / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((shipped_checkpoint(DEFAULT) / RERANKER_DIR / "config.json").read_text(encoding="utf-8"))
         return cls(
             vocabulary=config["vocab_size"],
             hidden=config["hidden_size"],
@@ -82,7 +82,7 @@ class Reranker(Backbone):
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Default:
-    adapter = default_adapter_folder()
+    adapter = shipped_checkpoint(DEFAULT)
     fields = json.loads((adapter / CHECKPOINT_FILE).read_text(encoding="utf-8"))
     for section in (fields, fields["encoder"], fields["reranker"]):
         for name in ("kind", "base_sha256"):
