@@ -20,8 +20,22 @@ Config = TypeVar("Config", bound=BaseModel)
 _BOUNDS = ("ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "expected")
 
 
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
+_MERGE = f"{_TAG}merge"
+_DEEPEST = 64
+_MOST_FIELDS = 1000  # of one section, with those that << brings: in a few lines, they can be a billion
+_MOST_VALUES = (
+    100_000  # what aliases stand for counts as often as they do: nine lines of them can mean a billion values
+)
+
+
 class _ConfigLoader(yaml.SafeLoader):
-    """YAML without its two traps: a key that is given twice, and 1e-4 read as text."""
+    """YAML 1.2's numbers, texts and nothing else, without the traps of 1.1, which PyYAML reads.
+
+    There 012 is 10, 1:30 is 90, 1e-4 is text, 2026-01-01 is a date and a key that is given twice is given once. Keys
+    are text as it is written: nothing that has fields here has them under anything else.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -31,12 +45,44 @@ class _ConfigLoader(yaml.SafeLoader):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
             seen.add(key.value)
+        self.flatten_mapping(node)  # merges what << names, whose keys may be given again
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = f"{_TAG}str"
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_FIELDS:
+            raise yaml.constructor.ConstructorError(None, None, "a section of too many fields", node.start_mark)
 
-# YAML 1.1 wants a dot and a signed exponent in a float; everyone writes 1e-4.
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """A whole number in base 10, 16 (``0x``) or 8 (``0o``)."""
+        text = self.construct_scalar(node).replace("_", "")
+        digits = text.lstrip("+-")
+        base = {"0x": 16, "0o": 8}.get(digits[:2], 10)
+        return int(text, base)
+
+
+_ConfigLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag in {f"{_TAG}null", f"{_TAG}bool", _MERGE}]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_ConfigLoader.yaml_constructors = {
+    tag: construct for tag, construct in yaml.SafeLoader.yaml_constructors.items() if tag in _KINDS or tag is None
+}
+_ConfigLoader.add_constructor(f"{_TAG}int", _ConfigLoader.construct_integer)
+# The core schema of YAML 1.2.2, section 10.3.2, and underscores between digits.
 _ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    f"{_TAG}int", re.compile(r"^(?:[-+]?[0-9][0-9_]*|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_ConfigLoader.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
 )
 
 
@@ -85,16 +131,23 @@ def parse_yaml(text: str, where: str) -> Any:
         where: What the text is, for messages.
 
     Raises:
-        InvalidInputError: It is not YAML, or a key is given twice.
+        InvalidInputError: It is not YAML, a key is given twice, it is nested too deeply or holds too much, or a text is
+            no valid Unicode.
     """
     try:
-        return yaml.load(text, Loader=_ConfigLoader)  # a SafeLoader
+        value = yaml.load(text, Loader=_ConfigLoader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InvalidInputError(where, f"not valid YAML{place}: {error.problem}") from None
     except yaml.YAMLError as error:
         raise InvalidInputError(where, f"not valid YAML: {error}") from None
+    except RecursionError:
+        raise InvalidInputError(where, "nested too deeply", limit=_DEEPEST, value="more") from None
+    except (ValueError, KeyError) as error:  # of a number of too many digits, or of a text that a tag calls a number
+        raise InvalidInputError(where, f"not valid YAML: {error}") from None
+    _check_extent(value, where)
+    return value
 
 
 def shown(value: object) -> str:
@@ -136,6 +189,31 @@ def alternatives(annotation: Any) -> dict[str, type[BaseModel]]:
     for part in get_args(annotation):
         found.update(alternatives(part))
     return found
+
+
+def _check_extent(value: Any, where: str) -> None:
+    """Refuses what no config is: an alias inside of what it stands for, depth, bulk, and texts that no path can be."""
+    waiting = [(value, 0)]
+    count = 0
+    while waiting:
+        part, depth = waiting.pop()
+        count += 1
+        if depth > _DEEPEST:
+            raise InvalidInputError(
+                where, "nested too deeply, or an alias stands inside itself", limit=_DEEPEST, value="more"
+            )
+        if count > _MOST_VALUES:
+            raise InvalidInputError(
+                where, "too many values, with what aliases stand for", limit=_MOST_VALUES, value="more"
+            )
+        match part:
+            case dict():
+                waiting += [(inner, depth + 1) for pair in part.items() for inner in pair]
+            case list():
+                waiting += [(inner, depth + 1) for inner in part]
+            case str():
+                if "\0" in part or any("\ud800" <= character <= "\udfff" for character in part):
+                    raise InvalidInputError(where, f"{shown(part)} holds a NUL character or half of a surrogate pair")
 
 
 def _sentence(error: ValidationError, root: type[BaseModel]) -> InvalidInputError:
