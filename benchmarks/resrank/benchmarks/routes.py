@@ -14,7 +14,7 @@ from resrank.benchmarks.interleaving import Progress, interleave
 from resrank.benchmarks.measurement import BenchmarkError, Side
 from resrank.benchmarks.study import Study
 from resrank.client import ResRankClient, SearchResult
-from resrank.client.plans import Route
+from resrank.client.searches import Route
 from resrank.stack.local_stack import LocalStack
 
 CANDIDATES = (20, 100)

@@ -12,7 +12,7 @@ from grpc import aio
 from numpy.typing import NDArray
 from tenacity import AsyncRetrying
 
-from resrank.client import plans
+from resrank.client import plans, searches
 from resrank.client.base import CLOSED, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_aio_channel
@@ -24,8 +24,9 @@ from resrank.client.settings import TlsConfig
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.fusion import Fusion
 from resrank.core.names import Model
-from resrank.core.sidecar.searching import Mode
+from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode, SearchOptions, choice
 
 T = TypeVar("T")
 
@@ -57,27 +58,23 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     async def search(
         self,
         query: str,
-        k: int = 10,
+        k: int = DEFAULT_K,
         *,
-        candidates: int = 100,
-        mode: Mode = "hybrid",
+        candidates: int = DEFAULT_CANDIDATES,
+        mode: str = SearchMode.HYBRID,
+        fusion: str = Fusion.WEIGHTED,
+        lexical_weight: float | None = None,
         rerank: bool = True,
         truncate: bool = False,
-        route: plans.Route = "client",
+        route: searches.Route = "client",
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
         """As :meth:`ResRankClient.search`."""
-        plan = plans.search(
-            self._facts,
-            query,
-            k=k,
-            candidates=candidates,
-            mode=mode,
-            rerank=rerank,
-            truncate=truncate,
-            route=route,
+        options = SearchOptions(
+            k, candidates, choice("mode", SearchMode, mode), choice("fusion", Fusion, fusion), rerank, lexical_weight
         )
+        plan = searches.search(self._facts, query, options, truncate=truncate, route=route)
         return await self._run(plan, timeout_s, traceparent)
 
     async def rerank(
@@ -86,13 +83,24 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         candidates: NDArray[Any] | None = None,
         *,
         passages: Sequence[str] | None = None,
+        lexical_scores: Sequence[float] | NDArray[Any] | None = None,
+        lexical_weight: float | None = None,
         truncate: bool = False,
         second_pass: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
         """As :meth:`ResRankClient.rerank`."""
-        plan = plans.rerank(self._facts, query, candidates, passages, truncate=truncate, second_pass=second_pass)
+        plan = plans.rerank(
+            self._facts,
+            query,
+            candidates,
+            passages,
+            lexical_scores=lexical_scores,
+            lexical_weight=lexical_weight,
+            truncate=truncate,
+            second_pass=second_pass,
+        )
         return await self._run(plan, timeout_s, traceparent)
 
     async def embed_queries(

@@ -12,7 +12,7 @@ import grpc
 from numpy.typing import NDArray
 from tenacity import Retrying
 
-from resrank.client import plans
+from resrank.client import plans, searches
 from resrank.client.base import CLOSED, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_channel
@@ -24,8 +24,9 @@ from resrank.client.settings import TlsConfig
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.fusion import Fusion
 from resrank.core.names import Model
-from resrank.core.sidecar.searching import Mode
+from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode, SearchOptions, choice
 
 T = TypeVar("T")
 
@@ -67,13 +68,15 @@ class ResRankClient(ClientBase[grpc.Channel]):
     def search(
         self,
         query: str,
-        k: int = 10,
+        k: int = DEFAULT_K,
         *,
-        candidates: int = 100,
-        mode: Mode = "hybrid",
+        candidates: int = DEFAULT_CANDIDATES,
+        mode: str = SearchMode.HYBRID,
+        fusion: str = Fusion.WEIGHTED,
+        lexical_weight: float | None = None,
         rerank: bool = True,
         truncate: bool = False,
-        route: plans.Route = "client",
+        route: searches.Route = "client",
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
@@ -84,6 +87,10 @@ class ResRankClient(ClientBase[grpc.Channel]):
             k: Passages to return, 1 to ``candidates``.
             candidates: Passages to retrieve and rerank, at most ``MAX_MESSAGE_RECORDS``.
             mode: How candidates are found: ``dense`` (embeddings), ``lexical`` (words) or ``hybrid`` (both, fused).
+            fusion: How ``hybrid`` joins both: ``weighted``, by mapped cosine + w * BM25 / best BM25 of the index, or
+                ``rrf``, by reciprocal rank fusion.
+            lexical_weight: w, 0 to 10; None for the checkpoint's. A reranked order is by the reranker's score + w *
+                BM25 / best BM25, however the words found the candidates; 0 leaves it to the reranker alone.
             rerank: Whether the reranker orders them; without it they come in retrieval order, and ``lexical`` needs no
                 Triton.
             truncate: Cut a query over the token maximum instead of refusing it.
@@ -97,16 +104,10 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 ``route="server"`` does not need.
             RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
         """
-        plan = plans.search(
-            self._facts,
-            query,
-            k=k,
-            candidates=candidates,
-            mode=mode,
-            rerank=rerank,
-            truncate=truncate,
-            route=route,
+        options = SearchOptions(
+            k, candidates, choice("mode", SearchMode, mode), choice("fusion", Fusion, fusion), rerank, lexical_weight
         )
+        plan = searches.search(self._facts, query, options, truncate=truncate, route=route)
         return self._run(plan, timeout_s, traceparent)
 
     def rerank(
@@ -115,6 +116,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
         candidates: NDArray[Any] | None = None,
         *,
         passages: Sequence[str] | None = None,
+        lexical_scores: Sequence[float] | NDArray[Any] | None = None,
+        lexical_weight: float | None = None,
         truncate: bool = False,
         second_pass: bool = False,
         timeout_s: float | None = None,
@@ -129,6 +132,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
             query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
             candidates: FP16 or FP32 [N, d] embeddings by the server's encoder, in retrieval order.
             passages: Instead of ``candidates``, N texts in retrieval order, which the server embeds first.
+            lexical_scores: N BM25 scores, from 0 on, where the candidates come with some: the order is then by the
+                reranker's score + w * BM25 / best BM25 of the list.
+            lexical_weight: w, 0 to 10; None for the checkpoint's.
             truncate: Cut texts over the token maximum instead of refusing them.
             second_pass: Where several blocks were needed, score the best of them once more in one pass and return only
                 these, so that all scores come from the same context.
@@ -138,7 +144,16 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Raises:
             InvalidInputError: The query, a candidate or a passage breaks a rule; the error names the first one.
         """
-        plan = plans.rerank(self._facts, query, candidates, passages, truncate=truncate, second_pass=second_pass)
+        plan = plans.rerank(
+            self._facts,
+            query,
+            candidates,
+            passages,
+            lexical_scores=lexical_scores,
+            lexical_weight=lexical_weight,
+            truncate=truncate,
+            second_pass=second_pass,
+        )
         return self._run(plan, timeout_s, traceparent)
 
     def embed_queries(

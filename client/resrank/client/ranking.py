@@ -18,20 +18,26 @@ def rank_candidates(
     scores: Float32,
     indices: Int64,
     *,
+    rerank_scores: Float32 | None = None,
     texts: Sequence[str] | None = None,
     titles: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
-    candidate_scores: Sequence[float] | None = None,
+    candidate_scores: Float32 | None = None,
+    dense_scores: Float32 | None = None,
+    lexical_scores: Float32 | None = None,
 ) -> tuple[RankedPassage, ...]:
     """Orders candidates by score descending, ties by input index.
 
     Args:
-        scores: FP32 [n], of the candidates that ``indices`` names.
+        scores: FP32 [n], final, of the candidates that ``indices`` names.
         indices: INT64 [n], places in the caller's list, ascending.
+        rerank_scores: FP32 [n], the reranker's, parallel to ``scores``.
         texts: Of all candidates in the caller's list, if known.
         titles: Likewise.
         ids: Likewise.
         candidate_scores: The retriever's scores, likewise.
+        dense_scores: Cosines, likewise.
+        lexical_scores: BM25, likewise.
     """
     passages = []
     for rank, place in enumerate(ranking(scores), start=1):
@@ -45,7 +51,14 @@ def rank_candidates(
                 title=None if titles is None else titles[index],
                 text=None if texts is None else texts[index],
                 candidate_rank=index + 1,
-                candidate_score=None if candidate_scores is None else candidate_scores[index],
+                candidate_score=_number(candidate_scores, index),
+                dense_score=_number(dense_scores, index),
+                lexical_score=_number(lexical_scores, index),
+                rerank_score=_number(rerank_scores, int(place)),
             )
         )
     return tuple(passages)
+
+
+def _number(values: Float32 | None, place: int) -> float | None:
+    return None if values is None else float(values[place])

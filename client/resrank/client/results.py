@@ -13,13 +13,17 @@ class RankedPassage:
     Attributes:
         rank: Place after ranking, from 1.
         index: Place among the candidates as they were given to the reranker, from 0.
-        score: Cosine in [-1, 1] after reranking; the retriever's own score in a search without reranking.
+        score: What the ranking is by: the reranker's score, where candidates come with BM25 plus its weighted share
+            (:mod:`resrank.core.fusion`); the retriever's own score in a search without reranking.
         id: The passage's id in the index; None when the caller brought the candidates.
         title: The passage's title; None when unknown.
         text: The passage's text; None when unknown.
         candidate_rank: Place in retrieval order before reranking, from 1.
-        candidate_score: The retriever's score: a cosine (dense), BM25 (lexical) or reciprocal rank fusion (hybrid);
+        candidate_score: The retriever's score: a cosine (dense), BM25 (lexical), or what hybrid's fusion made of both;
             None when the caller brought the candidates.
+        dense_score: Cosine of query and passage, whichever way found it; None where no embedding was searched with.
+        lexical_score: BM25, likewise; None where no words were searched for, and the caller brought none.
+        rerank_score: The reranker's alone; None in a search without reranking.
     """
 
     rank: int
@@ -30,6 +34,9 @@ class RankedPassage:
     text: str | None
     candidate_rank: int
     candidate_score: float | None
+    dense_score: float | None = None
+    lexical_score: float | None = None
+    rerank_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from resrank.client.calls import Call, Server
 from resrank.client.inputs import Float16
 from resrank.core.errors import Place, ResRankError
 from resrank.core.names import Model, Parameter, Priority, Tensor
-from resrank.core.sidecar.searching import Mode
+from resrank.core.search import SearchOptions
 
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
@@ -84,6 +84,9 @@ class FoundPassages:
         scores: FP32 [n].
         candidate_ranks: INT32 [n], places in retrieval order, from 1.
         candidate_scores: FP32 [n], the retriever's.
+        dense_scores: FP32 [n], cosines; NaN where the search did not take them, as in the two below.
+        lexical_scores: FP32 [n], BM25.
+        rerank_scores: FP32 [n], the reranker's.
         stage_ms: FP32 [3], of ``embed_query``, ``retrieve`` and ``rerank``; 0 for what did not run.
     """
 
@@ -93,6 +96,9 @@ class FoundPassages:
     scores: Float32
     candidate_ranks: NDArray[np.int32]
     candidate_scores: Float32
+    dense_scores: Float32
+    lexical_scores: Float32
+    rerank_scores: Float32
     stage_ms: Float32
 
 
@@ -181,15 +187,12 @@ def rerank_text(
     )
 
 
-def search(query: bytes, *, k: int, candidates: int, mode: Mode, rerank: bool, truncate: bool) -> Call[FoundPassages]:
+def search(query: bytes, options: SearchOptions, *, truncate: bool) -> Call[FoundPassages]:
     """Has the server embed the query, find candidates and rerank them.
 
     Args:
         query: UTF-8.
-        k: Passages to return.
-        candidates: Passages to retrieve and rerank.
-        mode: How candidates are found.
-        rerank: Whether the reranker orders them.
+        options: What is wanted.
         truncate: Cut a query over the token maximum instead of refusing it.
     """
 
@@ -205,10 +208,21 @@ def search(query: bytes, *, k: int, candidates: int, mode: Mode, rerank: bool, t
             _output(response, Model.SEARCH, Tensor.SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.CANDIDATE_RANKS, (1, None), "INT32")[0],
             _output(response, Model.SEARCH, Tensor.CANDIDATE_SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.DENSE_SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.LEXICAL_SCORES, (1, None))[0],
+            _output(response, Model.SEARCH, Tensor.RERANK_SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
         )
 
-    asked = {Parameter.K: k, Parameter.CANDIDATES: candidates, Parameter.MODE: mode, Parameter.RERANK: rerank}
+    asked: dict[Parameter, bool | int | float | str] = {
+        Parameter.K: options.k,
+        Parameter.CANDIDATES: options.candidates,
+        Parameter.MODE: options.mode.value,
+        Parameter.FUSION: options.fusion.value,
+        Parameter.RERANK: options.rerank,
+    }
+    if options.lexical_weight is not None:
+        asked[Parameter.LEXICAL_WEIGHT] = options.lexical_weight
     return _infer(Model.SEARCH, lambda: [_bytes_tensor(Tensor.QUERY, [[query]])], truncate, parse, parameters=asked)
 
 
@@ -259,7 +273,7 @@ def _infer(
     truncate: bool,
     parse: Callable[[Any], T],
     locate: Callable[[Place], Place] | None = None,
-    parameters: Mapping[Parameter, bool | int | str] = MappingProxyType({}),
+    parameters: Mapping[Parameter, bool | int | float | str] = MappingProxyType({}),
     *,
     priority: Priority | None = None,
 ) -> Call[T]:
@@ -280,6 +294,8 @@ def _infer(
                     request.parameters[name.value].bool_param = value
                 case int():
                     request.parameters[name.value].int64_param = value
+                case float():
+                    request.parameters[name.value].double_param = value
                 case str():
                     request.parameters[name.value].string_param = value
         return request

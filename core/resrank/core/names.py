@@ -57,6 +57,10 @@ class Tensor(StrEnum):
     TEXTS = "TEXTS"  # BYTES [k'], UTF-8
     CANDIDATE_RANKS = "CANDIDATE_RANKS"  # INT32 [k'], places in retrieval order, from 1
     CANDIDATE_SCORES = "CANDIDATE_SCORES"  # FP32 [k'], the retriever's
+    # FP32 [k'], what the scores are made of; NaN for what the search did not take
+    DENSE_SCORES = "DENSE_SCORES"  # cosines with the query
+    LEXICAL_SCORES = "LEXICAL_SCORES"  # BM25
+    RERANK_SCORES = "RERANK_SCORES"  # the reranker's
     STAGE_MS = "STAGE_MS"  # FP32 [3], milliseconds of embed_query, retrieve, rerank; 0 for what did not run
 
 
@@ -90,6 +94,13 @@ class Parameter(StrEnum):
     CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
     MODE = "mode"  # request to `search`: hybrid, dense or lexical
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
+    FUSION = "fusion"  # request to `search`: how hybrid joins both lists, weighted or rrf
+    # Config of `rerank`, `search`: w of BM25 in joint scores; request to `search`: another one than the checkpoint's.
+    LEXICAL_WEIGHT = "lexical_weight"
+    # Config of the same models: the map A from cosines to scores; the identity where they are missing.
+    COSINE_SLOPE = "cosine_slope"
+    COSINE_CENTER = "cosine_center"
+    COSINE_OFFSET = "cosine_offset"
 
 
 class LoadMetric(StrEnum):

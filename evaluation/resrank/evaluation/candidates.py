@@ -17,12 +17,12 @@ from resrank.client.index_build import called, changed_passages, connected, desc
 from resrank.core.corpus import Passage
 from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.search import SearchMode
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.collection import JudgedCollection
-from resrank.evaluation.names import Retrieval
 from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 SidecarOf = Callable[[Path], AbstractAsyncContextManager["RetrievalServiceAsyncStub"]]
 
 _MODES = {
-    Retrieval.LEXICAL: pb.SEARCH_MODE_LEXICAL,
-    Retrieval.DENSE: pb.SEARCH_MODE_DENSE,
-    Retrieval.HYBRID: pb.SEARCH_MODE_HYBRID,
+    SearchMode.LEXICAL: pb.SEARCH_MODE_LEXICAL,
+    SearchMode.DENSE: pb.SEARCH_MODE_DENSE,
+    SearchMode.HYBRID: pb.SEARCH_MODE_HYBRID,
 }
 
 
@@ -119,7 +119,7 @@ class RunningIndex:
 async def find_questions(
     backend: Backend,
     collection: JudgedCollection,
-    source: Retrieval | GivenCandidates,
+    source: SearchMode | GivenCandidates,
     place: OwnIndex | RunningIndex,
     depth: int,
     progress: Progress,
@@ -211,21 +211,21 @@ async def _index(
 
 async def _search(
     sidecar: RetrievalServiceAsyncStub,
-    mode: Retrieval,
+    mode: SearchMode,
     text: str,
     embedding: Float32,
     depth: int,
     encoder_sha256: str,
 ) -> Ranking:
-    if mode is Retrieval.LEXICAL and not query_terms(text):
+    if mode is SearchMode.LEXICAL and not query_terms(text):
         return NO_RANKING  # which the sidecar refuses, rightly: there is nothing to look for
     response = await called(
         sidecar.Search(
             pb.SearchRequest(
                 mode=_MODES[mode],
                 k=depth,
-                embedding=b"" if mode is Retrieval.LEXICAL else embedding.astype("<f4").tobytes(),
-                text="" if mode is Retrieval.DENSE else text,
+                embedding=b"" if mode is SearchMode.LEXICAL else embedding.astype("<f4").tobytes(),
+                text="" if mode is SearchMode.DENSE else text,
                 encoder_sha256=encoder_sha256,
             )
         )

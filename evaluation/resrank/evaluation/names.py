@@ -10,11 +10,3 @@ class Through(StrEnum):
 
     STACK = "stack"
     TORCH = "torch"
-
-
-class Retrieval(StrEnum):
-    """How the index finds candidates."""
-
-    LEXICAL = "lexical"
-    DENSE = "dense"
-    HYBRID = "hybrid"

@@ -15,11 +15,11 @@ from typing import Any
 from resrank.core import __version__
 from resrank.core.addresses import check_target
 from resrank.core.errors import InvalidInputError
+from resrank.core.search import SearchMode
 from resrank.evaluation.backends import Backend, Notify
 from resrank.evaluation.candidates import GivenCandidates, OwnIndex, RunningIndex, SidecarOf, find_questions
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.evaluation import EvaluationSettings, evaluate_checkpoint
-from resrank.evaluation.names import Retrieval
 from resrank.evaluation.passes import Progress, Question
 from resrank.evaluation.report import CollectionReport
 from resrank.evaluation.run_files import check_run_ids
@@ -77,15 +77,15 @@ class EvalRequest:
             if self.retrieval is not None:
                 raise InvalidInputError("retrieval", "one running index cannot hold several collections")
         if self.retrieval_mode is None and not Path(self.candidates).is_file():
-            modes = ", ".join(Retrieval)
+            modes = ", ".join(SearchMode)
             raise InvalidInputError("candidates", f"{self.candidates!r} is neither one of {modes} nor a file")
         if self.retriever is not None and self.retrieval_mode is not None:
             raise InvalidInputError("retriever", f"names lists of a file, but the candidates are {self.candidates}")
 
     @property
-    def retrieval_mode(self) -> Retrieval | None:
+    def retrieval_mode(self) -> SearchMode | None:
         """How the index finds candidates; None where a file gives them."""
-        return Retrieval(self.candidates) if self.candidates in set(Retrieval) else None
+        return SearchMode(self.candidates) if self.candidates in set(SearchMode) else None
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class _Task:
     """One collection with where its candidates come from, all read and checked."""
 
     collection: JudgedCollection
-    source: Retrieval | GivenCandidates
+    source: SearchMode | GivenCandidates
 
 
 def run_evaluation(

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from resrank.client.plans import Route
+from resrank.client.searches import Route
 from resrank.core.config_file import read_fields, validate
 from resrank.core.limits import MAX_MESSAGE_RECORDS
-from resrank.core.sidecar.searching import Mode
+from resrank.core.search import SearchMode
 from resrank.loadtest.counts import Count, Fixed
 from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.profile import Profile
@@ -157,7 +157,7 @@ class SearchCalls(Section):
     """How ``search`` calls look, besides the number of candidates."""
 
     k: int = Field(default=10, ge=1, le=MAX_MESSAGE_RECORDS)
-    mode: Mode = "hybrid"
+    mode: SearchMode = SearchMode.HYBRID
     route: Route = Field(
         default="client", description="`client`: one call to each server; `server`: one to Triton's model `search`."
     )

@@ -9,7 +9,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.core.names import Parameter
+            from resrank.core.search_plan import ServedReranker
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
@@ -19,12 +19,8 @@ class TritonPythonModel:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         backend = PythonBackend(pb_utils, args)
-        parameters = config_parameters(args)
         step = SearchStep(
-            backend.infer,
-            SidecarRetriever.from_environment(),
-            encoder_sha256=parameters[Parameter.ENCODER_SHA256],
-            max_passages=int(parameters[Parameter.MAX_PASSAGES]),
+            backend.infer, SidecarRetriever.from_environment(), ServedReranker.read(config_parameters(args))
         )
         self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 

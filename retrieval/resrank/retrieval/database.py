@@ -8,6 +8,7 @@ knows what it lacks (greater keys than its own) and what it must forget (keys th
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,10 @@ from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.lock import LOCK_FILE
 from resrank.retrieval.records import Encoder, FloatVector, HalfMatrix, Keys, Record, RecordBatch, StoredRecord
 
+logger = logging.getLogger(__name__)
+
 STORE_FILE = "store.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x52655352  # "ReSR", in the file's header: tells our databases from other programs'
 
 _SCHEMA = f"""
@@ -103,6 +106,7 @@ class Database:
         writer: sqlite3.Connection | None = None
         try:
             writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            lexical.register(writer)
             _prepare(writer, path)
             return cls(path, writer)
         except sqlite3.Error as error:
@@ -222,6 +226,11 @@ class Database:
         change = Change(removed=removed, added=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float16))
         return change, [id_ for id_ in ids if id_ not in present]
 
+    def lexical_matches(self, text: str) -> lexical.LexicalMatches:
+        """BM25 of all that match, see :meth:`resrank.retrieval.lexical.LexicalIndex.matches`."""
+        with self._reading() as connection:
+            return self._lexical.matches(connection, text, self.record_count)
+
     def search_lexical(self, text: str, k: int) -> tuple[Keys, FloatVector]:
         """BM25 over title and text, see :meth:`resrank.retrieval.lexical.LexicalIndex.search`."""
         with self._reading() as connection:
@@ -319,9 +328,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and application_id != APPLICATION_ID:
         raise IndexFolderError(f"{path} is another program's database: name another index folder")
-    if tables and version != SCHEMA_VERSION:
+    if tables and not 1 <= version <= SCHEMA_VERSION:
         raise IndexFolderError(
-            f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}: build the index anew"
+            f"{path} has schema version {version}, this release reads up to {SCHEMA_VERSION}: build the index anew"
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -330,6 +339,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
+    if tables and version < SCHEMA_VERSION:
+        logger.info("bringing %s from schema version %d to %d", path, version, SCHEMA_VERSION)
+        connection.executescript(f"BEGIN; {lexical.MIGRATION_FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _marks(values: Sequence[object]) -> str:

@@ -90,22 +90,56 @@ class FaissDenseIndex:
             k: How many are wanted.
 
         Returns:
-            Keys and cosines of at most k vectors, best first.
+            Keys and cosines of at most k vectors, best first, ties by key. With a flat index the k best of fewer are
+            the beginning of the k best of more.
         """
         table = self.table
         wanted = min(k, table.rows - table.dead)
         if wanted == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        # Tombstones rank among the living, most of all the old versions of what was just replaced.
-        fetched = wanted + min(table.dead, wanted)
+        # Tombstones rank among the living, most of all the old versions of what was just replaced. One more than wanted
+        # shows whether the last place is shared: FAISS keeps any of those that are equal.
+        fetched = min(wanted + min(table.dead, wanted) + 1, table.rows)
         while True:
             scores, rows = self.index.search(query[np.newaxis], fetched)
             found = rows[0] >= 0  # an approximate index pads with -1 when it has no more
             living = np.zeros_like(found)
             living[found] = table.alive[rows[0][found]]
-            if living.sum() >= wanted or fetched >= table.rows or not found[-1]:
-                return table.keys[rows[0][living]][:wanted], scores[0][living][:wanted]
+            keys, cosines = table.keys[rows[0][living]], scores[0][living]
+            complete = fetched >= table.rows or not found[-1]
+            if complete or (len(keys) > wanted and scores[0][-1] < cosines[wanted - 1]):
+                break
             fetched = min(4 * fetched, table.rows)
+        if len(keys) > wanted:
+            keys, cosines = keys[cosines >= cosines[wanted - 1]], cosines[cosines >= cosines[wanted - 1]]
+        if not self.exact:
+            cosines = self.cosines(query, keys)
+        best = np.lexsort((keys, -cosines))[:wanted]
+        return keys[best], cosines[best]
+
+    @property
+    def exact(self) -> bool:
+        """Whether :meth:`search` misses nothing."""
+        return isinstance(self.index, faiss.IndexFlat)
+
+    def cosines(self, query: FloatVector, keys: Keys) -> FloatVector:
+        """Cosines of a query, fp32 [d], L2-normalised, with the stored vectors of live keys, fp32 [len(keys)].
+
+        Equal to the last bit to what :meth:`search` says of the same keys.
+        """
+        if not self.exact:
+            vectors = _normalised(self.gather(keys))
+            # Not BLAS, whose sums depend on where in the matrix a row stands.
+            found: FloatVector = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
+            return found
+        cosines = np.empty((1, len(keys)), np.float32)
+        rows = self.table.rows_of(keys).astype(np.int64)[np.newaxis]
+        asked = np.ascontiguousarray(query, np.float32)
+        self.index.compute_distance_subset(
+            1, faiss.swig_ptr(asked), len(keys), faiss.swig_ptr(cosines), faiss.swig_ptr(rows)
+        )
+        (found,) = cosines
+        return found
 
     def gather(self, keys: Keys) -> HalfMatrix:
         """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""

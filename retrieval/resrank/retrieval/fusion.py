@@ -1,28 +1,81 @@
-"""Reciprocal rank fusion: joins rankings whose scores cannot be compared."""
+"""The two ways in which HYBRID joins the dense and the lexical list."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from resrank.retrieval.records import Keys
+import numpy as np
+
+from resrank.core.fusion import CosineMap, joint_scores
+from resrank.retrieval.lexical import LexicalMatches
+from resrank.retrieval.records import FloatVector, Keys
 
 RRF_K = 60
 """The constant k of Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank
 Learning Methods", SIGIR 2009."""
 
+Ranked = tuple[Keys, FloatVector]
 
-def reciprocal_rank_fusion(rankings: Sequence[Keys]) -> list[tuple[int, float]]:
+
+def reciprocal_rank_fusion(rankings: Sequence[Keys], k: int) -> Ranked:
     """Fuses rankings by the sum of 1 / (60 + rank) over the lists a key stands in, ranks counted from 1.
 
     Args:
         rankings: Keys, best first, without repetition inside a list.
+        k: How many are wanted.
 
     Returns:
-        Keys and fused scores, best first; ties go to the key that an earlier list, or a better rank in it, named first.
+        Keys and fused scores of at most k, best first, ties by key.
     """
     scores: dict[int, float] = {}
     for ranking in rankings:
         for rank, key in enumerate(ranking.tolist(), start=1):
             scores[key] = scores.get(key, 0.0) + 1.0 / (RRF_K + rank)
-    # sorted() is stable and dicts keep insertion order: that is the tie rule.
-    return sorted(scores.items(), key=lambda item: -item[1])
+    best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:k]
+    return np.array([key for key, _ in best], np.int64), np.array([score for _, score in best], np.float32)
+
+
+def weighted_fusion(
+    dense: Ranked,
+    matches: LexicalMatches,
+    cosines_of: Callable[[Keys], FloatVector],
+    cosine_map: CosineMap,
+    weight: float,
+    k: int,
+    *,
+    highest_unseen: float,
+) -> Ranked:
+    """The k best of the whole index by ``A(cosine) + weight * BM25 / best BM25``.
+
+    A passage that is not among the k nearest and has no word of the query has k before it that are at least as good. Of
+    those that have a word, only the cosines that could still bring them among the k best are computed.
+
+    Args:
+        dense: Keys and cosines of the k nearest, ties by key.
+        matches: All that have a word of the query.
+        cosines_of: Computes cosines.
+        cosine_map: A.
+        weight: w.
+        k: How many are wanted.
+        highest_unseen: No cosine outside ``dense`` is above it.
+
+    Returns:
+        Keys and joint scores of at most k, best first, ties by key.
+    """
+
+    def joint(keys: Keys, cosines: FloatVector) -> FloatVector:
+        return joint_scores(cosine_map(cosines), matches.scores_of(keys), matches.best, weight)
+
+    keys, cosines = dense
+    scores = joint(keys, cosines)
+    unseen = matches.ranking
+    unseen = unseen[~np.isin(unseen, keys, assume_unique=True)]
+    # First those with the best words: what then is the k-th best is what the others would have to reach.
+    for part in (unseen[:k], unseen[k:]):
+        to_beat = np.partition(scores, -k)[-k] if len(scores) >= k else -np.inf
+        bounds = joint(part, np.full(len(part), highest_unseen, np.float32))
+        hopeful = part[bounds >= to_beat]
+        keys = np.concatenate((keys, hopeful))
+        scores = np.concatenate((scores, joint(hopeful, cosines_of(hopeful))))
+    best = np.lexsort((keys, -scores))[:k]
+    return keys[best], scores[best]

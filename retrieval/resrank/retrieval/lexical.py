@@ -7,26 +7,41 @@ FTS5's BM25 has k1 = 1.2, b = 0.75 and idf = ln((N - n + 0.5) / (n + 0.5)), floo
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from resrank.core.terms import query_terms
+from resrank.core.terms import index_text, match_expression, query_terms
 from resrank.retrieval.records import FloatVector, Keys
 
-DESCRIPTION = "SQLite FTS5 BM25, tokenizer porter unicode61, title and text"
+DESCRIPTION = "SQLite FTS5 BM25, tokenizer porter unicode61, pairs of letters in scripts without blanks, title and text"
 
 # An external-content table: the words live once, in `records`, and triggers keep the index in the same transaction.
+# `index_text` is this program's own function, which every connection must be given before it writes or rebuilds.
 SCHEMA = """
+CREATE VIEW lexical_content AS SELECT key, index_text(title) AS title, index_text(text) AS text FROM records;
 CREATE VIRTUAL TABLE lexical USING fts5(
-    title, text, content='records', content_rowid='key', tokenize='porter unicode61'
+    title, text, content='lexical_content', content_rowid='key', tokenize='porter unicode61'
 );
 CREATE TRIGGER lexical_insert AFTER INSERT ON records BEGIN
-    INSERT INTO lexical(rowid, title, text) VALUES (new.key, new.title, new.text);
+    INSERT INTO lexical(rowid, title, text) VALUES (new.key, index_text(new.title), index_text(new.text));
 END;
 CREATE TRIGGER lexical_delete AFTER DELETE ON records BEGIN
-    INSERT INTO lexical(lexical, rowid, title, text) VALUES ('delete', old.key, old.title, old.text);
+    INSERT INTO lexical(lexical, rowid, title, text)
+    VALUES ('delete', old.key, index_text(old.title), index_text(old.text));
 END;
 """
+
+MIGRATION_FROM_1 = f"""
+DROP TRIGGER lexical_insert;
+DROP TRIGGER lexical_delete;
+DROP TABLE lexical;
+{SCHEMA}
+INSERT INTO lexical(lexical) VALUES ('rebuild');
+"""
+"""From the first schema, which knew no words in scripts without blanks. The index is derived, so it is built anew."""
 
 MAX_TERMS = 64
 """Terms of a query that are searched for: the rarest ones. Longer queries are pasted documents, whose rarest words
@@ -36,6 +51,42 @@ FLOOD_DOCUMENTS = 1000
 """From this many documents on, a term that stands in more than half of them is left out (see `LexicalIndex.search`)."""
 
 _CACHED_FREQUENCIES = 50_000  # some megabytes; forgotten at the next write
+
+
+def register(connection: sqlite3.Connection) -> None:
+    """Gives a connection the function that the schema uses."""
+    connection.create_function("index_text", 1, index_text, deterministic=True)
+
+
+@dataclass(frozen=True)
+class LexicalMatches:
+    """Every document in which a term of the query stands.
+
+    Attributes:
+        keys: Ascending.
+        scores: BM25, fp64 [len(keys)].
+    """
+
+    keys: Keys
+    scores: NDArray[np.float64]
+
+    @property
+    def best(self) -> float:
+        """The best score, 0 where nothing matches."""
+        return float(self.scores.max(initial=0.0))
+
+    @cached_property
+    def ranking(self) -> Keys:
+        """Keys, best first, ties by key."""
+        ranked: Keys = self.keys[np.lexsort((self.keys, -self.scores))]
+        return ranked
+
+    def scores_of(self, keys: Keys) -> FloatVector:
+        """BM25 of any keys, fp32 [len(keys)]; 0 for what does not match."""
+        if not len(self.keys):
+            return np.zeros(len(keys), np.float32)
+        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[places] == keys, self.scores[places], 0.0).astype(np.float32)
 
 
 class LexicalIndex:
@@ -64,26 +115,44 @@ class LexicalIndex:
         Returns:
             Keys and BM25 scores (higher is better) of at most k documents, best first, ties by key.
         """
+        keys, scores = self._rows(connection, text, documents, "ORDER BY score DESC, rowid LIMIT ?", k)
+        return keys, scores.astype(np.float32)
+
+    def matches(self, connection: sqlite3.Connection, text: str, documents: int) -> LexicalMatches:
+        """Finds every document that :meth:`search` would find with a large enough k.
+
+        To read them all costs 0.75 microseconds each beside the 1.3 that BM25 takes for each anyway (100,000 documents,
+        60,000 matches, 2 cores).
+        """
+        return LexicalMatches(*self._rows(connection, text, documents, "ORDER BY rowid"))
+
+    def _rows(
+        self, connection: sqlite3.Connection, text: str, documents: int, order: str, *parameters: int
+    ) -> tuple[Keys, NDArray[np.float64]]:
+        terms = self._telling_terms(connection, text, documents)
+        if not terms:
+            return np.empty(0, np.int64), np.empty(0, np.float64)
+        rows = connection.execute(
+            f"SELECT rowid, -bm25(lexical) AS score FROM lexical WHERE lexical MATCH ? {order}",
+            (" OR ".join(map(match_expression, terms)), *parameters),
+        ).fetchall()
+        keys = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+        return keys, np.fromiter((row[1] for row in rows), np.float64, len(rows))
+
+    def _telling_terms(self, connection: sqlite3.Connection, text: str, documents: int) -> list[str]:
         frequencies = {term: self._frequency(connection, term) for term in query_terms(text)}
         present = {term: count for term, count in frequencies.items() if count}
         flood = max(FLOOD_DOCUMENTS, documents // 2)
         telling = [term for term, count in present.items() if count <= flood] or list(present)
-        terms = sorted(telling, key=present.__getitem__)[:MAX_TERMS]
-        if not terms:
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        rows = connection.execute(
-            "SELECT rowid, -bm25(lexical) AS score FROM lexical WHERE lexical MATCH ? "
-            "ORDER BY score DESC, rowid LIMIT ?",
-            (" OR ".join(f'"{term}"' for term in terms), k),
-        ).fetchall()
-        keys = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-        return keys, np.fromiter((row[1] for row in rows), np.float32, len(rows))
+        return sorted(telling, key=present.__getitem__)[:MAX_TERMS]
 
     def _frequency(self, connection: sqlite3.Connection, term: str) -> int:
         known = self._frequencies.get(term)
         if known is not None:
             return known
-        (count,) = connection.execute("SELECT count(*) FROM lexical WHERE lexical MATCH ?", (f'"{term}"',)).fetchone()
+        (count,) = connection.execute(
+            "SELECT count(*) FROM lexical WHERE lexical MATCH ?", (match_expression(term),)
+        ).fetchone()
         if len(self._frequencies) < _CACHED_FREQUENCIES:
             self._frequencies[term] = count
         return int(count)

@@ -6,17 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
 from resrank.core.errors import IndexFolderError, InvalidInputError
+from resrank.core.fusion import Fusion
+from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.search import SearchMode
 from resrank.retrieval import lexical, snapshot
 from resrank.retrieval.database import Change, Database, refuse_foreign
 from resrank.retrieval.dense import FaissDenseIndex, new_index
 from resrank.retrieval.errors import EncoderMismatchError
-from resrank.retrieval.fusion import reciprocal_rank_fusion
+from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
 from resrank.retrieval.lock import FolderLock
 from resrank.retrieval.records import (
     Encoder,
@@ -26,7 +30,6 @@ from resrank.retrieval.records import (
     Keys,
     RecordBatch,
     SearchHits,
-    SearchMode,
     SearchQuery,
     StoredRecord,
     UpsertCounts,
@@ -36,9 +39,11 @@ from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 
-FUSION_DEPTH = 100
-"""Each list that HYBRID fuses is at least this long: with k = 10 alone, a passage that both lists have at rank 11 would
-lose to one that a single list has at rank 10."""
+RRF_DEPTH = MAX_MESSAGE_RECORDS
+"""Each list that reciprocal rank fusion joins is this long, whatever k: its scores depend on the depth, and what k
+finds is to be the beginning of what a larger k finds."""
+
+_NO_SCORES = np.empty(0, np.float32)
 
 _PROBE_DIMENSION = 960  # divisible by what product quantizers ask for; only tells a known factory string from a typo
 _SNAPSHOT_ROWS = 10_000
@@ -121,11 +126,15 @@ class LocalVectorStore:
         with self._gate.read():
             encoder = self._database.encoder
             _require_encoder(encoder, query)
-            keys, scores = self._candidates(query, clock)
+            found = self._find(query, clock)
+            keys = found.keys
             ids, titles, texts, vectors = clock.run("gather", lambda: self._gather(query, keys))
         return SearchHits(
             ids=ids,
-            scores=scores,
+            scores=found.scores,
+            cosines=found.cosines,
+            bm25=found.bm25,
+            best_bm25=found.best_bm25,
             titles=titles,
             texts=texts,
             vectors=vectors,
@@ -203,23 +212,23 @@ class LocalVectorStore:
                 # Only what is derived is late; the next write tries again.
                 logger.exception("maintenance of the dense index failed")
 
-    def _candidates(self, query: SearchQuery, clock: _StageClock) -> tuple[Keys, list[float]]:
-        depth = max(query.k, FUSION_DEPTH) if query.mode is SearchMode.HYBRID else query.k
-        rankings: list[tuple[Keys, FloatVector]] = []
-        if query.mode is not SearchMode.LEXICAL and self._dense is not None:
-            dense, embedding = self._dense, query.embedding
-            if embedding is None:
-                raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
-            rankings.append(clock.run("dense", lambda: dense.search(embedding, depth)))
-        if query.mode is not SearchMode.DENSE:
-            rankings.append(clock.run("lexical", lambda: self._database.search_lexical(query.text, depth)))
-        if query.mode is SearchMode.HYBRID:
-            fused = clock.run("fusion", lambda: reciprocal_rank_fusion([keys for keys, _ in rankings])[: query.k])
-            return np.array([key for key, _ in fused], np.int64), [score for _, score in fused]
-        if not rankings:
-            return np.empty(0, np.int64), []
-        ((keys, scores),) = rankings
-        return keys, scores.tolist()
+    def _find(self, query: SearchQuery, clock: _StageClock) -> _Found:
+        dense, embedding = self._dense, query.embedding
+        if dense is None:
+            return _Found(np.empty(0, np.int64), _NO_SCORES, _NO_SCORES, _NO_SCORES)
+        if query.mode is SearchMode.LEXICAL:
+            keys, scores = clock.run("lexical", lambda: self._database.search_lexical(query.text, query.k))
+            return _Found(keys, scores, _NO_SCORES, scores, float(scores.max(initial=0.0)))
+        if embedding is None:
+            raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
+        if query.mode is SearchMode.DENSE:
+            keys, scores = clock.run("dense", lambda: dense.search(embedding, query.k))
+            return _Found(keys, scores, scores, _NO_SCORES)
+        depth = RRF_DEPTH if query.fusion is Fusion.RRF else query.k
+        nearest = clock.run("dense", lambda: dense.search(embedding, depth))
+        matches = clock.run("lexical", lambda: self._database.lexical_matches(query.text))
+        keys, scores = clock.run("fusion", lambda: _fused(query, embedding, dense, nearest, matches))
+        return _Found(keys, scores, dense.cosines(embedding, keys), matches.scores_of(keys), matches.best)
 
     def _gather(self, query: SearchQuery, keys: Keys) -> tuple[list[str], list[str], list[str], HalfMatrix | None]:
         if query.include_texts:
@@ -270,6 +279,17 @@ class LocalVectorStore:
             self._unsaved = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Keys, best first, and parallel to them what they score."""
+
+    keys: Keys
+    scores: FloatVector
+    cosines: FloatVector
+    bm25: FloatVector
+    best_bm25: float = 0.0
+
+
 class _StageClock:
     """Milliseconds by stage."""
 
@@ -282,6 +302,22 @@ class _StageClock:
         result = work()
         self.stage_ms[stage] = 1e3 * (time.perf_counter() - started)
         return result
+
+
+def _fused(
+    query: SearchQuery, embedding: FloatVector, dense: FaissDenseIndex, nearest: Ranked, matches: lexical.LexicalMatches
+) -> Ranked:
+    if query.fusion is Fusion.RRF:
+        return reciprocal_rank_fusion([nearest[0], matches.ranking[:RRF_DEPTH]], query.k)
+    return weighted_fusion(
+        nearest,
+        matches,
+        lambda keys: dense.cosines(embedding, keys),
+        query.cosine_map,
+        query.lexical_weight,
+        query.k,
+        highest_unseen=float(nearest[1].min(initial=np.inf)) if dense.exact else np.inf,
+    )
 
 
 def _require_encoder(encoder: Encoder | None, query: SearchQuery) -> None:

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
+
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, IDENTITY, CosineMap, Fusion
+from resrank.core.search import SearchMode
 
 Keys = NDArray[np.int64]
 """Internal keys of stored records. A key is never given twice, also not to the same id's next version."""
 
 HalfMatrix = NDArray[np.float16]
 FloatVector = NDArray[np.float32]
-
-
-class SearchMode(Enum):
-    """How candidates are found."""
-
-    DENSE = "dense"
-    LEXICAL = "lexical"
-    HYBRID = "hybrid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +91,9 @@ class SearchQuery:
         encoder_sha256: Which encoder made the embedding, if the caller told.
         include_texts: Whether titles and texts are wanted.
         include_embeddings: Whether the stored vectors are wanted.
+        fusion: How HYBRID joins both lists.
+        lexical_weight: With ``WEIGHTED``, w.
+        cosine_map: With ``WEIGHTED``, A.
     """
 
     mode: SearchMode
@@ -106,6 +103,9 @@ class SearchQuery:
     encoder_sha256: str | None = None
     include_texts: bool = False
     include_embeddings: bool = False
+    fusion: Fusion = Fusion.WEIGHTED
+    lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
+    cosine_map: CosineMap = IDENTITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,10 @@ class SearchHits:
 
     Attributes:
         ids: Record ids.
-        scores: Cosine, BM25 or fused score, by mode.
+        scores: Cosine, BM25 or fused score, by mode; fp32 [len(ids)].
+        cosines: fp32 [len(ids)] where an embedding was searched with, else empty.
+        bm25: fp32 [len(ids)] where words were searched for, else empty.
+        best_bm25: Of any record for the words, 0 where none matches.
         titles: Titles, empty when not asked for.
         texts: Texts, empty when not asked for.
         vectors: The stored vectors, fp16 [len(ids), d], if asked for.
@@ -123,7 +126,10 @@ class SearchHits:
     """
 
     ids: list[str]
-    scores: list[float]
+    scores: FloatVector
+    cosines: FloatVector
+    bm25: FloatVector
+    best_bm25: float
     titles: list[str]
     texts: list[str]
     vectors: HalfMatrix | None

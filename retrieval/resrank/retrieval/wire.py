@@ -9,7 +9,9 @@ import numpy as np
 
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError, Place
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, IDENTITY, CosineMap, Fusion, check_lexical_weight
 from resrank.core.passage import check_id
+from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.core.vectors import first_bad_vector, vector_problem
@@ -20,7 +22,6 @@ from resrank.retrieval.records import (
     Record,
     RecordBatch,
     SearchHits,
-    SearchMode,
     SearchQuery,
     StoredRecord,
 )
@@ -30,6 +31,11 @@ _MODES = {
     pb.SEARCH_MODE_DENSE: SearchMode.DENSE,
     pb.SEARCH_MODE_LEXICAL: SearchMode.LEXICAL,
     pb.SEARCH_MODE_HYBRID: SearchMode.HYBRID,
+}
+_FUSIONS = {
+    pb.FUSION_UNSPECIFIED: Fusion.RRF,  # what there was before there was a choice
+    pb.FUSION_RRF: Fusion.RRF,
+    pb.FUSION_WEIGHTED: Fusion.WEIGHTED,
 }
 
 
@@ -58,6 +64,15 @@ def parse_search(request: pb.SearchRequest) -> SearchQuery:
             raise InvalidInputError("text", f"{mode.name} needs a query text, but it is empty")
         if mode is SearchMode.LEXICAL and not query_terms(request.text):
             raise InvalidInputError("text", "holds no word that could be searched for")
+    fusion, lexical_weight, cosine_map = Fusion.RRF, DEFAULT_LEXICAL_WEIGHT, IDENTITY
+    if mode is SearchMode.HYBRID:
+        fusion = _parse_fusion(request.fusion)
+        if fusion is Fusion.WEIGHTED:
+            if request.HasField("lexical_weight"):
+                lexical_weight = check_lexical_weight(request.lexical_weight)
+            if request.HasField("cosine_map"):
+                mapped = request.cosine_map
+                cosine_map = CosineMap(mapped.slope, mapped.center, mapped.offset)
     return SearchQuery(
         mode=mode,
         k=request.k,
@@ -66,6 +81,9 @@ def parse_search(request: pb.SearchRequest) -> SearchQuery:
         encoder_sha256=encoder_sha256,
         include_texts=request.include_texts,
         include_embeddings=request.include_embeddings,
+        fusion=fusion,
+        lexical_weight=lexical_weight,
+        cosine_map=cosine_map,
     )
 
 
@@ -115,7 +133,10 @@ def search_response(hits: SearchHits) -> pb.SearchResponse:
     """Writes an answer; the caller adds the total and the waiting time."""
     return pb.SearchResponse(
         ids=hits.ids,
-        scores=hits.scores,
+        scores=hits.scores.tolist(),
+        dense_scores=hits.cosines.tolist(),
+        lexical_scores=hits.bm25.tolist(),
+        max_lexical_score=hits.best_bm25,
         titles=hits.titles,
         texts=hits.texts,
         embeddings=b"" if hits.vectors is None else _pack(hits.vectors),
@@ -138,6 +159,13 @@ def get_response(ids: Sequence[str], found: dict[str, StoredRecord]) -> pb.GetRe
             content_sha256=stored.content_sha256,
         )
     return response
+
+
+def _parse_fusion(value: pb.Fusion.ValueType) -> Fusion:
+    fusion = _FUSIONS.get(value)
+    if fusion is None:
+        raise InvalidInputError("fusion", "must be RRF or WEIGHTED", limit="0 to 2", value=value)
+    return fusion
 
 
 def _pack(vectors: HalfMatrix) -> bytes:

@@ -25,7 +25,7 @@ from resrank.core.collection import Collection, load_collection
 from resrank.core.corpus import check_corpus, corpus_file
 from resrank.core.errors import StackError
 from resrank.core.measures import evaluate, ranked
-from resrank.core.sidecar.searching import Mode
+from resrank.core.search import SearchMode
 from resrank.retrieval.lock import read_owner
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.local_stack import LocalStack
@@ -50,15 +50,15 @@ class Ranker:
     """
 
     name: str
-    mode: Mode
+    mode: SearchMode
     rerank: bool
 
 
 RANKERS = (
-    Ranker("lexical (BM25)", "lexical", rerank=False),
-    Ranker("dense", "dense", rerank=False),
-    Ranker("hybrid", "hybrid", rerank=False),
-    Ranker("hybrid, reranked", "hybrid", rerank=True),
+    Ranker("lexical (BM25)", SearchMode.LEXICAL, rerank=False),
+    Ranker("dense", SearchMode.DENSE, rerank=False),
+    Ranker("hybrid", SearchMode.HYBRID, rerank=False),
+    Ranker("hybrid, reranked", SearchMode.HYBRID, rerank=True),
 )
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.search import SearchMode
 from resrank.retrieval.local_store import LocalVectorStore
-from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery
+from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery
 from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows
 
 _NO_ENCODER = "0" * 64  # nobody but this process ever asks whose vectors these are

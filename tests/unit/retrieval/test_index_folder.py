@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import IndexFolderError, InvalidInputError
+from resrank.core.search import SearchMode
 from resrank.retrieval import snapshot
 from resrank.retrieval.local_store import LocalVectorStore
-from resrank.retrieval.records import RecordBatch, SearchMode, SearchQuery
+from resrank.retrieval.records import RecordBatch, SearchQuery
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]

@@ -9,10 +9,11 @@ import pytest
 
 from resrank.core.errors import InvalidInputError, RetrievalError
 from resrank.core.passage import content_sha256
+from resrank.core.search import SearchMode
 from resrank.retrieval.dense import FaissDenseIndex
 from resrank.retrieval.errors import EncoderMismatchError, StoreWriteError
 from resrank.retrieval.local_store import LocalVectorStore
-from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
+from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.snapshot import SNAPSHOT_FILE
 
 OpenStore = Callable[..., LocalVectorStore]

@@ -12,8 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from resrank.core.search import SearchMode
 from resrank.retrieval.local_store import LocalVectorStore
-from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchMode, SearchQuery, UpsertCounts
+from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.snapshot import SNAPSHOT_FILE
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
+from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval import wire
-from resrank.retrieval.records import Encoder, SearchMode
+from resrank.retrieval.records import Encoder
 
 SHA = "0123456789abcdef" * 4
 ONE = np.array([1, 0, 0, 0], "<f2").tobytes()

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError, RetrievalError
-from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.errors import RetrievalError
+from resrank.core.fusion import CosineMap, Fusion
+from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2
 
-Mode = Literal["hybrid", "dense", "lexical"]
-"""How candidates are found: by both ways fused, by embedding, or by words."""
-
-_PROTO_MODES: dict[Mode, retrieval_pb2.SearchMode.ValueType] = {
-    "hybrid": retrieval_pb2.SEARCH_MODE_HYBRID,
-    "dense": retrieval_pb2.SEARCH_MODE_DENSE,
-    "lexical": retrieval_pb2.SEARCH_MODE_LEXICAL,
+_PROTO_MODES = {
+    SearchMode.HYBRID: retrieval_pb2.SEARCH_MODE_HYBRID,
+    SearchMode.DENSE: retrieval_pb2.SEARCH_MODE_DENSE,
+    SearchMode.LEXICAL: retrieval_pb2.SEARCH_MODE_LEXICAL,
 }
+_PROTO_FUSIONS = {Fusion.WEIGHTED: retrieval_pb2.FUSION_WEIGHTED, Fusion.RRF: retrieval_pb2.FUSION_RRF}
 
 
 @dataclass(frozen=True)
@@ -29,56 +27,37 @@ class Candidates:
 
     Attributes:
         ids: Of the passages.
-        scores: The retriever's.
+        scores: The retriever's, FP32 [n].
+        dense_scores: Cosines with the query, FP32 [n]; None for a search by words alone.
+        lexical_scores: BM25, FP32 [n]; None for a search by embedding alone.
+        max_lexical_score: Of any passage of the index for the query.
         titles: Of the passages; empty when they were not asked for.
         texts: Likewise.
         embeddings: FP16 [n, d] as stored; None when they were not asked for or nothing was found.
     """
 
     ids: Sequence[str]
-    scores: Sequence[float]
+    scores: NDArray[np.float32]
+    dense_scores: NDArray[np.float32] | None
+    lexical_scores: NDArray[np.float32] | None
+    max_lexical_score: float
     titles: Sequence[str]
     texts: Sequence[str]
     embeddings: NDArray[np.float16] | None
-
-
-def check_mode(mode: str) -> Mode:
-    """Returns a mode when it is one.
-
-    Raises:
-        InvalidInputError: Not one of :data:`Mode`.
-    """
-    for known in get_args(Mode):
-        if mode == known:
-            found: Mode = known
-            return found
-    raise InvalidInputError("mode", "unknown", limit=" or ".join(get_args(Mode)), value=mode)
-
-
-def check_sizes(k: int, candidates: int) -> None:
-    """Refuses sizes of a search that cannot be served.
-
-    Raises:
-        InvalidInputError: Fewer than 1 or more than ``MAX_MESSAGE_RECORDS``, or more results than candidates.
-    """
-    for name, value in (("k", k), ("candidates", candidates)):
-        if value < 1:
-            raise InvalidInputError(name, "too small", limit=1, value=value)
-        if value > MAX_MESSAGE_RECORDS:
-            raise InvalidInputError(name, "too large", limit=MAX_MESSAGE_RECORDS, value=value)
-    if k > candidates:
-        raise InvalidInputError("k", "more results than candidates", limit=candidates, value=k)
 
 
 def search_request(
     query: str,
     embedding: NDArray[np.float32] | None,
     *,
-    mode: Mode,
+    mode: SearchMode,
     k: int,
     encoder_sha256: str | None,
     include_texts: bool,
     include_embeddings: bool,
+    fusion: Fusion = Fusion.WEIGHTED,
+    lexical_weight: float | None = None,
+    cosine_map: CosineMap | None = None,
 ) -> retrieval_pb2.SearchRequest:
     """Words a search for the best ``k`` passages.
 
@@ -91,16 +70,28 @@ def search_request(
             is involved.
         include_texts: Whether titles and texts are wanted.
         include_embeddings: Whether the reranker will need the stored vectors.
+        fusion: How ``hybrid`` joins both lists.
+        lexical_weight: With ``weighted``, w; None for the default.
+        cosine_map: With ``weighted``, A; None for the identity.
     """
-    return retrieval_pb2.SearchRequest(
+    request = retrieval_pb2.SearchRequest(
         mode=_PROTO_MODES[mode],
         k=k,
         embedding=b"" if embedding is None else embedding.astype("<f4", copy=False).tobytes(),
-        text="" if mode == "dense" else query,
+        text="" if mode is SearchMode.DENSE else query,
         encoder_sha256=encoder_sha256 or "",
         include_texts=include_texts,
         include_embeddings=include_embeddings,
     )
+    if mode is SearchMode.HYBRID:
+        request.fusion = _PROTO_FUSIONS[fusion]
+        if lexical_weight is not None:
+            request.lexical_weight = lexical_weight
+        if cosine_map is not None:
+            request.cosine_map.slope = cosine_map.slope
+            request.cosine_map.center = cosine_map.center
+            request.cosine_map.offset = cosine_map.offset
+    return request
 
 
 def read_candidates(
@@ -114,7 +105,8 @@ def read_candidates(
         include_embeddings: Likewise.
 
     Raises:
-        RetrievalError: The index belongs to another encoder, or the embeddings are not what they are said to be.
+        RetrievalError: The index belongs to another encoder, or the scores or embeddings are not what they are said to
+            be.
     """
     check_encoder(response.encoder_sha256, encoder_sha256)
     count = len(response.ids)
@@ -127,7 +119,23 @@ def read_candidates(
                 f"{count} x {response.dimension} fp16 take {expected}"
             )
         embeddings = np.frombuffer(response.embeddings, dtype="<f2").reshape(count, response.dimension)
-    return Candidates(response.ids, response.scores, response.titles, response.texts, embeddings)
+    columns = {
+        name: np.array(getattr(response, name), dtype=np.float32)
+        for name in ("scores", "dense_scores", "lexical_scores")
+    }
+    for name, column in columns.items():
+        if len(column) != count and (name == "scores" or len(column)):
+            raise RetrievalError(f"the retrieval sidecar sent {len(column)} {name} for {count} passages")
+    return Candidates(
+        response.ids,
+        columns["scores"],
+        columns["dense_scores"] if len(columns["dense_scores"]) else None,
+        columns["lexical_scores"] if len(columns["lexical_scores"]) else None,
+        response.max_lexical_score,
+        response.titles,
+        response.texts,
+        embeddings,
+    )
 
 
 def encoder_mismatch(index: str, server: str) -> str:

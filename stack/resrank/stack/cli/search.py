@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resrank.core.terminal import Terminal, print_json, visible
+from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
+from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.stack.cli.options import Output, OutputOption, RetrievalUrlOption, TritonUrlOption
 
 if TYPE_CHECKING:
     from resrank.client import SearchResult
 
 app = typer.Typer(rich_markup_mode="markdown")
-
-
-class Mode(StrEnum):
-    """How candidates are found."""
-
-    HYBRID = "hybrid"
-    DENSE = "dense"
-    LEXICAL = "lexical"
 
 
 class Route(StrEnum):
@@ -39,11 +34,25 @@ class Route(StrEnum):
 )
 def search(
     query: Annotated[str, typer.Argument(help="The question.")],
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Passages to show.")] = 10,
-    candidates: Annotated[int, typer.Option(min=1, max=1000, help="Passages to retrieve and rerank.")] = 100,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Passages to show.")] = DEFAULT_K,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=MAX_MESSAGE_RECORDS, help="Passages to retrieve and rerank.")
+    ] = DEFAULT_CANDIDATES,
     mode: Annotated[
-        Mode, typer.Option(help="Find candidates by embedding, by words, or by both, fused.")
-    ] = Mode.HYBRID,
+        SearchMode, typer.Option(help="Find candidates by embedding, by words, or by both, fused.")
+    ] = SearchMode.HYBRID,
+    fusion: Annotated[
+        Fusion, typer.Option(help="Join both lists of hybrid by weighted scores or by reciprocal ranks.")
+    ] = Fusion.WEIGHTED,
+    lexical_weight: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=MAX_LEXICAL_WEIGHT,
+            help="Weight of BM25 / best BM25 in hybrid's scores and in the reranked order.",
+            show_default="the checkpoint's",
+        ),
+    ] = None,
     rerank: Annotated[bool, typer.Option(help="Rerank the candidates, or show them as they were retrieved.")] = True,
     route: Annotated[
         Route,
@@ -61,7 +70,7 @@ def search(
     retrieval_url: RetrievalUrlOption = "localhost:8003",
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Find and rerank passages; print score, rank before reranking, title, and the time of each stage."""
+    """Find and rerank passages; print score, its parts, rank before reranking, title, and the time of each stage."""
     from resrank.client import ResRankClient
 
     with ResRankClient(triton_url, retrieval=retrieval_url, timeout_s=timeout_s) as client:
@@ -69,7 +78,9 @@ def search(
             query,
             k,
             candidates=candidates,
-            mode=mode.value,
+            mode=mode,
+            fusion=fusion,
+            lexical_weight=lexical_weight,
             rerank=rerank,
             truncate=truncate,
             route=route.value,
@@ -85,7 +96,12 @@ def _print_table(result: SearchResult) -> None:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("rank", "score", "before"):
+    parts = {
+        heading: attribute
+        for heading, attribute in (("rerank", "rerank_score"), ("dense", "dense_score"), ("BM25", "lexical_score"))
+        if any(getattr(passage, attribute) is not None for passage in result.passages)
+    }
+    for name in ("rank", "score", *parts, "before"):
         table.add_column(name, justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("title")
@@ -94,6 +110,7 @@ def _print_table(result: SearchResult) -> None:
         table.add_row(
             str(passage.rank),
             f"{passage.score:.4f}",
+            *(f"{getattr(passage, attribute):.4f}" for attribute in parts.values()),
             str(passage.candidate_rank),
             Text(visible(passage.id or "")),
             Text(visible(" ".join((passage.title or (passage.text or "")[:80]).split()))),

@@ -5,25 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from resrank.core.errors import InvalidInputError, RetrievalError
-from resrank.core.sidecar.searching import check_mode, check_sizes, read_candidates, search_request
+from resrank.core.errors import RetrievalError
+from resrank.core.fusion import CosineMap, Fusion
+from resrank.core.search import SearchMode
+from resrank.core.sidecar.searching import read_candidates, search_request
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
 ENCODER = "e" * 64
 OTHER = "f" * 64
-
-
-@pytest.mark.parametrize(("k", "candidates"), [(0, 5), (-1, 5), (1, 0), (6, 5), (1, 1001), (1001, 1001)])
-def test_sizes_that_no_search_can_have_are_refused(k: int, candidates: int) -> None:
-    with pytest.raises(InvalidInputError):
-        check_sizes(k, candidates)
-
-
-@pytest.mark.parametrize("mode", ["fuzzy", "", "DENSE"])
-def test_only_known_modes_are_taken(mode: str) -> None:
-    assert check_mode("lexical") == "lexical"
-    with pytest.raises(InvalidInputError, match="mode: unknown"):
-        check_mode(mode)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +28,7 @@ def test_each_mode_sends_what_it_needs(mode: str, embedding: list[float] | None,
     request = search_request(
         "words",
         vector,
-        mode=check_mode(mode),
+        mode=SearchMode(mode),
         k=3,
         encoder_sha256=ENCODER,
         include_texts=False,
@@ -48,6 +37,19 @@ def test_each_mode_sends_what_it_needs(mode: str, embedding: list[float] | None,
     assert (request.mode, request.k, request.text, request.encoder_sha256) == (proto, 3, text, ENCODER)
     assert request.embedding == (b"" if vector is None else vector.tobytes())
     assert (request.include_texts, request.include_embeddings) == (False, True)
+
+
+def test_hybrid_alone_sends_how_to_fuse() -> None:
+    vector = np.ones(2, np.float32)
+    options = {"k": 3, "encoder_sha256": None, "include_texts": False, "include_embeddings": False}
+    fusion = {"fusion": Fusion.WEIGHTED, "lexical_weight": 0.5, "cosine_map": CosineMap(2.0, 0.7, 0.1)}
+    request = search_request("words", vector, mode=SearchMode.HYBRID, **options, **fusion)
+    assert (request.fusion, request.lexical_weight) == (pb.FUSION_WEIGHTED, 0.5)
+    assert (request.cosine_map.slope, request.cosine_map.center, request.cosine_map.offset) == (2.0, 0.7, 0.1)
+    request = search_request("words", vector, mode=SearchMode.HYBRID, **options, fusion=Fusion.RRF)
+    assert request.fusion == pb.FUSION_RRF
+    request = search_request("words", vector, mode=SearchMode.DENSE, **options, **fusion)
+    assert not request.HasField("lexical_weight")
 
 
 def answer(**fields: object) -> pb.SearchResponse:
@@ -65,7 +67,19 @@ def test_an_answer_is_read_row_by_row() -> None:
         *(["a", "b"], [0.5, 0.25]),
         *(["A", "B"], ["1", "2"]),
     )
+    assert (found.dense_scores, found.lexical_scores) == (None, None)
     np.testing.assert_array_equal(found.embeddings, vectors)
+
+
+def test_the_parts_of_scores_are_read_and_must_be_as_many_as_passages() -> None:
+    parts = {"dense_scores": [0.25, 0.5], "lexical_scores": [0, 7], "max_lexical_score": 9}
+    found = read_candidates(answer(**parts), encoder_sha256=None, include_embeddings=False)
+    assert found.dense_scores is not None
+    assert found.lexical_scores is not None
+    assert (found.dense_scores.tolist(), found.lexical_scores.tolist()) == ([0.25, 0.5], [0, 7])
+    assert found.max_lexical_score == 9
+    with pytest.raises(RetrievalError, match="sent 1 lexical_scores for 2 passages"):
+        read_candidates(answer(lexical_scores=[1]), encoder_sha256=None, include_embeddings=False)
 
 
 def test_an_empty_index_is_of_no_encoder_and_has_no_vectors() -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'resrank/core/sidecar/v1/retrieval.proto\x12\x14resrank.retrieval.v1\"\xb6\x01\n\rSearchRequest\x12.\n\x04mode\x18\x01 \x01(\x0e\x32 .resrank.retrieval.v1.SearchMode\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x16\n\x0e\x65ncoder_sha256\x18\x05 \x01(\t\x12\x15\n\rinclude_texts\x18\x06 \x01(\x08\x12\x1a\n\x12include_embeddings\x18\x07 \x01(\x08\"\xc1\x01\n\x0eSearchResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06titles\x18\x03 \x03(\t\x12\r\n\x05texts\x18\x04 \x03(\t\x12\x12\n\nembeddings\x18\x05 \x01(\x0c\x12\x11\n\tdimension\x18\x06 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x07 \x01(\t\x12\x34\n\x07timings\x18\x08 \x01(\x0b\x32#.resrank.retrieval.v1.SearchTimings\"\x7f\n\rSearchTimings\x12\x10\n\x08total_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65nse_ms\x18\x03 \x01(\x01\x12\x12\n\nlexical_ms\x18\x04 \x01(\x01\x12\x11\n\tfusion_ms\x18\x05 \x01(\x01\x12\x11\n\tgather_ms\x18\x06 \x01(\x01\"\xcb\x01\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12<\n\x08metadata\x18\x04 \x03(\x0b\x32*.resrank.retrieval.v1.Record.MetadataEntry\x12\x11\n\tembedding\x18\x05 \x01(\x0c\x12\x16\n\x0e\x63ontent_sha256\x18\x06 \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\rUpsertRequest\x12\x16\n\x0e\x65ncoder_sha256\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12-\n\x07records\x18\x03 \x03(\x0b\x32\x1c.resrank.retrieval.v1.Record\"D\n\x0eUpsertResponse\x12\x10\n\x08inserted\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x04\"\x1c\n\rDeleteRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"6\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"L\n\nGetRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x15\n\rinclude_texts\x18\x02 \x01(\x08\x12\x1a\n\x12include_embeddings\x18\x03 \x01(\x08\"Q\n\x0bGetResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.resrank.retrieval.v1.Record\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\x11\n\x0f\x44\x65scribeRequest\"\x9e\x01\n\x10\x44\x65scribeResponse\x12\x14\n\x0crecord_count\x18\x01 \x01(\x04\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65nse_index\x18\x04 \x01(\t\x12\x15\n\rlexical_index\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03\x32\xba\x03\n\x10RetrievalService\x12S\n\x06Search\x12#.resrank.retrieval.v1.SearchRequest\x1a$.resrank.retrieval.v1.SearchResponse\x12U\n\x06Upsert\x12#.resrank.retrieval.v1.UpsertRequest\x1a$.resrank.retrieval.v1.UpsertResponse(\x01\x12S\n\x06\x44\x65lete\x12#.resrank.retrieval.v1.DeleteRequest\x1a$.resrank.retrieval.v1.DeleteResponse\x12J\n\x03Get\x12 .resrank.retrieval.v1.GetRequest\x1a!.resrank.retrieval.v1.GetResponse\x12Y\n\x08\x44\x65scribe\x12%.resrank.retrieval.v1.DescribeRequest\x1a&.resrank.retrieval.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'resrank/core/sidecar/v1/retrieval.proto\x12\x14resrank.retrieval.v1\":\n\tCosineMap\x12\r\n\x05slope\x18\x01 \x01(\x01\x12\x0e\n\x06\x63\x65nter\x18\x02 \x01(\x01\x12\x0e\n\x06offset\x18\x03 \x01(\x01\"\xc9\x02\n\rSearchRequest\x12.\n\x04mode\x18\x01 \x01(\x0e\x32 .resrank.retrieval.v1.SearchMode\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tembedding\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x16\n\x0e\x65ncoder_sha256\x18\x05 \x01(\t\x12\x15\n\rinclude_texts\x18\x06 \x01(\x08\x12\x1a\n\x12include_embeddings\x18\x07 \x01(\x08\x12,\n\x06\x66usion\x18\x08 \x01(\x0e\x32\x1c.resrank.retrieval.v1.Fusion\x12\x1b\n\x0elexical_weight\x18\t \x01(\x01H\x00\x88\x01\x01\x12\x33\n\ncosine_map\x18\n \x01(\x0b\x32\x1f.resrank.retrieval.v1.CosineMapB\x11\n\x0f_lexical_weight\"\x8a\x02\n\x0eSearchResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0e\n\x06titles\x18\x03 \x03(\t\x12\r\n\x05texts\x18\x04 \x03(\t\x12\x12\n\nembeddings\x18\x05 \x01(\x0c\x12\x11\n\tdimension\x18\x06 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x07 \x01(\t\x12\x34\n\x07timings\x18\x08 \x01(\x0b\x32#.resrank.retrieval.v1.SearchTimings\x12\x14\n\x0c\x64\x65nse_scores\x18\t \x03(\x02\x12\x16\n\x0elexical_scores\x18\n \x03(\x02\x12\x19\n\x11max_lexical_score\x18\x0b \x01(\x02\"\x7f\n\rSearchTimings\x12\x10\n\x08total_ms\x18\x01 \x01(\x01\x12\x10\n\x08queue_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65nse_ms\x18\x03 \x01(\x01\x12\x12\n\nlexical_ms\x18\x04 \x01(\x01\x12\x11\n\tfusion_ms\x18\x05 \x01(\x01\x12\x11\n\tgather_ms\x18\x06 \x01(\x01\"\xcb\x01\n\x06Record\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12<\n\x08metadata\x18\x04 \x03(\x0b\x32*.resrank.retrieval.v1.Record.MetadataEntry\x12\x11\n\tembedding\x18\x05 \x01(\x0c\x12\x16\n\x0e\x63ontent_sha256\x18\x06 \x01(\x0c\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\rUpsertRequest\x12\x16\n\x0e\x65ncoder_sha256\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12-\n\x07records\x18\x03 \x03(\x0b\x32\x1c.resrank.retrieval.v1.Record\"D\n\x0eUpsertResponse\x12\x10\n\x08inserted\x18\x01 \x01(\x04\x12\x0f\n\x07updated\x18\x02 \x01(\x04\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x04\"\x1c\n\rDeleteRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\"6\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"L\n\nGetRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x15\n\rinclude_texts\x18\x02 \x01(\x08\x12\x1a\n\x12include_embeddings\x18\x03 \x01(\x08\"Q\n\x0bGetResponse\x12-\n\x07records\x18\x01 \x03(\x0b\x32\x1c.resrank.retrieval.v1.Record\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\"\x11\n\x0f\x44\x65scribeRequest\"\x9e\x01\n\x10\x44\x65scribeResponse\x12\x14\n\x0crecord_count\x18\x01 \x01(\x04\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x16\n\x0e\x65ncoder_sha256\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65nse_index\x18\x04 \x01(\t\x12\x15\n\rlexical_index\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x01\x12\x17\n\x13SEARCH_MODE_LEXICAL\x10\x02\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x03*E\n\x06\x46usion\x12\x16\n\x12\x46USION_UNSPECIFIED\x10\x00\x12\x0e\n\nFUSION_RRF\x10\x01\x12\x13\n\x0f\x46USION_WEIGHTED\x10\x02\x32\xba\x03\n\x10RetrievalService\x12S\n\x06Search\x12#.resrank.retrieval.v1.SearchRequest\x1a$.resrank.retrieval.v1.SearchResponse\x12U\n\x06Upsert\x12#.resrank.retrieval.v1.UpsertRequest\x1a$.resrank.retrieval.v1.UpsertResponse(\x01\x12S\n\x06\x44\x65lete\x12#.resrank.retrieval.v1.DeleteRequest\x1a$.resrank.retrieval.v1.DeleteResponse\x12J\n\x03Get\x12 .resrank.retrieval.v1.GetRequest\x1a!.resrank.retrieval.v1.GetResponse\x12Y\n\x08\x44\x65scribe\x12%.resrank.retrieval.v1.DescribeRequest\x1a&.resrank.retrieval.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECORD_METADATAENTRY']._loaded_options = None
   _globals['_RECORD_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_SEARCHMODE']._serialized_start=1385
-  _globals['_SEARCHMODE']._serialized_end=1498
-  _globals['_SEARCHREQUEST']._serialized_start=66
-  _globals['_SEARCHREQUEST']._serialized_end=248
-  _globals['_SEARCHRESPONSE']._serialized_start=251
-  _globals['_SEARCHRESPONSE']._serialized_end=444
-  _globals['_SEARCHTIMINGS']._serialized_start=446
-  _globals['_SEARCHTIMINGS']._serialized_end=573
-  _globals['_RECORD']._serialized_start=576
-  _globals['_RECORD']._serialized_end=779
-  _globals['_RECORD_METADATAENTRY']._serialized_start=732
-  _globals['_RECORD_METADATAENTRY']._serialized_end=779
-  _globals['_UPSERTREQUEST']._serialized_start=781
-  _globals['_UPSERTREQUEST']._serialized_end=886
-  _globals['_UPSERTRESPONSE']._serialized_start=888
-  _globals['_UPSERTRESPONSE']._serialized_end=956
-  _globals['_DELETEREQUEST']._serialized_start=958
-  _globals['_DELETEREQUEST']._serialized_end=986
-  _globals['_DELETERESPONSE']._serialized_start=988
-  _globals['_DELETERESPONSE']._serialized_end=1042
-  _globals['_GETREQUEST']._serialized_start=1044
-  _globals['_GETREQUEST']._serialized_end=1120
-  _globals['_GETRESPONSE']._serialized_start=1122
-  _globals['_GETRESPONSE']._serialized_end=1203
-  _globals['_DESCRIBEREQUEST']._serialized_start=1205
-  _globals['_DESCRIBEREQUEST']._serialized_end=1222
-  _globals['_DESCRIBERESPONSE']._serialized_start=1225
-  _globals['_DESCRIBERESPONSE']._serialized_end=1383
-  _globals['_RETRIEVALSERVICE']._serialized_start=1501
-  _globals['_RETRIEVALSERVICE']._serialized_end=1943
+  _globals['_SEARCHMODE']._serialized_start=1665
+  _globals['_SEARCHMODE']._serialized_end=1778
+  _globals['_FUSION']._serialized_start=1780
+  _globals['_FUSION']._serialized_end=1849
+  _globals['_COSINEMAP']._serialized_start=65
+  _globals['_COSINEMAP']._serialized_end=123
+  _globals['_SEARCHREQUEST']._serialized_start=126
+  _globals['_SEARCHREQUEST']._serialized_end=455
+  _globals['_SEARCHRESPONSE']._serialized_start=458
+  _globals['_SEARCHRESPONSE']._serialized_end=724
+  _globals['_SEARCHTIMINGS']._serialized_start=726
+  _globals['_SEARCHTIMINGS']._serialized_end=853
+  _globals['_RECORD']._serialized_start=856
+  _globals['_RECORD']._serialized_end=1059
+  _globals['_RECORD_METADATAENTRY']._serialized_start=1012
+  _globals['_RECORD_METADATAENTRY']._serialized_end=1059
+  _globals['_UPSERTREQUEST']._serialized_start=1061
+  _globals['_UPSERTREQUEST']._serialized_end=1166
+  _globals['_UPSERTRESPONSE']._serialized_start=1168
+  _globals['_UPSERTRESPONSE']._serialized_end=1236
+  _globals['_DELETEREQUEST']._serialized_start=1238
+  _globals['_DELETEREQUEST']._serialized_end=1266
+  _globals['_DELETERESPONSE']._serialized_start=1268
+  _globals['_DELETERESPONSE']._serialized_end=1322
+  _globals['_GETREQUEST']._serialized_start=1324
+  _globals['_GETREQUEST']._serialized_end=1400
+  _globals['_GETRESPONSE']._serialized_start=1402
+  _globals['_GETRESPONSE']._serialized_end=1483
+  _globals['_DESCRIBEREQUEST']._serialized_start=1485
+  _globals['_DESCRIBEREQUEST']._serialized_end=1502
+  _globals['_DESCRIBERESPONSE']._serialized_start=1505
+  _globals['_DESCRIBERESPONSE']._serialized_end=1663
+  _globals['_RETRIEVALSERVICE']._serialized_start=1852
+  _globals['_RETRIEVALSERVICE']._serialized_end=2294
 # @@protoc_insertion_point(module_scope)

@@ -43,7 +43,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_LEXICAL: _SearchMode.ValueType  # 2
     """BM25 over title and text. Needs `text`."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 3
-    """Both lists joined by reciprocal rank fusion, score = sum of 1 / (60 + rank). Needs `embedding` and `text`."""
+    """By both, joined as `fusion` says. Needs `embedding` and `text`."""
 
 class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper): ...
 
@@ -54,8 +54,65 @@ SEARCH_MODE_DENSE: SearchMode.ValueType  # 1
 SEARCH_MODE_LEXICAL: SearchMode.ValueType  # 2
 """BM25 over title and text. Needs `text`."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 3
-"""Both lists joined by reciprocal rank fusion, score = sum of 1 / (60 + rank). Needs `embedding` and `text`."""
+"""By both, joined as `fusion` says. Needs `embedding` and `text`."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
+
+class _Fusion:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fusion.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FUSION_UNSPECIFIED: _Fusion.ValueType  # 0
+    """FUSION_RRF, which was all there was before this field."""
+    FUSION_RRF: _Fusion.ValueType  # 1
+    """Reciprocal rank fusion of the 1000 best of each list: score = sum of 1 / (60 + rank)."""
+    FUSION_WEIGHTED: _Fusion.ValueType  # 2
+    """Score = A(cosine) + lexical_weight * BM25 / (best BM25 of any passage for this query), A being `cosine_map`. The
+    results are the best of the whole index, with a flat dense index exactly.
+    """
+
+class Fusion(_Fusion, metaclass=_FusionEnumTypeWrapper):
+    """How HYBRID joins cosines and BM25."""
+
+FUSION_UNSPECIFIED: Fusion.ValueType  # 0
+"""FUSION_RRF, which was all there was before this field."""
+FUSION_RRF: Fusion.ValueType  # 1
+"""Reciprocal rank fusion of the 1000 best of each list: score = sum of 1 / (60 + rank)."""
+FUSION_WEIGHTED: Fusion.ValueType  # 2
+"""Score = A(cosine) + lexical_weight * BM25 / (best BM25 of any passage for this query), A being `cosine_map`. The
+results are the best of the whole index, with a flat dense index exactly.
+"""
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
+
+@_typing.final
+class CosineMap(_message.Message):
+    """Where an encoder's cosines lie: A(c) = slope * (c - center) + offset brings them to the scale of scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOPE_FIELD_NUMBER: _builtins.int
+    CENTER_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    slope: _builtins.float
+    """Above 0, at most 1000."""
+    center: _builtins.float
+    """-1000 to 1000, like offset."""
+    offset: _builtins.float
+    def __init__(
+        self,
+        *,
+        slope: _builtins.float = ...,
+        center: _builtins.float = ...,
+        offset: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["center", b"center", "offset", b"offset", "slope", b"slope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CosineMap: _TypeAlias = CosineMap  # noqa: Y015
 
 @_typing.final
 class SearchRequest(_message.Message):
@@ -68,6 +125,9 @@ class SearchRequest(_message.Message):
     ENCODER_SHA256_FIELD_NUMBER: _builtins.int
     INCLUDE_TEXTS_FIELD_NUMBER: _builtins.int
     INCLUDE_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
+    COSINE_MAP_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMode.ValueType
     k: _builtins.int
     """Number of results wanted, 1 to 1000. Fewer come back when the index, or the lexical match, has fewer."""
@@ -81,6 +141,14 @@ class SearchRequest(_message.Message):
     """Return titles and texts."""
     include_embeddings: _builtins.bool
     """Return the stored embeddings."""
+    fusion: Global___Fusion.ValueType
+    """Only HYBRID reads this field and the two below, and those two only with FUSION_WEIGHTED."""
+    lexical_weight: _builtins.float
+    """0 to 10; 0.3 when it is not set."""
+    @_builtins.property
+    def cosine_map(self) -> Global___CosineMap:
+        """The identity when it is not set."""
+
     def __init__(
         self,
         *,
@@ -91,12 +159,17 @@ class SearchRequest(_message.Message):
         encoder_sha256: _builtins.str = ...,
         include_texts: _builtins.bool = ...,
         include_embeddings: _builtins.bool = ...,
+        fusion: Global___Fusion.ValueType = ...,
+        lexical_weight: _builtins.float | None = ...,
+        cosine_map: Global___CosineMap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "cosine_map", b"cosine_map", "lexical_weight", b"lexical_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "encoder_sha256", b"encoder_sha256", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "k", b"k", "mode", b"mode", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "cosine_map", b"cosine_map", "embedding", b"embedding", "encoder_sha256", b"encoder_sha256", "fusion", b"fusion", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "k", b"k", "lexical_weight", b"lexical_weight", "mode", b"mode", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__lexical_weight: _TypeAlias = _typing.Literal["lexical_weight"]  # noqa: Y015
+    _WhichOneofArgType__lexical_weight: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lexical_weight) -> _WhichOneofReturnType__lexical_weight | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
@@ -112,6 +185,9 @@ class SearchResponse(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     ENCODER_SHA256_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    DENSE_SCORES_FIELD_NUMBER: _builtins.int
+    LEXICAL_SCORES_FIELD_NUMBER: _builtins.int
+    MAX_LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
     embeddings: _builtins.bytes
     """With include_embeddings: the stored vectors, [len(ids), dimension] little-endian fp16, in the order of ids. These are
     the bytes that were stored, never a compressed index's reconstruction.
@@ -120,13 +196,17 @@ class SearchResponse(_message.Message):
     """Dimension d of the index, 0 while it is empty and has none."""
     encoder_sha256: _builtins.str
     """The encoder the index belongs to, empty while it has none."""
+    max_lexical_score: _builtins.float
+    """LEXICAL and HYBRID: the best BM25 that any passage of the index has for this query; 0 where none has a word of it."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the results, best first. The fields below run parallel to it."""
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """DENSE: cosine. LEXICAL: BM25, higher is better. HYBRID: the fused score. Comparable within one mode only."""
+        """DENSE: cosine. LEXICAL: BM25, higher is better. HYBRID: the fused score. Comparable within one mode only; equal
+        scores stand in the order in which the passages were stored.
+        """
 
     @_builtins.property
     def titles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -138,6 +218,14 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___SearchTimings: ...
+    @_builtins.property
+    def dense_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """DENSE and HYBRID: the cosine of each result with the query, of its stored vector, whichever list found it."""
+
+    @_builtins.property
+    def lexical_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """LEXICAL and HYBRID: the BM25 of each result, whichever list found it; 0 where no word of the query stands in it."""
+
     def __init__(
         self,
         *,
@@ -149,10 +237,13 @@ class SearchResponse(_message.Message):
         dimension: _builtins.int = ...,
         encoder_sha256: _builtins.str = ...,
         timings: Global___SearchTimings | None = ...,
+        dense_scores: _abc.Iterable[_builtins.float] | None = ...,
+        lexical_scores: _abc.Iterable[_builtins.float] | None = ...,
+        max_lexical_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embeddings", b"embeddings", "encoder_sha256", b"encoder_sha256", "ids", b"ids", "scores", b"scores", "texts", b"texts", "timings", b"timings", "titles", b"titles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_scores", b"dense_scores", "dimension", b"dimension", "embeddings", b"embeddings", "encoder_sha256", b"encoder_sha256", "ids", b"ids", "lexical_scores", b"lexical_scores", "max_lexical_score", b"max_lexical_score", "scores", b"scores", "texts", b"texts", "timings", b"timings", "titles", b"titles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -179,7 +270,7 @@ class SearchTimings(_message.Message):
     lexical_ms: _builtins.float
     """Lexical index."""
     fusion_ms: _builtins.float
-    """Reciprocal rank fusion."""
+    """Joining both."""
     gather_ms: _builtins.float
     """Reading ids, titles, texts and embeddings of the results."""
     def __init__(

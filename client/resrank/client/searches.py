@@ -1,0 +1,115 @@
+"""``search`` by either route: each step of the plan as a request, or one request to Triton's ``search`` model."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from resrank.client import inputs, plans, retrieval_calls, triton_calls
+from resrank.client.calls import Call
+from resrank.client.facts import FactsCache
+from resrank.client.ranking import rank_candidates
+from resrank.client.results import RankedPassage, SearchResult
+from resrank.client.triton_calls import Float32
+from resrank.core.errors import InvalidInputError
+from resrank.core.names import Model
+from resrank.core.search import SearchOptions
+from resrank.core.search_plan import (
+    STAGES,
+    AskReranker,
+    EmbedQuery,
+    Found,
+    Retrieve,
+    ScorePass,
+    Step,
+    Stopwatch,
+    plan_search,
+)
+
+Route = Literal["client", "server"]
+"""Who does the steps of a search: the client, asking Triton and the sidecar, or Triton's ``search`` model."""
+
+
+def search(
+    facts: FactsCache, query: str, options: SearchOptions, *, truncate: bool, route: Route
+) -> plans.Plan[SearchResult]:
+    """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
+    encoded_query = inputs.encode_query(query)
+    if route not in get_args(Route):
+        raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
+    watch = Stopwatch()
+    if route == "server":
+        answer = yield from plans.one(triton_calls.search(encoded_query, options, truncate=truncate))
+        return _result_of_server(query, options, answer, watch)
+    plan = plan_search(query, options)
+    try:
+        steps = next(plan)
+        while True:
+            steps = plan.send((yield from _taken(facts, steps, encoded_query, truncate)))
+    except StopIteration as end:
+        found: Found = end.value
+    candidates = found.candidates
+    ranked = rank_candidates(
+        found.scores,
+        np.arange(len(found.scores)),
+        rerank_scores=found.rerank_scores,
+        ids=candidates.ids,
+        titles=candidates.titles,
+        texts=candidates.texts,
+        candidate_scores=candidates.scores,
+        dense_scores=candidates.dense_scores,
+        lexical_scores=candidates.lexical_scores,
+    )
+    timings = {**found.stage_ms, **watch.with_total()}
+    return SearchResult(query, options.mode, options.rerank, ranked[: options.k], timings)
+
+
+def _taken(facts: FactsCache, steps: Sequence[Step], query: bytes, truncate: bool) -> plans.Plan[list[Any]]:
+    """Takes steps of a search that may be taken at the same time."""
+    if steps == (AskReranker(),):
+        return [(yield from plans.served_reranker(facts))]
+    return (yield from plans.together([_call_of(step, query, truncate) for step in steps]))
+
+
+def _call_of(step: Step, query: bytes, truncate: bool) -> Call[Any]:
+    match step:
+        case EmbedQuery():
+            return triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate)
+        case Retrieve(request):
+            return retrieval_calls.search(request)
+        case ScorePass(candidates, first):
+            return triton_calls.rerank(query, candidates, truncate=truncate, row_in_list=partial(operator.add, first))
+    raise AssertionError(f"{step} is no call")
+
+
+def _result_of_server(
+    query: str, options: SearchOptions, answer: triton_calls.FoundPassages, watch: Stopwatch
+) -> SearchResult:
+    def number(column: Float32, place: int) -> float | None:
+        value = float(column[place])
+        return None if math.isnan(value) else value
+
+    passages = (
+        RankedPassage(
+            rank=place + 1,
+            index=int(answer.candidate_ranks[place]) - 1,
+            score=float(answer.scores[place]),
+            id=answer.ids[place],
+            title=answer.titles[place],
+            text=answer.texts[place],
+            candidate_rank=int(answer.candidate_ranks[place]),
+            candidate_score=float(answer.candidate_scores[place]),
+            dense_score=number(answer.dense_scores, place),
+            lexical_score=number(answer.lexical_scores, place),
+            rerank_score=number(answer.rerank_scores, place),
+        )
+        for place in range(len(answer.ids))
+    )
+    stages = zip(STAGES, map(float, answer.stage_ms), strict=True)
+    timings = {stage: took_ms for stage, took_ms in stages if took_ms > 0}
+    return SearchResult(query, options.mode, options.rerank, tuple(passages), {**timings, **watch.with_total()})

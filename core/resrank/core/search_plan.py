@@ -1,0 +1,181 @@
+"""The steps of a search, apart from who takes them: the client over gRPC, or Triton's ``search`` model beside it.
+
+A plan is a generator: it yields the steps that may be taken at the same time, gets their results back in order, and
+returns what the search found. So no step, order or merge exists twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resrank.core.blocks import plan_blocks
+from resrank.core.fusion import CosineMap, Float32, joint_scores, read_cosine_map, read_lexical_weight
+from resrank.core.names import Parameter
+from resrank.core.scoring import ranking
+from resrank.core.search import SearchOptions
+from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
+from resrank.core.sidecar.v1 import retrieval_pb2
+
+T = TypeVar("T")
+
+STAGES = ("embed_query", "retrieve", "rerank")
+"""What a search spends its time on, in this order."""
+
+
+@dataclass(frozen=True)
+class ServedReranker:
+    """What a search has to know of the models that serve it, which is in the config of ``rerank``.
+
+    Attributes:
+        encoder_sha256: The encoder behind them, which the index must belong to.
+        max_passages: Candidates in one pass.
+        lexical_weight: The checkpoint's w.
+        cosine_map: Its A.
+    """
+
+    encoder_sha256: str
+    max_passages: int
+    lexical_weight: float
+    cosine_map: CosineMap
+
+    @classmethod
+    def read(cls, parameters: Mapping[str, str]) -> Self:
+        """Reads the ``parameters`` of a config that ``resrank export`` wrote."""
+        return cls(
+            encoder_sha256=parameters[Parameter.ENCODER_SHA256],
+            max_passages=int(parameters[Parameter.MAX_PASSAGES]),
+            lexical_weight=read_lexical_weight(parameters),
+            cosine_map=read_cosine_map(parameters),
+        )
+
+
+@dataclass(frozen=True)
+class AskReranker:
+    """Results in :class:`ServedReranker`."""
+
+
+@dataclass(frozen=True)
+class EmbedQuery:
+    """Results in the query's vector, FP32 [d]."""
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """Results in the sidecar's answer, a ``SearchResponse``."""
+
+    request: retrieval_pb2.SearchRequest
+
+
+@dataclass(frozen=True)
+class ScorePass:
+    """Results in the reranker's scores of one pass, FP32 [N].
+
+    Attributes:
+        candidates: FP16 [N, d].
+        first: Where the first of them stands in the list.
+    """
+
+    candidates: NDArray[np.float16]
+    first: int
+
+
+Step: TypeAlias = AskReranker | EmbedQuery | Retrieve | ScorePass
+SearchPlan: TypeAlias = Generator[Sequence[Step], list[Any], T]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        candidates: In retrieval order.
+        scores: FP32 [n], final, parallel to them.
+        rerank_scores: FP32 [n], the reranker's; None where it was not asked.
+        best: INT64 [k'], places among the candidates, best first, ties in retrieval order.
+        stage_ms: Milliseconds of the stages that the search took: ``embed_query``, ``retrieve``, ``rerank``.
+    """
+
+    candidates: Candidates
+    scores: Float32
+    rerank_scores: Float32 | None
+    best: NDArray[np.int64]
+    stage_ms: Mapping[str, float]
+
+
+class Stopwatch:
+    """Milliseconds of each stage, in the order in which they ended, and of the whole."""
+
+    def __init__(self) -> None:
+        self._start = self._lap = time.perf_counter()
+        self.stage_ms: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Ends a stage that began when the one before it ended."""
+        now = time.perf_counter()
+        self.stage_ms[stage] = (now - self._lap) * 1e3
+        self._lap = now
+
+    def with_total(self) -> dict[str, float]:
+        """All stages and ``total``."""
+        return {**self.stage_ms, "total": (time.perf_counter() - self._start) * 1e3}
+
+
+def plan_search(query: str, options: SearchOptions, *, include_texts: bool = True) -> SearchPlan[Found]:
+    """Embeds the query, finds candidates and reranks them, whatever of that the search takes.
+
+    Args:
+        query: The query's text, checked.
+        options: What is wanted.
+        include_texts: Whether titles and texts are wanted.
+
+    Raises:
+        RetrievalError: The index belongs to another encoder, or the sidecar's answer makes no sense.
+    """
+    reranker: ServedReranker | None = None
+    # Words alone need no model, and no encoder to agree with: any index can be searched by them.
+    if options.rerank or options.needs_embedding:
+        reranker = yield from _one(AskReranker())
+    watch = Stopwatch()
+    embedding: Float32 | None = None
+    if options.needs_embedding:
+        embedding = yield from _one(EmbedQuery())
+        watch.lap("embed_query")
+    weight = options.lexical_weight
+    if weight is None and reranker is not None:
+        weight = reranker.lexical_weight
+    encoder_sha256 = None if reranker is None else reranker.encoder_sha256
+    request = search_request(
+        query,
+        embedding,
+        mode=options.mode,
+        k=options.candidates,
+        encoder_sha256=encoder_sha256,
+        include_texts=include_texts,
+        include_embeddings=options.rerank,
+        fusion=options.fusion,
+        lexical_weight=weight,
+        cosine_map=None if reranker is None else reranker.cosine_map,
+    )
+    response = yield from _one(Retrieve(request))
+    found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=options.rerank)
+    watch.lap("retrieve")
+    scores, rerank_scores = found.scores, None
+    if found.embeddings is not None and reranker is not None and weight is not None:
+        blocks = plan_blocks(len(found.embeddings), reranker.max_passages)
+        parts = yield [ScorePass(found.embeddings[block], block.start) for block in blocks]
+        scores = rerank_scores = np.concatenate(parts)
+        if found.lexical_scores is not None:
+            scores = joint_scores(rerank_scores, found.lexical_scores, found.max_lexical_score, weight)
+        watch.lap("rerank")
+    return Found(found, scores, rerank_scores, ranking(scores)[: options.k], watch.stage_ms)
+
+
+def _one(step: Step) -> SearchPlan[Any]:
+    (result,) = yield (step,)
+    return result
