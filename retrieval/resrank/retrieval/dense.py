@@ -127,6 +127,8 @@ class FaissDenseIndex:
 
         Equal to the last bit to what :meth:`search` says of the same keys.
         """
+        if not len(keys):
+            return np.empty(0, np.float32)
         if not self.exact:
             vectors = _normalised(self.gather(keys))
             # Not BLAS, whose sums depend on where in the matrix a row stands.

@@ -142,6 +142,28 @@ class TritonPythonModel:
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("SCORES", shares)]))
         return responses
 """
+SEARCH = """
+name: "search"
+backend: "python"
+max_batch_size: 1
+input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }
+output { name: "IDS" data_type: TYPE_STRING dims: [ -1 ] }
+instance_group { count: 1 kind: KIND_CPU }
+"""
+# Tells what came with the request; what it finds is tested where the real one is (tests/integration/serving).
+SEARCH_PY = """
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb_utils.InferenceResponse(
+                error=pb_utils.TritonError("TOLD: " + request.parameters(), pb_utils.TritonError.INVALID_ARG)
+            )
+            for request in requests
+        ]
+"""
 
 Make = Callable[..., Any]
 
@@ -163,7 +185,8 @@ def write_rerank(repository: Path) -> Path:
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     repository = write_rerank(tmp_path_factory.mktemp("client") / "repository")
-    for name in ("embed_query", "embed_passage"):
+    write_model(repository, "search", SEARCH, SEARCH_PY)
+    for name in ("embed_query", "embed_passage", "embed_bulk"):
         write_model(repository, name, f'name: "{name}"\n{EMBED}', EMBED_PY)
     write_model(repository, "rerank_text", RERANK_TEXT, RERANK_TEXT_PY)
     with TritonProcess(repository) as process:

@@ -69,6 +69,47 @@ def test_a_second_pass_scores_the_best_once_more_in_one_context(client: Any) -> 
     assert list(result.timings) == ["rerank", "second_pass", "total"]
 
 
+@pytest.mark.parametrize("second_pass", [False, True])
+def test_lexical_scores_of_the_callers_own_candidates_are_kept_in_the_order(client: Any, second_pass: bool) -> None:
+    candidates = vectors(12)
+    bm25 = np.random.default_rng(3).gamma(2.0, 3.0, 12)
+    first = np.concatenate([pass_scores(candidates[start : start + 5]) for start in (0, 5, 10)])
+    expected = first + 0.5 * bm25 / bm25.max()
+    if second_pass:
+        best = sorted(range(12), key=lambda index: -expected[index])[:5]
+        rescored = pass_scores(candidates[best])
+        expected = {index: score + 0.5 * bm25[index] / bm25.max() for index, score in zip(best, rescored, strict=True)}
+    else:
+        expected = dict(enumerate(expected))
+    result = client.rerank("query", candidates, lexical_scores=bm25, lexical_weight=0.5, second_pass=second_pass)
+    assert [passage.index for passage in result.passages] == sorted(expected, key=lambda index: -expected[index])
+    for passage in result.passages:
+        assert passage.score == pytest.approx(expected[passage.index], abs=1e-5)
+        assert passage.lexical_score == pytest.approx(bm25[passage.index])
+        assert passage.rerank_score == pytest.approx(passage.score - 0.5 * passage.lexical_score / bm25.max(), abs=1e-5)
+    texts = client.rerank("query", passages=["a", "b"], lexical_scores=[1, 4])
+    assert [passage.score for passage in texts.passages] == pytest.approx([1 + 0.3 / 4, 0.3]), "the default is .3"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lexical_scores": [1, 2]}, "lexical_scores: not as many as candidates (limit 3, got 2)"),
+        ({"lexical_scores": [1, 2, -1]}, "lexical_scores[2]: must be a number from 0 on (limit 0, got -1.0)"),
+        ({"lexical_scores": [1, float("nan"), 1]}, "lexical_scores[1]: must be finite (limit 0, got nan)"),
+        (
+            {"lexical_scores": [1, 2, 3], "lexical_weight": 10.5},
+            "lexical_weight: out of range (limit 0 to 10, got 10.5)",
+        ),
+        ({"lexical_weight": 1}, "lexical_weight: weighs lexical_scores, but there are none"),
+    ],
+)
+def test_lexical_scores_that_cannot_be_are_refused(client: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        client.rerank("query", vectors(3), **options)
+    assert str(caught.value) == message
+
+
 def test_texts_are_reranked_and_come_back_with_the_result(client: Any) -> None:
     passages = ["b", "ab", "aab", "aaab", "bbbb", "aaaa", "bba"]
     result = client.rerank("query", passages=passages)

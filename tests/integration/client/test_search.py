@@ -104,6 +104,43 @@ def test_hybrid_search_ranks_what_both_ways_find(client: Any) -> None:
     assert result.passages[0].score >= result.passages[1].score
 
 
+@pytest.mark.parametrize("weight", [None, 0.0, 2.0])
+def test_hybrid_keeps_the_lexical_score_from_retrieval_to_the_final_order(client: Any, weight: float | None) -> None:
+    query = "ants dig"
+    words = client.search(query, 6, candidates=6, mode="lexical", rerank=False).passages
+    bm25 = {passage.id: passage.score for passage in words}
+    assert set(bm25) == {"alpha", "delta", "omega", "sigma"}
+    used = 0.3 if weight is None else weight
+    shares = {key: used * bm25.get(key, 0.0) / max(bm25.values()) for key in PASSAGES}
+
+    found = client.search(query, 6, candidates=6, rerank=False, lexical_weight=weight)
+    joint = {key: cosine + shares[key] for key, cosine in cosines(query).items()}
+    assert [passage.id for passage in found.passages] == sorted(joint, key=lambda key: -joint[key])
+    for passage in found.passages:
+        assert passage.score == passage.candidate_score == pytest.approx(joint[passage.id], abs=2e-3)
+        assert passage.dense_score == pytest.approx(cosines(query)[passage.id], abs=2e-3)
+        assert passage.lexical_score == pytest.approx(bm25.get(passage.id, 0.0), rel=1e-5)
+        assert passage.rerank_score is None
+
+    reranked = client.search(query, 6, candidates=6, lexical_weight=weight).passages
+    for passage in reranked:
+        alone = PASSAGES[passage.id][2][0] / np.linalg.norm(PASSAGES[passage.id][2]) - 0.001 * (passage.index % 5)
+        assert passage.rerank_score == pytest.approx(alone, abs=1e-6)
+        assert passage.score == pytest.approx(alone + shares[passage.id], abs=1e-5)
+    assert [passage.score for passage in reranked] == sorted((p.score for p in reranked), reverse=True)
+
+
+def test_ranks_can_be_fused_instead(client: Any) -> None:
+    found = client.search("ants", 6, candidates=6, rerank=False, fusion="rrf").passages
+    by_vector = [p.id for p in client.search("ants", 6, candidates=6, rerank=False, mode="dense").passages]
+    by_word = [p.id for p in client.search("ants", 6, candidates=6, rerank=False, mode="lexical").passages]
+    expected = {
+        key: 1 / (61 + by_vector.index(key)) + (1 / (61 + by_word.index(key)) if key in by_word else 0)
+        for key in PASSAGES
+    }
+    assert {passage.id: passage.score for passage in found} == pytest.approx(expected)
+
+
 def test_no_match_is_an_empty_result(client: Any) -> None:
     result = client.search("zebra", mode="lexical")
     assert result.passages == ()
@@ -126,12 +163,25 @@ def test_an_index_of_another_encoder_is_refused_with_both_hashes(
     assert report.retrieval.documents == len(PASSAGES)
 
 
+def test_the_servers_route_is_told_what_is_wanted(client: Any) -> None:
+    with pytest.raises(InvalidInputError, match="TOLD") as caught:
+        client.search("ants", 2, candidates=3, fusion="rrf", lexical_weight=0.7, rerank=False, route="server")
+    told = json.loads(caught.value.problem)
+    assert {name: told[name] for name in ("k", "candidates", "mode", "fusion", "lexical_weight", "rerank")} == {
+        **{"k": 2, "candidates": 3, "mode": "hybrid"},
+        **{"fusion": "rrf", "lexical_weight": 0.7, "rerank": False},
+    }
+
+
 def test_bad_sizes_and_a_missing_sidecar_are_invalid_input(client: Any, make: Any, triton: TritonProcess) -> None:
     for options, field in (
         ({"k": 0}, "k"),
         ({"k": 11, "candidates": 10}, "k"),
         ({"candidates": 1001}, "candidates"),
         ({"mode": "fuzzy"}, "mode"),
+        ({"fusion": "sum"}, "fusion"),
+        ({"lexical_weight": -1}, "lexical_weight"),
+        ({"k": "2"}, "k"),
     ):
         with pytest.raises(InvalidInputError) as caught:
             client.search("ants", **options)
@@ -152,8 +202,9 @@ def test_the_command_prints_json_or_a_table(
 
     assert run(["search", "dda", "--k", "2", "--mode", "dense", *servers]) == 0
     header, first, *_, stages = capsys.readouterr().out.splitlines()
-    assert header.split() == ["rank", "score", "before", "id", "title"]
-    row = ["1", f"{best['score']:.4f}", str(best["candidate_rank"]), best["id"], best["title"]]
+    assert header.split() == ["rank", "score", "rerank", "dense", "before", "id", "title"]
+    parts = (f"{best[name]:.4f}" for name in ("score", "rerank_score", "dense_score"))
+    row = ["1", *parts, str(best["candidate_rank"]), best["id"], best["title"]]
     assert first.split() == row
     assert re.fullmatch(r"embed query [\d.]+ ms · retrieve [\d.]+ ms · rerank [\d.]+ ms · total [\d.]+ ms", stages)
 

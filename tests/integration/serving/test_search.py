@@ -73,6 +73,8 @@ def require_equal(found: SearchResult, expected: SearchResult) -> None:
         assert mine.score == pytest.approx(other.score, abs=1e-6)
         assert (mine.rank, mine.index, mine.title, mine.text) == (other.rank, other.index, other.title, other.text)
         assert (mine.candidate_rank, mine.candidate_score) == (other.candidate_rank, other.candidate_score)
+        assert (mine.dense_score, mine.lexical_score) == (other.dense_score, other.lexical_score)
+        assert mine.rerank_score == pytest.approx(other.rerank_score, abs=1e-6)
     assert list(found.timings) == list(expected.timings)
     assert (found.query, found.mode, found.reranked) == (expected.query, expected.mode, expected.reranked)
 
@@ -84,6 +86,20 @@ def test_both_routes_give_the_same(client: ResRankClient, mode: Any, rerank: boo
     expected = client.search(QUERY, 12, **options)
     assert len(expected.passages) == 12 or mode == "lexical"
     require_equal(client.search(QUERY, 12, **options, route="server"), expected)
+
+
+def test_both_routes_keep_the_lexical_score_as_they_are_told(client: ResRankClient) -> None:
+    options: dict[str, Any] = {"candidates": CANDIDATES, "lexical_weight": 1.5}
+    expected = client.search(QUERY, 12, **options)
+    best = max(passage.lexical_score or 0.0 for passage in client.search(QUERY, 40, mode="lexical").passages)
+    for passage in expected.passages:
+        assert passage.rerank_score is not None
+        assert passage.lexical_score is not None
+        joint = passage.rerank_score + 1.5 * passage.lexical_score / best
+        assert passage.score == pytest.approx(joint, abs=1e-5)
+    require_equal(client.search(QUERY, 12, **options, route="server"), expected)
+    ranks: dict[str, Any] = {"candidates": CANDIDATES, "fusion": "rrf", "lexical_weight": 0.0}
+    require_equal(client.search(QUERY, 12, **ranks, route="server"), client.search(QUERY, 12, **ranks))
 
 
 def test_the_scores_are_the_references(client: ResRankClient, searching: Searching, vectors: np.ndarray) -> None:

@@ -23,11 +23,15 @@ def test_what_is_known_of_the_candidates_comes_with_them() -> None:
         ids=["a", "b", "c", "d"],
         titles=["A", "B", "C", "D"],
         texts=["1", "2", "3", "4"],
-        candidate_scores=[9.0, 8.0, 7.0, 6.0],
+        candidate_scores=np.array([9.0, 8.0, 7.0, 6.0], np.float32),
+        dense_scores=np.array([0.5, 0.25, 0.125, 0.0], np.float32),
+        lexical_scores=np.array([1, 2, 3, 4], np.float32),
+        rerank_scores=np.array([0.0, 0.75], np.float32),
     )
     best, other = ranked
     assert (best.index, best.id, best.title, best.text, best.candidate_rank, best.candidate_score) == (
         *(3, "d", "D", "4"),
         *(4, 6.0),
     )
+    assert (best.dense_score, best.lexical_score, best.rerank_score) == (0.0, 4.0, 0.75)
     assert (other.index, other.id, other.rank) == (1, "b", 2)

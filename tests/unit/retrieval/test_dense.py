@@ -56,6 +56,32 @@ def test_removed_vectors_are_never_found_and_the_rest_always(data: st.DataObject
     assert cosines(vectors, query)[top[0] - 1] == pytest.approx(cosines(vectors, query)[living - 1].max(), abs=1e-6)
 
 
+@given(st.data())
+def test_equal_cosines_go_by_key_and_a_shorter_answer_is_the_beginning_of_a_longer(data: st.DataObject) -> None:
+    distinct = half((5, 6))
+    places = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=300))
+    dense = build(distinct[places])
+    query = unit(distinct[data.draw(st.integers(0, 4))])
+    every, scores = dense.search(query, len(places))
+    assert every.tolist() == sorted(every.tolist(), key=lambda key: (-scores[every.tolist().index(key)], key))
+    k = data.draw(st.integers(1, len(places)))
+    keys, cosines_found = dense.search(query, k)
+    assert keys.tolist() == every.tolist()[:k]
+    assert cosines_found.tolist() == scores.tolist()[:k]
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW8", "SQ8"])
+def test_cosines_of_keys_are_those_of_the_stored_vectors_and_of_a_search(factory: str) -> None:
+    vectors = half((300, 24))
+    dense = build(vectors, factory)
+    query = unit(half((1, 24), 9)[0])
+    keys, found = dense.search(query, 40)
+    np.testing.assert_allclose(found, cosines(vectors, query)[keys - 1], atol=2e-6)
+    assert dense.cosines(query, keys).tolist() == found.tolist()
+    assert dense.cosines(query, keys[::-1]).tolist() == found.tolist()[::-1]
+    assert dense.cosines(query, NOTHING).tolist() == []
+
+
 def test_tombstones_nearest_to_the_query_do_not_crowd_out_the_living() -> None:
     near, far = np.tile(half((1, 6)), (500, 1)), half((500, 6), 1)
     dense = build(np.concatenate([near, far]))

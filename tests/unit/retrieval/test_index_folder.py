@@ -75,7 +75,7 @@ def lost_vector(folder: Path) -> None:
     [
         (foreign_file, "not an index folder: it holds thesis.docx but no store.sqlite3"),
         (foreign_database, "another program's database"),
-        (later_version, "schema version 99, this release reads 1"),
+        (later_version, "schema version 99, this release reads up to 2"),
         (no_database, "cannot be opened .*not a database"),
         (truncated, "corrupt|malformed"),
         (short_vector, "corrupt: a vector has not 8 components"),
@@ -93,6 +93,42 @@ def test_a_corrupt_or_foreign_folder_is_refused_with_one_sentence(
     with pytest.raises(IndexFolderError, match=sentence) as caught:
         open_store()
     assert "\n" not in str(caught.value)
+
+
+SCHEMA_1_LEXICAL = """
+DROP TRIGGER lexical_insert; DROP TRIGGER lexical_delete; DROP TABLE lexical; DROP VIEW lexical_content;
+CREATE VIRTUAL TABLE lexical USING fts5(
+    title, text, content='records', content_rowid='key', tokenize='porter unicode61'
+);
+CREATE TRIGGER lexical_insert AFTER INSERT ON records BEGIN
+    INSERT INTO lexical(rowid, title, text) VALUES (new.key, new.title, new.text);
+END;
+CREATE TRIGGER lexical_delete AFTER DELETE ON records BEGIN
+    INSERT INTO lexical(lexical, rowid, title, text) VALUES ('delete', old.key, old.title, old.text);
+END;
+INSERT INTO lexical(lexical) VALUES ('rebuild');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_folder_of_the_first_schema_is_opened_and_its_words_are_indexed_anew(
+    open_store: OpenStore, batch_of: BatchOf, tmp_path: Path
+) -> None:
+    store = open_store()
+    store.upsert(batch_of(["a", "b"], text="東京は日本の首都である {id}"))
+    store.close()
+    with database(tmp_path / "index") as connection:
+        connection.executescript(SCHEMA_1_LEXICAL)
+        assert connection.execute("SELECT count(*) FROM lexical WHERE lexical MATCH '首都'").fetchone() == (0,)
+    store = open_store()
+    assert store.search(SearchQuery(SearchMode.LEXICAL, 5, text="首都")).ids == ["a", "b"]
+    store.upsert(batch_of(["a"], text="badgers"))
+    store.delete(["b"])
+    assert store.search(SearchQuery(SearchMode.LEXICAL, 5, text="首都")).ids == []
+    assert store.search(SearchQuery(SearchMode.LEXICAL, 5, text="badger")).ids == ["a"]
+    store.close()
+    with database(tmp_path / "index") as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_snapshot_newer_than_a_restored_store_is_not_used(

@@ -5,6 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
 @pytest.fixture
 def fill() -> Iterator[Fill]:
     connection = sqlite3.connect(":memory:")
+    lexical.register(connection)
     connection.executescript("CREATE TABLE records(key INTEGER PRIMARY KEY, title TEXT, text TEXT);" + lexical.SCHEMA)
 
     def fill_(documents: list[tuple[str, str]]) -> sqlite3.Connection:
@@ -84,6 +86,7 @@ def test_query_language_is_plain_text(fill: Fill, query: str) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_a_query(text: str) -> None:
     connection = sqlite3.connect(":memory:")
+    lexical.register(connection)
     try:
         connection.executescript(
             "CREATE TABLE records(key INTEGER PRIMARY KEY, title TEXT, text TEXT);" + lexical.SCHEMA
@@ -95,6 +98,53 @@ def test_any_text_is_a_query(text: str) -> None:
     # A document is found by its own words; unicode61 knows fewer scripts than Python, so ASCII is what must hold.
     if any(character.isascii() and character.isalnum() for character in text) and text.isascii():
         assert [key for key, _ in found] == [1]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("首都", [1]),
+        ("東京都", [1, 3]),
+        ("京都", [3, 1]),
+        ("山", [2]),
+        ("富士山", [2]),
+        ("日本の首都はどこですか", [1, 2]),
+        ("ｶﾞﾗｽ", [4]),
+        ("กรุงเทพ", [5]),
+        ("Tokyo", [3]),
+        ("北海", []),
+    ],
+)
+def test_words_are_found_in_scripts_without_blanks(fill: Fill, query: str, found: list[int]) -> None:
+    connection = fill(
+        [
+            ("日本", "東京は日本の首都である。東京都庁は新宿にある"),
+            ("富士山", "日本で最も高い山"),
+            ("", "Tokyoから京都へ行く"),
+            ("", "ガラスの仮面"),
+            ("", "กรุงเทพมหานครเป็นเมืองหลวง"),
+        ]
+    )
+    assert [key for key, _ in search(connection, query)] == found
+
+
+def test_a_document_can_be_removed_again_whatever_its_script(fill: Fill) -> None:
+    connection = fill([("日本", "東京は首都"), ("", "首都")])
+    connection.execute("DELETE FROM records WHERE key = 1")
+    assert [key for key, _ in search(connection, "首都")] == [2]
+    assert search(connection, "東京") == []
+    connection.execute("INSERT INTO lexical(lexical, rank) VALUES ('integrity-check', 1)")
+
+
+def test_all_matches_are_those_of_a_search_with_the_same_scores(fill: Fill) -> None:
+    words = ["lava", "ash", "water", "salt", "lava water", "lava lava salt", "owl"]
+    connection = fill([("", text) for text in words * 3])
+    matches = LexicalIndex().matches(connection, "lava salt", len(words) * 3)
+    ranked = search(connection, "lava salt", 100)
+    assert matches.ranking.tolist() == [key for key, _ in ranked]
+    assert matches.scores_of(matches.ranking).tolist() == [score for _, score in ranked]
+    assert matches.scores_of(np.array([2, 1, 99])).tolist() == [0, dict(ranked)[1], 0]
+    assert matches.best == pytest.approx(ranked[0][1])
 
 
 def test_terms_are_distinct_words() -> None:

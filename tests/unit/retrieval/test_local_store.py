@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError, RetrievalError
+from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval.dense import FaissDenseIndex
@@ -37,7 +42,7 @@ def test_empty_folder_answers_with_nothing(open_store: OpenStore) -> None:
     store = open_store()
     for query in (dense(np.ones(5)), lexical("anything"), SearchQuery(SearchMode.HYBRID, 3, unit(np.ones(5)), "any")):
         hits = store.search(query)
-        assert (hits.ids, hits.scores, hits.encoder) == ([], [], None)
+        assert (hits.ids, hits.scores.tolist(), hits.encoder) == ([], [], None)
     assert store.describe().record_count == 0
     assert store.delete(["a"]) == ["a"]
     assert store.get(["a"], include_texts=True, include_embeddings=True) == {}
@@ -61,12 +66,86 @@ def test_hybrid_is_the_fusion_of_both_lists(open_store: OpenStore, batch_of: Bat
     batch = batch_of([f"doc{number}" for number in range(30)])
     store.upsert(batch)
     by_vector = store.search(dense(batch.vectors[3], 30)).ids
-    hits = store.search(SearchQuery(SearchMode.HYBRID, 30, unit(batch.vectors[3]), "doc9"))
+    hits = store.search(SearchQuery(SearchMode.HYBRID, 30, unit(batch.vectors[3]), "doc9", fusion=Fusion.RRF))
     expected = {id_: 1 / (60 + rank) for rank, id_ in enumerate(by_vector, start=1)}
     expected["doc9"] += 1 / 61
     assert dict(zip(hits.ids, hits.scores, strict=True)) == pytest.approx(expected)
     assert hits.ids[0] == "doc9"
     assert set(hits.stage_ms) == {"dense", "lexical", "fusion", "gather"}
+
+
+WORDS = ("lava", "ash", "salt", "owl", "fern", "tide")
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_hybrid_is_the_best_of_the_whole_index_with_the_parts_of_each_score(data: st.DataObject) -> None:
+    """Against a computation over every record: cosines here, BM25 from a search by words alone, joined by the rule."""
+    texts = data.draw(st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=30))
+    directions = data.draw(st.lists(st.integers(0, 3), min_size=len(texts), max_size=len(texts)))
+    distinct = np.random.default_rng(5).normal(size=(4, 8)).astype(np.float16)
+    records = tuple(Record(f"r{place:02}", "", text) for place, text in enumerate(texts))
+    query = unit(np.random.default_rng(6).normal(size=8))
+    words = " ".join(data.draw(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3)))
+    weight = data.draw(st.sampled_from([0.0, 0.3, 2.0]))
+    cosine_map = data.draw(st.sampled_from([CosineMap(), CosineMap(4.84, 0.72, 0.05)]))
+    k = data.draw(st.integers(1, 35))
+    with tempfile.TemporaryDirectory() as folder, closing(LocalVectorStore.open(Path(folder))) as store:
+        store.upsert(RecordBatch(Encoder("a" * 64, 8), records, distinct[directions]))
+        by_word = store.search(lexical(words, 100))
+        options = {"lexical_weight": weight, "cosine_map": cosine_map}
+        hits = store.search(SearchQuery(SearchMode.HYBRID, k, query, words, **options))
+        longer = store.search(SearchQuery(SearchMode.HYBRID, 40, query, words, **options))
+        by_rank = store.search(SearchQuery(SearchMode.HYBRID, k, query, words, fusion=Fusion.RRF))
+    wide = distinct[directions].astype(np.float64)
+    cosines = dict(zip([record.id for record in records], wide @ query / np.linalg.norm(wide, axis=1), strict=True))
+    bm25 = dict(zip(by_word.ids, by_word.scores.tolist(), strict=True))
+    best = max(bm25.values(), default=0.0)
+    joint = {
+        id_: cosine_map.slope * (cosine - cosine_map.center)
+        + cosine_map.offset
+        + (weight * bm25.get(id_, 0) / best if best else 0)
+        for id_, cosine in cosines.items()
+    }
+    assert hits.scores.tolist() == pytest.approx(sorted(joint.values(), reverse=True)[:k], abs=1e-5)
+    assert [joint[id_] for id_ in hits.ids] == pytest.approx(hits.scores.tolist(), abs=1e-5)
+    assert hits.cosines.tolist() == pytest.approx([cosines[id_] for id_ in hits.ids], abs=1e-6)
+    for found in (hits, by_rank):
+        assert found.bm25.tolist() == pytest.approx([bm25.get(id_, 0) for id_ in found.ids], rel=1e-6)
+        assert found.best_bm25 == pytest.approx(best, rel=1e-6)
+        assert len(found.cosines) == len(found.ids) == min(k, len(records))
+    assert hits.ids == longer.ids[:k]
+    ties = zip(longer.ids, longer.scores.tolist(), strict=True)
+    assert longer.ids == [id_ for id_, _ in sorted(ties, key=lambda tie: (-tie[1], tie[0]))], "ties go by key"
+
+
+@pytest.mark.parametrize("mode", list(SearchMode))
+@pytest.mark.parametrize("fusion", list(Fusion))
+def test_what_k_finds_among_equals_is_the_beginning_of_what_more_finds(
+    open_store: OpenStore, mode: SearchMode, fusion: Fusion
+) -> None:
+    vector = np.random.default_rng(0).normal(size=(1, 32)).astype(np.float16)
+    records = tuple(Record(f"d{number:03}", "", "same words") for number in range(300))
+    store = open_store()
+    store.upsert(RecordBatch(Encoder("a" * 64, 32), records, np.repeat(vector, 300, 0)))
+    for k in (5, 10, 100, 150, 300):
+        hits = store.search(SearchQuery(mode, k, unit(vector[0]), "words", fusion=fusion))
+        assert hits.ids == [record.id for record in records[:k]]
+
+
+def test_an_approximate_index_reports_the_cosines_of_what_is_stored(open_store: OpenStore, batch_of: BatchOf) -> None:
+    store = open_store(dense_index="SQ4")
+    batch = batch_of([str(number) for number in range(10_000)])
+    store.upsert(batch)
+    store.maintain()
+    query = unit(batch.vectors[7])
+    wide = batch.vectors.astype(np.float64)
+    cosines = wide @ query / np.linalg.norm(wide, axis=1)
+    for hits in (
+        store.search(dense(batch.vectors[7])),
+        store.search(SearchQuery(SearchMode.HYBRID, 10, query, "title")),
+    ):
+        assert hits.cosines.tolist() == pytest.approx([cosines[int(id_)] for id_ in hits.ids], abs=1e-6)
 
 
 def test_replacing_leaves_nothing_of_the_old_version(open_store: OpenStore, batch_of: BatchOf) -> None:
@@ -137,7 +216,7 @@ def test_reopening_finds_the_same(open_store: OpenStore, batch_of: BatchOf, dens
     before = store.search(dense(batch.vectors[5], 50, include_embeddings=True))
     store.close()
     after = open_store(dense_index=dense_index).search(dense(batch.vectors[5], 50, include_embeddings=True))
-    assert (after.ids, after.scores) == (before.ids, before.scores)
+    assert (after.ids, after.scores.tolist()) == (before.ids, before.scores.tolist())
     assert after.vectors is not None
     assert before.vectors is not None
     assert after.vectors.tobytes() == before.vectors.tobytes()

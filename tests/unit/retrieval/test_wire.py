@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval import wire
@@ -166,6 +167,34 @@ def test_what_a_mode_does_not_need_is_not_looked_at() -> None:
     assert dense.mode is SearchMode.DENSE
     lexical = wire.parse_search(search(mode=2, embedding=b"\0"))
     assert lexical.embedding is None
+
+
+def test_a_request_of_before_there_was_a_choice_is_fused_by_ranks() -> None:
+    assert wire.parse_search(search()).fusion is Fusion.RRF
+    weighted = wire.parse_search(search(fusion=pb.FUSION_WEIGHTED))
+    assert (weighted.fusion, weighted.lexical_weight, weighted.cosine_map) == (Fusion.WEIGHTED, 0.3, CosineMap(1, 0, 0))
+    given_ = search(fusion=2, lexical_weight=0, cosine_map=pb.CosineMap(slope=2, center=0.5, offset=-1))
+    parsed = wire.parse_search(given_)
+    assert (parsed.lexical_weight, parsed.cosine_map) == (0, CosineMap(2, 0.5, -1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"fusion": 3}, "fusion: must be RRF or WEIGHTED (limit 0 to 2, got 3)"),
+        ({"fusion": 2, "lexical_weight": -1}, "lexical_weight: out of range (limit 0 to 10, got -1.0)"),
+        ({"fusion": 2, "lexical_weight": float("nan")}, "lexical_weight: out of range (limit 0 to 10, got nan)"),
+        (
+            {"fusion": 2, "cosine_map": pb.CosineMap()},
+            "cosine_map.slope: out of range (limit above 0, at most 1000, got 0.0)",
+        ),
+    ],
+)
+def test_a_fusion_that_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        wire.parse_search(search(**changes))
+    assert str(caught.value) == sentence
+    assert wire.parse_search(search(**changes, mode=pb.SEARCH_MODE_DENSE)), "only HYBRID looks at them"
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
+from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
+from resrank.core.search_plan import ServedReranker
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.serving.search import BLOCKS_IN_FLIGHT, SearchStep
 from resrank.serving.step import Arrays, StepRequest
 
 ENCODER = "e" * 64
 MAX_PASSAGES = 4
+WEIGHT = 0.5
+MAP = CosineMap(2.0, 0.25, 0.125)
 
 
 class Models:
@@ -46,7 +50,7 @@ class Models:
 
 
 class Index:
-    """Passage i has the vector (i mod 7, 1)."""
+    """Passage i has the vector (i mod 7, 1), and where words are searched for the BM25 i mod 3 of at most 4."""
 
     def __init__(self, size: int, encoder: str = ENCODER) -> None:
         self.size = size
@@ -66,20 +70,30 @@ class Index:
             embeddings=vectors.tobytes() if request.include_embeddings else b"",
             dimension=2 if self.size else 0,
             encoder_sha256=self.encoder if self.size else "",
+            dense_scores=[1 - place / 500 for place in places] if request.embedding else [],
+            lexical_scores=[place % 3 for place in places] if request.text else [],
+            max_lexical_score=4 if request.text else 0,
         )
 
 
 def search(
     index: Index, models: Models, parameters: Mapping[str, object] | None = None, query: bytes = b"q", **fields: Any
 ) -> Arrays:
-    step = SearchStep(models.infer, index, encoder_sha256=ENCODER, max_passages=MAX_PASSAGES)
+    step = SearchStep(models.infer, index, ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
     inputs = {Tensor.QUERY: np.array([[query]], dtype=np.object_)}
     return asyncio.run(step.answer(StepRequest(inputs, parameters=parameters or {}, **fields)))
 
 
 def expected_order(count: int) -> list[int]:
-    scores = [place % 7 - 0.01 * (place % MAX_PASSAGES) for place in range(count)]
-    return sorted(range(count), key=lambda place: (-scores[place], place))
+    return sorted(range(count), key=lambda place: (-final(place), place))
+
+
+def reranked(place: int) -> float:
+    return place % 7 - 0.01 * (place % MAX_PASSAGES)
+
+
+def final(place: int, weight: float = WEIGHT) -> float:
+    return reranked(place) + weight * (place % 3) / 4
 
 
 def test_candidates_are_reranked_in_blocks_and_the_best_come_first() -> None:
@@ -91,11 +105,17 @@ def test_candidates_are_reranked_in_blocks_and_the_best_come_first() -> None:
     assert found[Tensor.TITLES].tolist() == [[f"TEXT {place}".encode() for place in best]]
     assert found[Tensor.CANDIDATE_RANKS].tolist() == [[place + 1 for place in best]]
     np.testing.assert_allclose(found[Tensor.CANDIDATE_SCORES], [[1 - place / 1000 for place in best]], atol=1e-6)
-    np.testing.assert_allclose(found[Tensor.SCORES], [[p % 7 - 0.01 * (p % MAX_PASSAGES) for p in best]], atol=1e-6)
+    np.testing.assert_allclose(found[Tensor.SCORES], [list(map(final, best))], atol=1e-6)
+    np.testing.assert_allclose(found[Tensor.RERANK_SCORES], [list(map(reranked, best))], atol=1e-6)
+    np.testing.assert_allclose(found[Tensor.DENSE_SCORES], [[1 - place / 500 for place in best]], atol=1e-6)
+    assert found[Tensor.LEXICAL_SCORES].tolist() == [[place % 3 for place in best]]
     assert {name: array.dtype for name, array in found.items() if array.dtype != np.object_} == {
         Tensor.SCORES: np.float32,
         Tensor.CANDIDATE_RANKS: np.int32,
         Tensor.CANDIDATE_SCORES: np.float32,
+        Tensor.DENSE_SCORES: np.float32,
+        Tensor.LEXICAL_SCORES: np.float32,
+        Tensor.RERANK_SCORES: np.float32,
         Tensor.STAGE_MS: np.float32,
     }
     assert models.passes == [4] * 7 + [2]
@@ -127,6 +147,29 @@ def test_nothing_is_asked_that_is_not_needed(mode: str, rerank: bool, asked: lis
         np.testing.assert_array_equal(found[Tensor.SCORES], found[Tensor.CANDIDATE_SCORES])
 
 
+def test_the_weight_goes_to_retrieval_and_into_the_final_order() -> None:
+    index = Index(6)
+    search(index, Models())
+    request, _ = index.requests[0]
+    assert (request.fusion, request.lexical_weight) == (pb.FUSION_WEIGHTED, WEIGHT)
+    assert (request.cosine_map.slope, request.cosine_map.center, request.cosine_map.offset) == (2.0, 0.25, 0.125)
+    found = search(index, Models(), {"lexical_weight": 8.0, "k": 6, "candidates": 6})
+    assert index.requests[1][0].lexical_weight == 8
+    np.testing.assert_allclose(found[Tensor.SCORES], [sorted((final(p, 8.0) for p in range(6)), reverse=True)])
+    found = search(index, Models(), {"fusion": "rrf", "lexical_weight": 0})
+    assert index.requests[2][0].fusion == pb.FUSION_RRF
+    np.testing.assert_array_equal(found[Tensor.SCORES], found[Tensor.RERANK_SCORES])
+
+
+def test_scores_that_a_search_does_not_take_are_not_numbers() -> None:
+    found = search(Index(3), Models(), {"mode": "dense"})
+    assert np.isnan(found[Tensor.LEXICAL_SCORES]).all()
+    np.testing.assert_array_equal(found[Tensor.SCORES], found[Tensor.RERANK_SCORES])
+    found = search(Index(3), Models(), {"mode": "lexical", "rerank": False})
+    assert np.isnan(found[Tensor.DENSE_SCORES]).all()
+    assert np.isnan(found[Tensor.RERANK_SCORES]).all()
+
+
 def test_texts_are_fetched_only_for_those_who_want_them() -> None:
     index = Index(3)
     found = search(index, Models(), wanted=("IDS", "SCORES"))
@@ -152,6 +195,9 @@ def test_an_empty_index_is_an_empty_answer() -> None:
         ({"k": True}, "k: must be a request parameter of type int, not True"),
         ({"candidates": "100"}, "candidates: must be a request parameter of type int, not '100'"),
         ({"rerank": 1}, "rerank: must be a request parameter of type bool, not 1"),
+        ({"lexical_weight": 10.5}, "lexical_weight: out of range (limit 0 to 10, got 10.5)"),
+        ({"lexical_weight": "1"}, "lexical_weight: must be a number, not str"),
+        ({"fusion": "sum"}, "fusion: unknown (limit weighted or rrf, got sum)"),
         ({"mode": "fuzzy"}, "mode: unknown (limit hybrid or dense or lexical, got fuzzy)"),
     ],
 )
