@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resrank.core.terminal import Terminal, print_json, visible
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
+from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import Output, OutputOption, RetrievalUrlOption, TritonUrlOption
 
 if TYPE_CHECKING:
