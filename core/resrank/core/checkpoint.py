@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar, cast
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from resrank.core.errors import CheckpointError
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.limits import MAX_EMBEDDING_DIM
 from resrank.core.names import CHECKPOINT_FILE
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_tensors
@@ -30,12 +31,7 @@ ADAPTER_KIND = "adapter"
 MAX_NEIGHBORS = 256
 """Most passages that relations compare each one with (K): six times what was found to help."""
 
-DEFAULT_LEXICAL_WEIGHT = 0.3
-"""See ``fusion.lexical_weight``; measured on four collections, where .2 to .4 differ little."""
-
 _HASH_CHUNK_BYTES = 1 << 20
-
-_Numbers = TypeVar("_Numbers")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -197,33 +193,6 @@ class RerankerSpec(StrictModel):
         if self.query_slot and (self.prompt is None or self.slots.content is not SlotContent.VECTOR):
             raise ValueError("query_slot needs a prompt, at whose end it stands, and slots that hold vectors")
         return self
-
-
-class CosineMap(StrictModel):
-    """A(c) = slope * (c - center) + offset: one scale for cosines, wherever an encoder's lie.
-
-    Slots, scores, lexical weight and thresholds work on A(c); an index and the API report c itself.
-
-    Attributes:
-        slope: Above 0, so that no order changes.
-        center: The cosine that becomes ``offset``: of random passages, say.
-        offset: What it becomes.
-    """
-
-    slope: float = Field(gt=0, le=1e3)
-    center: float = Field(ge=-1, le=1)
-    offset: float = Field(ge=-1e3, le=1e3)
-
-    def apply(self, cosines: _Numbers) -> _Numbers:
-        """A of every element.
-
-        Args:
-            cosines: A number, or an array or tensor of floats in any shape.
-
-        Returns:
-            The same kind, shape and type.
-        """
-        return cast("_Numbers", self.slope * (cast("Any", cosines) - self.center) + self.offset)
 
 
 class FusionSpec(StrictModel):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,12 @@ from resrank.core.names import Parameter
 Float32 = NDArray[np.float32]
 
 DEFAULT_LEXICAL_WEIGHT = 0.3
-"""w where neither caller nor checkpoint says another: it gained on each of the four collections it was measured on."""
+"""w where neither caller nor checkpoint says another; measured on four collections, where .2 to .4 differ little."""
 
 MAX_LEXICAL_WEIGHT = 10.0
 """Cosines differ by 2 at most: from here on words alone decide."""
 
-_MAX_MAP = 1000.0  # an affine map beyond it is a mistake, and would leave FP32's precision to no difference of cosines
+_Numbers = TypeVar("_Numbers")
 
 
 class Fusion(StrEnum):
@@ -38,42 +38,48 @@ class Fusion(StrEnum):
     RRF = "rrf"  # by reciprocal rank fusion
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CosineMap:
-    """The affine map A from an encoder's cosines to the scale of scores; the identity by default.
+    """A(c) = slope * (c - center) + offset: one scale for cosines, wherever an encoder's lie.
+
+    Slots, scores, lexical weight and thresholds work on A(c); an index and the API report c itself.
 
     Attributes:
-        slope: Above 0.
-        center: The cosine that is mapped to ``offset``.
-        offset: What it is mapped to.
+        slope: Above 0, so that no order changes.
+        center: The cosine that becomes ``offset``: of random passages, say.
+        offset: What it becomes.
 
     Raises:
         InvalidInputError: A number is not finite or out of its range.
     """
 
-    slope: float = 1.0
-    center: float = 0.0
-    offset: float = 0.0
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # where it is a field of a checkpoint
+
+    slope: float
+    center: float
+    offset: float
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.slope <= _MAX_MAP:
-            raise InvalidInputError(
-                "cosine_map.slope", "out of range", limit=f"above 0, at most {_MAX_MAP:g}", value=self.slope
-            )
-        for name in ("center", "offset"):
-            value = getattr(self, name)
-            if not -_MAX_MAP <= value <= _MAX_MAP:
-                raise InvalidInputError(
-                    f"cosine_map.{name}", "out of range", limit=f"{-_MAX_MAP:g} to {_MAX_MAP:g}", value=value
-                )
+        if not 0.0 < self.slope <= 1e3:
+            raise InvalidInputError("cosine_map.slope", "out of range", limit="above 0, at most 1000", value=self.slope)
+        if not -1.0 <= self.center <= 1.0:
+            raise InvalidInputError("cosine_map.center", "out of range", limit="-1 to 1", value=self.center)
+        if not -1e3 <= self.offset <= 1e3:
+            raise InvalidInputError("cosine_map.offset", "out of range", limit="-1000 to 1000", value=self.offset)
 
-    def __call__(self, cosines: Float32) -> Float32:
-        """Maps FP32 cosines, in FP32: monotonic also where it rounds."""
-        mapped: Float32 = np.float32(self.slope) * (cosines - np.float32(self.center)) + np.float32(self.offset)
-        return mapped
+    def apply(self, cosines: _Numbers) -> _Numbers:
+        """A of every element, monotonic also where it rounds.
+
+        Args:
+            cosines: A number, or an array or tensor of floats in any shape.
+
+        Returns:
+            The same kind, shape and type.
+        """
+        return cast("_Numbers", self.slope * (cast("Any", cosines) - self.center) + self.offset)
 
 
-IDENTITY = CosineMap()
+IDENTITY = CosineMap(1.0, 0.0, 0.0)
 
 
 def read_cosine_map(parameters: Mapping[str, str]) -> CosineMap:

@@ -11,7 +11,7 @@
             (rank of i, from 0) / 50 ]                                      in R^(3K + 4)
 
 Columns of neighbours that a list of fewer than K does not have are 0. A is the checkpoint's map of cosines
-(:class:`resrank.core.checkpoint.CosineMap`), so that one scale holds whatever the encoder.
+(:class:`resrank.core.fusion.CosineMap`), so that one scale holds whatever the encoder.
 
 Vectors are the stored ones, brought to length 1 again; all is computed in fp64 and rounded to fp32 at the end.
 
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from resrank.core.scoring import Float32
 
 if TYPE_CHECKING:  # the client, which orders long lists, has no pydantic
-    from resrank.core.checkpoint import CosineMap
+    from resrank.core.fusion import CosineMap
 
 Float16 = NDArray[np.float16]
 Float64 = NDArray[np.float64]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # the client, which ranks, has no pydantic
-    from resrank.core.checkpoint import CosineMap
+    from resrank.core.fusion import CosineMap
 
 Float32 = NDArray[np.float32]
 

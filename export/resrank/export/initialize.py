@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from resrank.core.checkpoint import (
-    DEFAULT_LEXICAL_WEIGHT,
     ENCODER_DIR,
     P_IN,
     P_OUT,
@@ -27,7 +26,6 @@ from resrank.core.checkpoint import (
     SCORE_HEAD,
     VECTOR_SLOTS,
     CheckpointSpec,
-    CosineMap,
     EncoderSpec,
     FusionSpec,
     Pooling,
@@ -45,6 +43,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
 from resrank.export.compact import CompactDecoder
 from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from resrank.core.checkpoint import CosineMap
+from resrank.core.fusion import CosineMap
 from resrank.core.relations import RANK_UNIT
 
 _TINY = 1e-12  # the same guard as in resrank.core.scoring

@@ -64,7 +64,7 @@ def weighted_fusion(
     """
 
     def joint(keys: Keys, cosines: FloatVector) -> FloatVector:
-        return joint_scores(cosine_map(cosines), matches.scores_of(keys), matches.best, weight)
+        return joint_scores(cosine_map.apply(cosines), matches.scores_of(keys), matches.best, weight)
 
     keys, cosines = dense
     scores = joint(keys, cosines)

@@ -285,7 +285,7 @@ def test_what_a_reranker_of_relations_says_is_read(checkpoint: Path) -> None:
         ),
         (
             lambda f: f["fusion"]["cosine_map"].update(slope=0),
-            "fusion.cosine_map.slope: Input should be greater than 0",
+            "cosine_map.slope: out of range (limit above 0, at most 1000, got 0",
         ),
     ],
 )

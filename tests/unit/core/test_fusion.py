@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import (
+    IDENTITY,
     CosineMap,
     check_lexical_scores,
     check_lexical_weight,
@@ -22,7 +23,7 @@ from resrank.core.fusion import (
 
 def test_hand_worked_example() -> None:
     """e5-small's map and the default weight: 4.84 (.80 - .72) + .05 = .4372; BM25 6 of at most 12 adds .15."""
-    mapped = CosineMap(4.84, 0.72, 0.05)(np.array([0.80, 0.72], np.float32))
+    mapped = CosineMap(4.84, 0.72, 0.05).apply(np.array([0.80, 0.72], np.float32))
     assert mapped == pytest.approx([0.4372, 0.05], abs=1e-6)
     joint = joint_scores(mapped, np.array([6, 0], np.float32), 12.0, 0.3)
     assert joint == pytest.approx([0.5872, 0.05], abs=1e-6)
@@ -36,12 +37,12 @@ def test_without_words_or_weight_scores_stay_as_they_are(best: float, weight: fl
 
 @given(st.floats(-1, 1, width=32), st.floats(-1, 1, width=32), st.floats(1e-3, 1000), st.floats(-1, 1))
 def test_the_map_never_changes_an_order(first: float, second: float, slope: float, center: float) -> None:
-    mapped = CosineMap(slope, center)(np.array(sorted([first, second]), np.float32))
+    mapped = CosineMap(slope, center, 0.0).apply(np.array(sorted([first, second]), np.float32))
     assert mapped[0] <= mapped[1]
 
 
 def test_a_config_without_the_parameters_means_the_identity_and_the_default() -> None:
-    assert (read_cosine_map({}), read_lexical_weight({})) == (CosineMap(1, 0, 0), 0.3)
+    assert (read_cosine_map({}), read_lexical_weight({})) == (IDENTITY, 0.3)
     parameters = {"cosine_slope": "2", "cosine_center": "0.5", "cosine_offset": "-1", "lexical_weight": "0.75"}
     assert (read_cosine_map(parameters), read_lexical_weight(parameters)) == (CosineMap(2, 0.5, -1), 0.75)
 
@@ -82,5 +83,5 @@ def test_lexical_scores_that_cannot_be_are_refused(scores: list[float], sentence
 )
 def test_maps_that_are_none_are_refused(fields: dict[str, float], field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        CosineMap(**fields)
+        CosineMap(**{"slope": 1.0, "center": 0.0, "offset": 0.0, **fields})
     assert caught.value.field == field

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.checkpoint import CosineMap
+from resrank.core.fusion import CosineMap
 from resrank.core.relations import canonical_order, padded_relations, relations
 
 MAP = CosineMap(slope=4.84, center=0.72, offset=0.05)

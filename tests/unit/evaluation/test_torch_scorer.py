@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from resrank.core.checkpoint import CosineMap, SlotContent, SlotSpec
+from resrank.core.checkpoint import SlotContent, SlotSpec
+from resrank.core.fusion import CosineMap
 from resrank.core.relations import canonical_order, relations
 from resrank.evaluation import torch_scorer
 from resrank.evaluation.baselines import dense_scores

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoModel, T5Config, T5Model
 
-from resrank.core.checkpoint import CosineMap, Pooling, Projector, SlotContent, SlotSpec, read_spec, validate_folder
+from resrank.core.checkpoint import Pooling, Projector, SlotContent, SlotSpec, read_spec, validate_folder
 from resrank.core.errors import CheckpointError
+from resrank.core.fusion import CosineMap
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resrank.core import relations as by_numpy
-from resrank.core.checkpoint import CosineMap
+from resrank.core.fusion import CosineMap
 from resrank.core.prompt import pad_candidates
 from resrank.model import relations as by_torch
 from support.triton_requests import unit_vectors

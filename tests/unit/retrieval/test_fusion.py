@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.fusion import CosineMap
+from resrank.core.fusion import IDENTITY, CosineMap
 from resrank.retrieval.fusion import reciprocal_rank_fusion, weighted_fusion
 from resrank.retrieval.lexical import LexicalMatches
 
@@ -48,7 +48,7 @@ COLLECTIONS = st.lists(st.tuples(EIGHTHS, st.sampled_from([0.0, 0.0, 1.0, 2.0, 4
     COLLECTIONS,
     st.integers(1, 45),
     st.sampled_from([0.0, 0.25, 1.0, 8.0]),
-    st.sampled_from([CosineMap(), CosineMap(4.0, 0.5, 0.25)]),
+    st.sampled_from([IDENTITY, CosineMap(4.0, 0.5, 0.25)]),
 )
 def test_weighted_fusion_is_the_best_of_the_whole_collection(
     collection: list[tuple[float, float]], k: int, weight: float, cosine_map: CosineMap
@@ -90,7 +90,7 @@ def test_only_cosines_that_could_matter_are_computed() -> None:
         return cosines[keys - 1]
 
     nearest = np.arange(1, 11), cosines[:10]
-    keys, _ = weighted_fusion(nearest, matches, cosines_of, CosineMap(), 0.6, 10, highest_unseen=float(cosines[9]))
+    keys, _ = weighted_fusion(nearest, matches, cosines_of, IDENTITY, 0.6, 10, highest_unseen=float(cosines[9]))
     joint = cosines.astype(np.float64)
     joint[499:999] += 0.6 * bm25 / 100
     assert keys.tolist() == (np.argsort(-joint, kind="stable")[:10] + 1).tolist()

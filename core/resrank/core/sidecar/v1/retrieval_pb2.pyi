@@ -97,8 +97,9 @@ class CosineMap(_message.Message):
     slope: _builtins.float
     """Above 0, at most 1000."""
     center: _builtins.float
-    """-1000 to 1000, like offset."""
+    """-1 to 1."""
     offset: _builtins.float
+    """-1000 to 1000."""
     def __init__(
         self,
         *,
