@@ -26,7 +26,7 @@ from resrank.client.triton_calls import Float32
 from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
-from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode, SearchOptions, choice
+from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 
 T = TypeVar("T")
 
@@ -104,9 +104,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 ``route="server"`` does not need.
             RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
         """
-        options = SearchOptions(
-            k, candidates, choice("mode", SearchMode, mode), choice("fusion", Fusion, fusion), rerank, lexical_weight
-        )
+        options = searches.search_options(k, candidates, mode, fusion, rerank, lexical_weight)
         plan = searches.search(self._facts, query, options, truncate=truncate, route=route)
         return self._run(plan, timeout_s, traceparent)
 

@@ -104,7 +104,11 @@ def rerank(
 
     scores, indices = yield from _passes(scorer, final, second_pass, watch)
     ranked = rank_candidates(
-        final(scores, indices), indices, rerank_scores=scores, texts=passages, lexical_scores=lexical
+        final(scores, indices),
+        indices,
+        rerank_scores=scores,
+        texts=None if passages is None else list(passages),
+        lexical_scores=lexical,
     )
     return RerankResult(ranked, watch.with_total())
 

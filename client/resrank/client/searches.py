@@ -17,8 +17,9 @@ from resrank.client.ranking import rank_candidates
 from resrank.client.results import RankedPassage, SearchResult
 from resrank.client.triton_calls import Float32
 from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import Fusion
 from resrank.core.names import Model
-from resrank.core.search import SearchOptions
+from resrank.core.search import SearchMode, SearchOptions, choice
 from resrank.core.search_plan import (
     STAGES,
     AskReranker,
@@ -35,11 +36,29 @@ Route = Literal["client", "server"]
 """Who does the steps of a search: the client, asking Triton and the sidecar, or Triton's ``search`` model."""
 
 
+def search_options(
+    k: int, candidates: int, mode: str, fusion: str, rerank: bool, lexical_weight: float | None
+) -> SearchOptions:
+    """What a caller asks for.
+
+    Raises:
+        InvalidInputError: A value is of the wrong type, unknown or out of its range.
+    """
+    return SearchOptions(
+        inputs.whole_number("k", k),
+        inputs.whole_number("candidates", candidates),
+        choice("mode", SearchMode, mode),
+        choice("fusion", Fusion, fusion),
+        inputs.truth("rerank", rerank),
+        lexical_weight,
+    )
+
+
 def search(
     facts: FactsCache, query: str, options: SearchOptions, *, truncate: bool, route: Route
 ) -> plans.Plan[SearchResult]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
-    encoded_query = inputs.encode_query(query)
+    encoded_query, truncate = inputs.encode_query(query), inputs.truth("truncate", truncate)
     if route not in get_args(Route):
         raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
     watch = Stopwatch()

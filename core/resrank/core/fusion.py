@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Parameter
 
 Float32 = NDArray[np.float32]
@@ -147,5 +147,5 @@ def check_lexical_scores(scores: Sequence[float] | NDArray[Any], count: int) -> 
         what = "must be a number from 0 on"
         if not math.isfinite(values[index]):
             what = "must be finite"
-        raise InvalidInputError(f"lexical_scores[{index}]", what, limit=0, value=values[index])
+        raise InvalidInputError(Place("lexical_scores", (index,)), what, limit=0, value=values[index])
     return values.astype(np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from numbers import Integral
 from typing import TypeVar
 
 from resrank.core.errors import InvalidInputError
@@ -38,7 +37,7 @@ class SearchOptions:
         lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own.
 
     Raises:
-        InvalidInputError: A value is of the wrong type or out of its range.
+        InvalidInputError: A value is out of its range.
     """
 
     k: int = DEFAULT_K
@@ -51,14 +50,10 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for name in ("k", "candidates"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral):
-                raise InvalidInputError(name, f"must be an integer, not {type(value).__name__}")
-            value = int(value)
             if value < 1:
                 raise InvalidInputError(name, "too small", limit=1, value=value)
             if value > MAX_MESSAGE_RECORDS:
                 raise InvalidInputError(name, "too large", limit=MAX_MESSAGE_RECORDS, value=value)
-            object.__setattr__(self, name, value)
         if self.k > self.candidates:
             raise InvalidInputError("k", "more results than candidates", limit=self.candidates, value=self.k)
         if self.lexical_weight is not None:
