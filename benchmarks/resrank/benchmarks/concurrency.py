@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.interleaving import Progress
-from resrank.benchmarks.load import Load, Outcome, closed_loop
+from resrank.benchmarks.load import Load, closed_loop
 from resrank.benchmarks.measurement import Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.workload import RerankWorkload, rerank_workload
 from resrank.client import AsyncResRankClient
 from resrank.core.names import Model
+from resrank.loadtest.kinds import CallKind, Outcome
 from resrank.serving.engines import Engine, load_engine
 from resrank.stack.triton_process import TritonProcess
 
@@ -156,14 +157,15 @@ async def _measure(
 def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: Measurement) -> Study:
     rows = []
     for number, load in levels.items():
-        median, p95 = np.percentile(load.latencies_ms(), (50, 95))
+        found = load.figures
+        latency = found.latency[CallKind.RERANK].percentiles
         rows.append(
             (
                 number,
                 load.answered_per_s,
-                float(median),
-                float(p95),
-                load.count(Outcome.SHED),
+                latency["p50"],
+                latency["p95"],
+                found.outcomes[Outcome.SHED],
                 load.answered_per_s / measurement.baseline.median,
                 load.client_cores,
             )

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.interleaving import Progress
-from resrank.benchmarks.load import Load, Outcome, Send, arrivals, closed_loop, open_loop
+from resrank.benchmarks.load import Load, Send, closed_loop, open_loop
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.workload import rerank_workload
 from resrank.client import AsyncResRankClient
+from resrank.loadtest.arrivals import poisson_arrivals
+from resrank.loadtest.figures import figures, recovery_s
+from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.profile import Profile
 from resrank.stack.triton_process import TritonProcess
 
 GOODPUT_TARGET = 0.9
@@ -28,8 +33,14 @@ CALM = 0.5
 _CALLERS = 16
 _SATURATION_S = 15.0
 _TIMEOUT_S = 60.0  # no request expires, so that every one is answered or shed by the server
-_NORMAL = 1.5  # latency is back to normal within this factor of the calm time's 95th percentile
 _PARTS = 5  # of the burst, for the spread
+
+
+@dataclass(frozen=True)
+class _Phase:
+    level: float
+    duration_s: float
+    ramp_s: float = 0.0
 
 
 def run(
@@ -38,7 +49,8 @@ def run(
     """Measures goodput and the time to be shed while too much arrives, and how long latency takes to recover.
 
     The saturation rate is what 16 callers in a closed loop get, measured before and after. Then requests arrive by
-    chance (Poisson) at half of it, at three times of it, and at half again; latency counts from when a request was due.
+    chance (Poisson) at half of it, at three times of it, and at half again; latency counts from when a request was
+    due. Recovery is judged as a load test judges it.
 
     Args:
         deployment: What is served.
@@ -71,42 +83,13 @@ async def _measure(send: Send, calm_s: float, burst_s: float, progress: Progress
     warm = await closed_loop(send, callers=_CALLERS, requests=_CALLERS)
     enough = max(2 * _CALLERS, int(warm.answered_per_s * _SATURATION_S))
     before = (await closed_loop(send, callers=_CALLERS, requests=enough)).answered_per_s
-    rng = np.random.default_rng(0)
-    due = [
-        *arrivals(CALM * before, calm_s, rng),
-        *arrivals(BURST * before, burst_s, rng, start_s=calm_s),
-        *arrivals(CALM * before, calm_s, rng, start_s=calm_s + burst_s),
-    ]
+    phases = [_Phase(CALM * before, calm_s), _Phase(BURST * before, burst_s), _Phase(CALM * before, calm_s)]
+    due = list(poisson_arrivals(Profile(phases), np.random.default_rng(0)))
     progress(f"{before:.1f} requests/s saturate; {len(due)} requests over {2 * calm_s + burst_s:.0f} s")
     load = await open_loop(send, due)
     progress("measuring the saturation rate again")
     after = (await closed_loop(send, callers=_CALLERS, requests=enough)).answered_per_s
     return [before, after], load
-
-
-def recovery_s(calm: Load, after: Load, end_s: float) -> float:
-    """Seconds from the end of a burst until latency is normal.
-
-    It is from the moment on from which the requests' 95th percentile stays within ``_NORMAL`` times that of the calm
-    time, what was shed counted as never answered: in the calm time, too, one in twenty is later than that.
-
-    Args:
-        calm: The time before the burst.
-        after: The requests that were due after it.
-        end_s: When it ended.
-
-    Returns:
-        0 when latency was normal at once; the last request's time when it was not in the end.
-    """
-    limit_s = _NORMAL * float(np.percentile(calm.latencies_ms(), 95)) / 1e3
-    requests = sorted(after.requests, key=lambda request: request.due_s)
-    late = np.array([each.outcome is not Outcome.ANSWERED or each.seconds > limit_s for each in requests])
-    recovered = 0.0
-    for start, request in enumerate(requests):
-        if late[start:].mean() <= 0.05:
-            break
-        recovered = request.due_s - end_s
-    return recovered
 
 
 def rates(moments: Sequence[float], bounds: Sequence[float]) -> list[float]:
@@ -127,33 +110,31 @@ def rates(moments: Sequence[float], bounds: Sequence[float]) -> list[float]:
 
 def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Study:
     end_s = calm_s + burst_s
-    phases = {
-        "before": load.since(0.0, calm_s),
-        "burst": load.since(calm_s, end_s),
-        "after": load.since(end_s, end_s + calm_s),
-    }
-    answered_at = sorted(
-        request.due_s + request.seconds for request in load.requests if request.outcome is Outcome.ANSWERED
-    )
+    answered, shed = load.ended(Outcome.OK), load.ended(Outcome.SHED)
     starts = np.linspace(calm_s, end_s, _PARTS + 1)
-    goodput = rates(answered_at, starts[1:].tolist())
-    sheds = [load.since(start, stop).latencies_ms(Outcome.SHED) for start, stop in pairwise(starts)]
-    if not all(sheds) or not goodput:
+    goodput = rates(np.sort(answered["start"] + answered["latency"]).tolist(), starts[1:].tolist())
+    sheds = [figures(load.calls, start, stop).time_to_shed for start, stop in pairwise(starts)]
+    told = [part.percentiles["p95"] for part in sheds if part is not None]
+    if len(told) < _PARTS or not goodput:
         raise BenchmarkError(f"a burst of {burst_s:g} s has parts without anything shed or answered: make it longer")
-    recovered = recovery_s(phases["before"], phases["after"], end_s)
+    recovered = recovery_s(load.calls, (0.0, calm_s), end_s, end_s + calm_s)
     rows = []
-    for name, part in phases.items():
-        median, p95 = np.percentile(part.latencies_ms(), (50, 95))
-        shed = part.latencies_ms(Outcome.SHED)
+    for name, (start, stop) in {
+        "before": (0.0, calm_s),
+        "burst": (calm_s, end_s),
+        "after": (end_s, end_s + calm_s),
+    }.items():
+        part = figures(load.calls, start, stop)
+        latency = part.latency[CallKind.RERANK].percentiles
         rows.append(
             (
                 name,
-                len(part.requests) / part.seconds,
-                part.answered_per_s,
-                float(median),
-                float(p95),
-                len(shed),
-                float(np.percentile(shed, 95)) if shed else None,
+                part.offered,
+                part.goodput,
+                latency["p50"],
+                latency["p95"],
+                part.outcomes[Outcome.SHED],
+                None if part.time_to_shed is None else part.time_to_shed.percentiles["p95"],
             )
         )
     measurements = (
@@ -168,7 +149,7 @@ def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Stu
         Measurement(
             "time to be shed",
             "ms",
-            Side.of("95th percentile, part by part", [float(np.percentile(part, 95)) for part in sheds]),
+            Side.of("95th percentile, part by part", told),
             Side.of("limit", [SHED_LIMIT_MS]),
             Bound.AT_MOST,
             1.0,
@@ -176,22 +157,15 @@ def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Stu
         Measurement(
             "recovery after the burst",
             "s",
-            Side.of("until latency is normal", [recovered]),
+            Side.of("until latency is normal", [calm_s if recovered is None else recovered]),
             Side.of("limit", [RECOVERY_LIMIT_S]),
             Bound.AT_MOST,
             1.0,
-            facts={"normal, times the 95th percentile before the burst": _NORMAL},
         ),
     )
-    answered = sorted(
-        (request.due_s, 1e3 * request.seconds) for request in load.requests if request.outcome is Outcome.ANSWERED
-    )
-    shed_points = sorted(
-        (request.due_s, 1e3 * request.seconds) for request in load.requests if request.outcome is Outcome.SHED
-    )
     series = tuple(
-        Series(label, tuple(x for x, _ in points), tuple(y for _, y in points))
-        for label, points in (("answered", answered), ("shed", shed_points))
+        Series(label, tuple(calls["start"].tolist()), tuple((1e3 * calls["latency"]).tolist()))
+        for label, calls in (("answered", answered), ("shed", shed))
     )
     return Study(
         name="overload",
@@ -203,5 +177,5 @@ def _study(peaks: list[float], load: Load, calm_s: float, burst_s: float) -> Stu
             Plot("overload", "rerank under a burst", "due, s", "ms to the answer or the shedding", series, log_y=True),
         ),
         notes=("Latency counts from when a request was due.",),
-        facts={"client, cores": load.client_cores, "expired": load.count(Outcome.EXPIRED)},
+        facts={"client, cores": load.client_cores, "expired": load.figures.outcomes[Outcome.DEADLINE]},
     )

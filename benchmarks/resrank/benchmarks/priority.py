@@ -7,12 +7,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
+from numpy.typing import ArrayLike
 
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.interleaving import Progress
@@ -22,6 +23,7 @@ from resrank.client import ResRankClient
 from resrank.core.addresses import NO_PROXY
 from resrank.core.collection import read_questions
 from resrank.core.names import Model
+from resrank.loadtest.figures import Latency
 from resrank.stack.local_stack import LocalStack
 
 TARGET = 2.0
@@ -139,14 +141,21 @@ def _encoded(triton: triton_grpc.InferenceServerClient) -> int:
     return int(statistics.inference_count)
 
 
+def _latency(spent: ArrayLike) -> Mapping[str, float]:
+    """Percentiles of milliseconds, as a load test reports them."""
+    found = Latency.of(np.asarray(spent, np.float32) / 1e3)
+    assert found is not None
+    return found.percentiles
+
+
 def _study(alone: list[float], during: list[float], build: float, beside: float) -> Study:
     def tails(spent: list[float]) -> list[float]:
-        return [float(np.percentile(part, 95)) for part in np.array_split(spent, _PARTS)]
+        return [_latency(part)["p95"] for part in np.array_split(spent, _PARTS)]
 
     rows = []
     for name, spent in (("alone", alone), ("while an index is built", during)):
-        median, p95 = np.percentile(spent, (50, 95))
-        rows.append((name, len(spent), float(median), float(p95), max(spent)))
+        found = _latency(spent)
+        rows.append((name, len(spent), found["p50"], found["p95"], max(spent)))
     return Study(
         name="priority",
         title="search, 100 candidates, one after the other: alone, and while an index is built",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from resrank.core.corpus import check_corpus, corpus_file
 from resrank.core.errors import StackError
 from resrank.core.measures import evaluate, ranked
 from resrank.core.search import SearchMode
+from resrank.loadtest.figures import Latency
 from resrank.retrieval.lock import read_owner
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.local_stack import LocalStack
@@ -148,19 +149,6 @@ def run(settings: DemoSettings, console: Console) -> None:
     screen.print("both servers ended with status 0")
     screen.section("Done")
     screen.print(f"the same again, to play with:\nresrank serve {repository} --index {index}")
-
-
-def percentiles(milliseconds: Sequence[float]) -> tuple[float, float]:
-    """Median and 95th percentile.
-
-    Args:
-        milliseconds: At least one measurement.
-
-    Returns:
-        p50 and p95.
-    """
-    p50, p95 = np.percentile(np.asarray(milliseconds), (50, 95))
-    return float(p50), float(p95)
 
 
 def choose_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec | AdapterSpec]:
@@ -311,8 +299,9 @@ def _show_latency(answers: dict[str, SearchResult], screen: Screen) -> None:
     timings = [answer.timings for answer in answers.values()]
     table = Table("stage", "p50 ms", "p95 ms", box=None)
     for stage in timings[0]:
-        p50, p95 = percentiles([timing[stage] for timing in timings])
-        table.add_row(stage, f"{p50:.1f}", f"{p95:.1f}")
+        latency = Latency.of(np.array([timing[stage] for timing in timings], np.float32) / 1e3)
+        assert latency is not None
+        table.add_row(stage, f"{latency.percentiles['p50']:.1f}", f"{latency.percentiles['p95']:.1f}")
     screen.print(table)
 
 

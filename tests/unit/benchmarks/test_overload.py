@@ -5,18 +5,28 @@ from __future__ import annotations
 import pytest
 
 from resrank.benchmarks import overload
-from resrank.benchmarks.load import Ended, Load, Outcome
+from resrank.benchmarks.load import Load
 from resrank.benchmarks.measurement import BenchmarkError
+from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.recording import Recording
 
 
 def load(*, shed_ms: float = 20.0, late_s: float = 0.0, every_s: float = 0.1) -> Load:
     """10 s of calm, 10 s of burst with ten answers a second and as many sheds, 10 s of calm."""
-    requests = [Ended(Outcome.ANSWERED, due, 0.2) for due in range(10)]
+    requests = [(Outcome.OK, float(due), 0.2) for due in range(10)]
     for number in range(int(10 / every_s)):
         due = 10 + number * every_s
-        requests += [Ended(Outcome.ANSWERED, due, 0.01), Ended(Outcome.SHED, due, shed_ms / 1e3)]
-    requests += [Ended(Outcome.ANSWERED, 20.0 + due, 1.0 if due < late_s else 0.2) for due in range(10)]
-    return Load(tuple(requests), 30.0, 1.0)
+        requests += [(Outcome.OK, due, 0.01), (Outcome.SHED, due, shed_ms / 1e3)]
+    requests += [(Outcome.OK, 20.0 + due, 1.0 if due < late_s else 0.2) for due in range(10)]
+    return load_of(requests)
+
+
+def load_of(requests: list[tuple[Outcome, float, float]]) -> Load:
+    """A load of 30 s; each request by its outcome, when it was due, and its seconds."""
+    recording = Recording()
+    for outcome, due, seconds in requests:
+        recording.add(CallKind.RERANK, outcome, start=due, sent=due, end=due + seconds)
+    return Load(recording.calls(), 30.0, 1.0)
 
 
 def test_a_server_that_sheds_well_passes() -> None:
@@ -45,34 +55,9 @@ def test_each_target_fails_by_itself(changed: Load, failed: str) -> None:
 
 
 def test_a_burst_that_sheds_nothing_proves_nothing() -> None:
-    calm = Load(tuple(Ended(Outcome.ANSWERED, due / 10, 0.2) for due in range(300)), 30.0, 1.0)
+    calm = load_of([(Outcome.OK, due / 10, 0.2) for due in range(300)])
     with pytest.raises(BenchmarkError, match="without anything shed"):
         overload._study([10.0], calm, 10.0, 10.0)
-
-
-def after(late: list[int]) -> Load:
-    """A request a second, those named late or shed."""
-    return Load(
-        tuple(
-            Ended(
-                Outcome.SHED if second in late[1::2] else Outcome.ANSWERED,
-                20.0 + second,
-                1.0 if second in late else 0.2,
-            )
-            for second in range(40)
-        ),
-        40.0,
-        1.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("late", "expected"),
-    [([], 0.0), ([30], 0.0), ([0, 1, 2, 3], 2.0), ([0, 1, 2, 3, 4, 5, 30], 5.0), ([39, 38, 37], 39.0)],
-)
-def test_latency_is_normal_when_all_but_a_twentieth_is(late: list[int], expected: float) -> None:
-    calm = Load(tuple(Ended(Outcome.ANSWERED, float(due), 0.2) for due in range(20)), 20.0, 1.0)
-    assert overload.recovery_s(calm, after(late), 20.0) == expected
 
 
 def test_batches_are_counted_whole() -> None:
