@@ -18,6 +18,7 @@ from resrank.client.deadline import Deadline
 from resrank.core.errors import (
     RETRIEVAL_FAILURE,
     SIDECAR_UNAVAILABLE,
+    STOPPING,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -80,6 +81,10 @@ def _unavailable(failure: _Failure) -> ResRankError:
     return ServerUnavailableError(failure.says("no server answers; check the address and that it is running"))
 
 
+def _stopping(failure: _Failure) -> ResRankError:
+    return ServerUnavailableError(failure.says("the server is stopping, or the model failed to load"))
+
+
 def _sidecar_unavailable(failure: _Failure) -> ResRankError:
     return ServerUnavailableError(failure.says("the server runs, but its sidecar does not answer; check that it runs"))
 
@@ -118,7 +123,9 @@ _RULES = (
     _Rule(Server.TRITON, None, r"request timeout expired", _queue_timeout),
     _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
-    _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available|has no available versions", _not_ready),
+    # Loaded once, and unloaded when the server stops.
+    _Rule(Server.TRITON, None, "|".join(STOPPING), _stopping),
+    _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available", _not_ready),
     _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
     _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),

@@ -18,6 +18,7 @@ from torch.export import Dim
 from resrank.core.errors import ExportError
 from resrank.core.names import ENGINE_FILE, Tensor
 from resrank.core.prompt import PromptLayout
+from resrank.core.telemetry import no_telemetry
 from resrank.model.encoder_attention import has_local_layers
 from resrank.model.modeling import ResRankModel
 
@@ -183,6 +184,7 @@ def trace(model: ResRankModel, graph: nn.Module, sample: GraphSample, opset: int
         with model.exporting(), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
             # The exporter warns that equal axes share one name, which is what is wanted.
             warnings.simplefilter("ignore")
+            no_telemetry()  # the exporter looks whether ONNX Runtime can be imported
             program = torch.onnx.export(
                 graph.eval(),
                 tuple(sample.inputs.values()),

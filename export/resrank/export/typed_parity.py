@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from resrank.core.names import Model
+from resrank.core.telemetry import no_telemetry
 from resrank.export.parity import ParityGate, ParityResult
 from resrank.export.typed_precision import LOW_TYPES
 from resrank.export.typed_structure import constant
@@ -60,6 +61,7 @@ class TypedGraphEngine:
         Raises:
             EngineError: ONNX Runtime is not installed or refuses the graph.
         """
+        no_telemetry()
         try:
             import onnxruntime
         except ImportError as error:

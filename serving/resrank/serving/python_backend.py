@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import (
     RETRIEVAL_FAILURE,
+    STOPPING,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -277,4 +278,6 @@ def inner_error(message: str) -> ResRankError:
         return invalid
     if any(shed in message for shed in _SHED):
         return QueueFullError(message)
+    if any(words in message for words in STOPPING):
+        return ServerUnavailableError(message)
     return ResRankError(message)

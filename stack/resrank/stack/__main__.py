@@ -21,9 +21,11 @@ def _run() -> int:
         # The base install is the client alone; the script exists in it all the same.
         sys.exit(f"Error: the resrank command needs {error.name}: pip install 'resrank[cli]' (for all parts: [all])")
     del rich, typer
+    from resrank.core.telemetry import no_telemetry
     from resrank.core.terminal import prepare_output
     from resrank.stack.cli.app import run
 
+    no_telemetry()  # for what libraries import by themselves, and for the processes that commands start
     prepare_output()
     return run()
 

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resrank.core.errors import StackError
+from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineKind
 from resrank.stack.triton_install import TritonInstall, find_triton
 
@@ -227,6 +228,7 @@ def cpu_has_bf16() -> bool:
     """
     if _cpu_features() & {"avx512_bf16", "amx_bf16"}:
         return True
+    no_telemetry()
     try:
         import openvino
     except ImportError:

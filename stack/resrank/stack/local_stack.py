@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -19,13 +20,17 @@ from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.export.manifest import read_manifest
 from resrank.stack.gpu import Machine
 from resrank.stack.ports import choose_ports
-from resrank.stack.process import ManagedProcess
+from resrank.stack.process import ManagedProcess, describe_exit
 from resrank.stack.repository_check import require_servable
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
 
 if TYPE_CHECKING:
     from resrank.stack.tuning.settings import TunedSettings
+
+DRAIN_S = 20.0
+"""How long requests under way may take to finish at a stop. With what ending the processes takes, a stop then stays
+within the 30 s that container platforms usually give."""
 
 _WATCH_S = 0.5
 _HEALTH_EVERY_S = 10.0
@@ -40,7 +45,8 @@ OnLine = Callable[[str, str], None]
 class LocalStack:
     """Starts both servers, says when they are ready, notices when one dies, and stops both.
 
-    Nothing is ever restarted: what died is reported with its last words.
+    Nothing is ever restarted: what died, or was stopped from outside, is reported with its last words. A model's
+    process counts as much as a server: requests to its model would wait for ever.
 
     Args:
         repository: Model repository as ``resrank export`` writes it.
@@ -57,6 +63,7 @@ class LocalStack:
     Attributes:
         triton: The Triton process.
         sidecar: The sidecar process.
+        encoder_sha256: The encoder of the repository, to which the index must belong.
 
     Raises:
         ManifestError: The repository has no readable manifest.
@@ -83,9 +90,11 @@ class LocalStack:
     ) -> None:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
-        self._encoder_sha256 = manifest.checkpoint.encoder_sha256
-        # All at once: no free port is one that another of the three is told to take.
-        retrieval_port, triton_port, metrics_port = choose_ports(host, retrieval_port, triton_port, metrics_port)
+        self.encoder_sha256 = manifest.checkpoint.encoder_sha256
+        # All at once: no free port is one that another of the four is told to take.
+        retrieval_port, triton_port, metrics_port, control_port = choose_ports(
+            host, retrieval_port, triton_port, metrics_port, None
+        )
         self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
         socket = retrieval_socket or self._own_socket
         self.sidecar = SidecarProcess(
@@ -103,6 +112,7 @@ class LocalStack:
                 host=host,
                 grpc_port=triton_port,
                 metrics_port=metrics_port,
+                control_port=control_port,
                 retrieval_socket=socket,
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),
@@ -156,8 +166,8 @@ class LocalStack:
         for process in self._processes:  # the one that was ready first may have died while the other loaded
             process.check_alive()
         index_encoder = self.sidecar.encoder_sha256()
-        if index_encoder and index_encoder != self._encoder_sha256:
-            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self._encoder_sha256)}")
+        if index_encoder and index_encoder != self.encoder_sha256:
+            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self.encoder_sha256)}")
         return True
 
     def watch(self, stop: threading.Event) -> None:
@@ -167,7 +177,8 @@ class LocalStack:
             stop: Set by the caller, for instance from a signal handler.
 
         Raises:
-            StackError: One of the processes ended or answers no more; the message has the last lines of its log.
+            StackError: One of the processes, Python models' among them, ended, was stopped or answers no more; the
+                message has the last lines of its log.
         """
         asked = time.monotonic()
         answered = dict.fromkeys(self._processes, asked)
@@ -187,19 +198,30 @@ class LocalStack:
                         f"Its last lines:\n{process.log_tail()}"
                     )
 
-    def stop(self, grace_s: float = 30.0) -> None:
-        """Drains and ends both, at the same time; harmless when repeated.
+    def stop(
+        self, *, drain_s: float = DRAIN_S, grace_s: float = 30.0, hurry: threading.Event | None = None
+    ) -> list[str]:
+        """Lets requests under way finish, then ends Triton, then the sidecar, which searches need; may be repeated.
 
         Args:
-            grace_s: Seconds after which what still runs is killed.
+            drain_s: Seconds that requests under way get.
+            grace_s: Seconds that a process then gets to end, before it is killed.
+            hurry: Does not wait for requests any more when set.
+
+        Returns:
+            A sentence for each thing that did not go as it should: requests cut off, a process that crashed.
         """
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.stop(grace_s)
+        remarks = []
+        if not self.triton.drain(drain_s, hurry):
+            remarks.append("requests were still under way when Triton was told to end")
+        for process in (self.triton, self.sidecar):
+            returncode = process.stop(grace_s)
+            if returncode not in (None, 0, -signal.SIGTERM):  # the last one: before it could be told to end otherwise
+                remarks.append(f"{process.name} {describe_exit(returncode)} while it was stopped")
         if self._own_socket is not None:  # a sidecar that was killed has left it
             shutil.rmtree(self._own_socket.parent, ignore_errors=True)
         self._discard_derived()
+        return remarks
 
     def _discard_derived(self) -> None:
         if self._derived is not None:

@@ -21,6 +21,7 @@ import psutil
 
 from resrank.core.errors import StackError
 from resrank.stack.log_follower import LogFollower
+from resrank.stack.standstill import Standstill
 
 _TAIL_BYTES = 64 * 1024
 _READY_POLL_S = 0.1
@@ -72,6 +73,7 @@ class ManagedProcess:
         self._follower: LogFollower | None = None
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._standstill: Standstill | None = None
         self._log: BinaryIO | None = None
         self._tail = b""
 
@@ -141,6 +143,7 @@ class ManagedProcess:
         except OSError as error:
             self._close_log()
             raise StackError(f"{self.name} could not be started: {error}") from error
+        self._standstill = Standstill(psutil.Process(self._process.pid))
         return self
 
     def is_ready(self) -> bool:
@@ -151,11 +154,15 @@ class ManagedProcess:
         """Does nothing while the child runs.
 
         Raises:
-            StackError: It has ended; the message has the last lines of its log.
+            StackError: It has ended or was stopped; the message has the last lines of its log.
         """
         returncode = self.returncode
         if returncode is not None:
             raise StackError(f"{self.name} {describe_exit(returncode)}. Its last lines:\n{self.log_tail()}")
+        if self._standstill is not None and self._standstill.lasts():
+            raise StackError(
+                f"{self.name} was stopped (SIGSTOP) and does not go on. Its last lines:\n{self.log_tail()}"
+            )
 
     def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
         """Waits until :meth:`is_ready`, for at most ``ready_timeout_s``.
@@ -186,6 +193,17 @@ class ManagedProcess:
         if self._process is not None and self.returncode is None:
             self._signal(signal.SIGTERM)
 
+    def kill(self) -> None:
+        """Ends the child and everything it started at once (SIGKILL); what waits for it learns that at once, too."""
+        process = self._process
+        if process is None:
+            return
+        with self._lock:
+            if process.returncode is None:
+                self._signal(signal.SIGKILL)
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+                self._reap()
+
     def stop(self, grace_s: float = 30.0) -> int | None:
         """Ends the child and everything it started; harmless when it has ended or was never started.
 
@@ -202,11 +220,7 @@ class ManagedProcess:
         deadline = time.monotonic() + grace_s
         while self.returncode is None and time.monotonic() < deadline:
             time.sleep(_EXIT_POLL_S)
-        with self._lock:
-            if process.returncode is None:
-                self._signal(signal.SIGKILL)
-                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-                self._reap()
+        self.kill()
         return process.returncode
 
     def log_tail(self, lines: int = 20) -> str:

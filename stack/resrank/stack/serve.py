@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from resrank.core.errors import StackError
 from resrank.core.names import Model
 from resrank.core.terminal import visible
 from resrank.stack.local_stack import LocalStack, OnLine
@@ -113,9 +114,10 @@ def serve(stack: LocalStack, console: Console) -> None:
         console: Where the endpoints are printed.
 
     Raises:
-        StackError: A process could not be started, or ended by itself. Both are stopped before this is raised.
+        StackError: A process could not be started, ended by itself, or crashed while it was stopped. Both are stopped
+            before this is raised.
     """
-    with _stop_signals() as stop:
+    with _stop_signals() as (stop, hurry):
         try:
             stack.start()
             if stack.wait_ready(stop):
@@ -123,7 +125,9 @@ def serve(stack: LocalStack, console: Console) -> None:
                 stack.watch(stop)
         finally:
             console.print("stopping …", style="dim")
-            stack.stop()
+            remarks = stack.stop(hurry=hurry)
+    if remarks:
+        raise StackError("the stop was not clean: " + "; ".join(remarks))
     console.print("stopped", style="dim")
 
 
@@ -139,16 +143,16 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of what they did before."""
-    stop = threading.Event()
+def _stop_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Events that the first and the second SIGINT or SIGTERM set instead of what they did before."""
+    stop, hurry = threading.Event(), threading.Event()
 
     def request_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
+        (hurry if stop.is_set() else stop).set()
 
     before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield stop, hurry
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

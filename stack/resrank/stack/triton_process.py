@@ -5,26 +5,41 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import threading
+import time
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 
-from resrank.core.addresses import NO_PROXY, bare_host, join_address
+from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import StackError
-from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, Model
+from resrank.core.server_tls import ServerTls
+from resrank.stack.model_processes import ModelProcesses
 from resrank.stack.plain_paths import PlainPaths
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
+from resrank.stack.triton_control import TritonControl
 from resrank.stack.triton_install import TritonInstall, find_triton
 
 _SHARED_MEMORY = Path("/dev/shm")
 _STUB_TIMEOUT_S = 300
 """How long Triton waits for a Python model to initialise. Its own 30 s are too few for compiling an engine."""
 
+RESTRICTED_PROTOCOLS = "shared-memory,model-repository,logging,trace"
+"""What no caller of gRPC needs, in the words of ``--grpc-restricted-protocol``. With a registered segment of shared
+memory a caller can have outputs written over those that Triton talks with its models through."""
+
+SHARED_MEMORY_PREFIX = "triton_python_backend_shm_region_"
+"""Triton 25.01 and later refuse to register segments whose names begin so."""
+
+_READY_S = 1.0
+_CONTROL_S = 5.0
+_DRAIN_POLL_S = 0.05
+
 SERVING_FLAGS = (
-    "--model-control-mode=none",
     "--disable-auto-complete-config",
     "--strict-readiness=true",
-    "--allow-http=false",
     f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
 )
 """How a repository that export wrote is served anywhere: the container image in ``deploy/docker`` has them too."""
@@ -33,22 +48,26 @@ SERVING_FLAGS = (
 class TritonProcess(ManagedProcess):
     """Starts Triton on a model repository, waits until every model is ready, and stops it without leftovers.
 
-    Models load once and are never polled or reloaded (``--model-control-mode=none``), configs are taken as written
-    (``--disable-auto-complete-config``), and readiness means that all models are ready. HTTP is off unless a port is
-    given. The Python backend's shared-memory segments get a prefix of this process's own, so that what a killed
-    server leaves in ``/dev/shm`` can be told from others' and removed.
+    Models load once, configs are taken as written (``--disable-auto-complete-config``), and readiness means that all
+    models are ready. Models can be unloaded (``--model-control-mode=explicit``), which is how requests under way are
+    let finish at a stop: by this object alone (:class:`~resrank.stack.triton_control.TritonControl`). gRPC refuses
+    :data:`RESTRICTED_PROTOCOLS` to everybody. The Python backend's shared-memory segments get a prefix of this
+    process's own, so that what a killed server leaves in ``/dev/shm`` can be told from others' and removed.
 
     Args:
         repository: Model repository folder.
         host: Address to listen on.
         grpc_port: Port for gRPC; a free one when None.
         metrics_port: Port for the Prometheus metrics; a free one when None.
+        control_port: Port on loopback by which this object steers the server; a free one when None.
+        tls: Certificates for gRPC; None for plain text.
+        metrics_host: Address for the metrics, which are never encrypted; ``host`` when None.
         retrieval_socket: Unix domain socket of the retrieval sidecar, for the ``search`` model; None for what the
             environment says.
         log_path: File for the server's log; an unnamed temporary file when None.
         on_line: Called with each line of the server's log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
-        exit_timeout_s: How long Triton lets requests in flight finish when it is told to end.
+        exit_timeout_s: How long Triton waits for its models to end when it is told to end.
         install: Which server to run; :func:`~resrank.stack.triton_install.find_triton` decides when None.
 
     Raises:
@@ -66,11 +85,14 @@ class TritonProcess(ManagedProcess):
         host: str = "127.0.0.1",
         grpc_port: int | None = None,
         metrics_port: int | None = None,
+        control_port: int | None = None,
+        tls: ServerTls | None = None,
+        metrics_host: str | None = None,
         retrieval_socket: Path | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
-        exit_timeout_s: int = 20,
+        exit_timeout_s: int = 10,
         install: TritonInstall | None = None,
     ) -> None:
         if not repository.is_dir():
@@ -79,8 +101,12 @@ class TritonProcess(ManagedProcess):
         self.repository = repository
         self._paths = PlainPaths()
         self.host = host
-        self.grpc_port, self.metrics_port = choose_ports(host, grpc_port, metrics_port)
-        self.shared_memory_prefix = f"resrank_{os.getpid()}_{secrets.token_hex(4)}_"
+        self.metrics_host = metrics_host or host
+        self.grpc_port, self.metrics_port, control_port = choose_ports(host, grpc_port, metrics_port, control_port)
+        self._tls = tls
+        self._control = TritonControl(control_port)
+        self.shared_memory_prefix = f"{SHARED_MEMORY_PREFIX}resrank_{os.getpid()}_{secrets.token_hex(4)}_"
+        self._models: ModelProcesses | None = None
         told = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
         super().__init__(
             "tritonserver",
@@ -100,30 +126,103 @@ class TritonProcess(ManagedProcess):
     @property
     def metrics_address(self) -> str:
         """``host:port`` of the Prometheus endpoint (``http://…/metrics``)."""
-        return join_address(self.host, self.metrics_port)
+        return join_address(self.metrics_host, self.metrics_port)
 
     def is_ready(self) -> bool:
-        """Whether the server and all its models are ready."""
-        import tritonclient.grpc as triton_grpc
+        """Whether the server and all its models are ready, and their processes run."""
+        return self._control.is_ready(_READY_S) and self._model_failure() is None
 
-        with triton_grpc.InferenceServerClient(self.grpc_address, channel_args=NO_PROXY) as client:
-            try:
-                return bool(client.is_server_ready(client_timeout=1.0))
-            except triton_grpc.InferenceServerException:  # not listening yet
-                return False
+    def check_alive(self) -> None:
+        """Does nothing while the server and, once all is loaded, the process of every Python model run.
+
+        Raises:
+            StackError: One has ended or was stopped; the message has the last lines of the log.
+        """
+        super().check_alive()
+        failure = self._model_failure()
+        if failure is not None:
+            raise StackError(f"{self.name}: {failure}. Its last lines:\n{self.log_tail()}")
+
+    def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
+        """See :meth:`ManagedProcess.wait_ready`; from then on the models' processes are watched."""
+        ready = super().wait_ready(cancelled)
+        if ready:
+            self._control.hide_key(self.pid)
+            self._models = ModelProcesses(self.pid)
+        return ready
+
+    def drain(self, limit_s: float, hurry: threading.Event | None = None) -> bool:
+        """Takes no more requests and lets those under way finish; the server is not ready from then on.
+
+        Models are unloaded, those that call others first: at a signal alone Triton 2.51 ends every ensemble at its
+        next step. New requests are told that the model has no versions, which clients of ours take for a server that
+        goes away.
+
+        Args:
+            limit_s: How long they may take together.
+            hurry: Ends the wait early when set.
+
+        Returns:
+            Whether nothing was cut off; of a server that was never ready, or whose model died, nothing is left to
+            finish.
+        """
+        if self._models is None or self.returncode is not None or self._model_failure() is not None:
+            return True
+        self._models = None  # from here on they end because they are told to
+        hurry = hurry or threading.Event()
+        deadline = time.monotonic() + limit_s
+        try:
+            return all(self._unload(models, deadline, hurry) for models in self._unloading_order())
+        except (OSError, HTTPException, StackError):
+            return False  # it has died or hangs, which the stop will tell
+
+    def stop(self, grace_s: float = 30.0) -> int | None:
+        """See :meth:`ManagedProcess.stop`. A server whose model died is killed: it would wait for the dead."""
+        if self._process is not None and self.returncode is None and self._model_failure() is not None:
+            self.kill()
+        return super().stop(grace_s)
+
+    def _unload(self, models: list[str], deadline: float, hurry: threading.Event) -> bool:
+        for model in models:
+            self._control.unload(model, _CONTROL_S)
+        while time.monotonic() < deadline and not hurry.wait(_DRAIN_POLL_S):
+            states = self._control.models(_CONTROL_S)
+            if not any(states.get(model) == "UNLOADING" for model in models):
+                return True
+        return False
+
+    def _unloading_order(self) -> list[list[str]]:
+        """The loaded models, callers before what they call: models that call models, ensembles, the rest."""
+        loaded = [model for model, state in self._control.models(_CONTROL_S).items() if state == "READY"]
+        callers = [model for model in loaded if model in (Model.SEARCH, Model.RERANK_TEXT)]
+        ensembles = self._control.ensembles(loaded, _CONTROL_S)
+        return [callers, ensembles, [model for model in loaded if model not in {*callers, *ensembles}]]
+
+    def _model_failure(self) -> str | None:
+        return None if self._models is None else self._models.failure()
 
     def _flags(self, exit_timeout_s: int) -> list[str]:
         flags = [
             f"--model-repository={self._paths.plain(self.repository)}",
             *SERVING_FLAGS,
+            "--model-control-mode=explicit",
+            "--load-model=*",
+            *self._control.flags,
+            # Nobody is ever told the key.
+            f"--grpc-restricted-protocol={RESTRICTED_PROTOCOLS}:{secrets.token_hex(8)}={secrets.token_hex(16)}",
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-address={join_address(self.host, self.grpc_port).rpartition(':')[0]}",
             f"--grpc-port={self.grpc_port}",
             # Its HTTP library tells an IPv6 address by this word before it (libevhtp, evhtp_bind_socket).
-            f"--metrics-address={'ipv6:' * (':' in self.host)}{bare_host(self.host)}",
+            f"--metrics-address={'ipv6:' * (':' in self.metrics_host)}{bare_host(self.metrics_host)}",
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
         ]
+        if self._tls is not None:
+            flags += ["--grpc-use-ssl=true", f"--grpc-server-cert={self._tls.certificate.absolute()}"]
+            flags.append(f"--grpc-server-key={self._tls.key.absolute()}")
+            if self._tls.client_ca is not None:
+                flags += ["--grpc-use-ssl-mutual=true", f"--grpc-root-cert={self._tls.client_ca.absolute()}"]
         if self.install.backend_directory is not None:
             flags.append(f"--backend-directory={self._paths.plain(self.install.backend_directory)}")
         return flags

@@ -50,7 +50,7 @@ class Served:
     family: list[psutil.Process]
 
     def segments(self) -> list[str]:
-        return [name for name in os.listdir("/dev/shm") if name.startswith(f"resrank_{self.process.pid}_")]
+        return [name for name in os.listdir("/dev/shm") if f"_resrank_{self.process.pid}_" in name]
 
     def member(self, part: str) -> psutil.Process:
         return next(process for process in self.family if part in " ".join(process.cmdline()))
@@ -144,6 +144,70 @@ def test_a_dead_server_ends_the_stack(exported: Path, tmp_path: Path, part: str,
         assert served.segments() == []
 
 
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "was stopped (SIGSTOP)")]
+)
+def test_a_dead_model_process_ends_the_stack_and_what_waits_for_it(
+    exported: Path, tmp_path: Path, number: signal.Signals, words: str
+) -> None:
+    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(1) as caller:
+        waiting = caller.submit(echo, served.triton, "slow")
+        time.sleep(0.5)
+        began = time.monotonic()
+        served.member("triton_python_backend_stub").send_signal(number)
+        assert isinstance(waiting.exception(timeout=60), triton_grpc.InferenceServerException)
+        assert time.monotonic() - began < 5
+        _, errors = served.process.communicate(timeout=60)
+        assert served.process.returncode == 1
+        assert f"Error: tritonserver: the process of model instance echo_0_0 {words}" in errors
+        assert served.gone(5)
+        assert served.segments() == []
+
+
+@pytest.mark.parametrize("part", ["resrank.retrieval", "bin/tritonserver"])
+def test_a_stopped_server_ends_the_stack(exported: Path, tmp_path: Path, part: str) -> None:
+    with serving(exported, tmp_path / "index") as served:
+        served.member(part).send_signal(signal.SIGSTOP)
+        _, errors = served.process.communicate(timeout=90)
+        assert served.process.returncode == 1
+        assert "was stopped (SIGSTOP) and does not go on. Its last lines:" in errors
+        assert served.gone(5)
+
+
+def test_what_does_not_finish_in_time_is_cut_off_and_said(exported: Path, tmp_path: Path) -> None:
+    with LocalStack(exported, tmp_path / "index") as stack, ThreadPoolExecutor(1) as caller:
+        waiting = caller.submit(echo, stack.triton.grpc_address, "slow")
+        time.sleep(0.5)
+        assert stack.stop(drain_s=0.2) == ["requests were still under way when Triton was told to end"]
+        assert waiting.exception(timeout=60) is None or "UNAVAILABLE" in str(waiting.exception())
+
+
+def test_a_process_that_crashes_while_it_is_stopped_is_said(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(1) as caller:
+        caller.submit(echo, served.triton, "slow")
+        time.sleep(0.5)
+        served.process.terminate()
+        time.sleep(0.5)
+        served.member("resrank.retrieval").send_signal(signal.SIGABRT)
+        _, errors = served.process.communicate(timeout=60)
+        assert served.process.returncode == 1
+        assert "the stop was not clean: retrieval sidecar was killed by SIGABRT while it was stopped" in errors
+
+
+def test_a_second_signal_waits_for_no_request(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(4) as caller:
+        # One after the other: 8 s of work.
+        for _ in range(4):
+            caller.submit(echo, served.triton, "slow")
+        time.sleep(0.5)
+        served.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        served.process.send_signal(signal.SIGINT)
+        _, errors = served.process.communicate(timeout=60)
+        assert served.process.returncode == 1
+        assert "requests were still under way when Triton was told to end" in errors
+
+
 def test_a_taken_port_is_named_before_anything_starts(exported: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -219,10 +283,9 @@ def test_a_server_that_hangs_ends_the_stack(exported: Path, tmp_path: Path, monk
     monkeypatch.setattr(local_stack, "_HEALTH_EVERY_S", 0.5)
     monkeypatch.setattr(local_stack, "_SILENCE_S", 2.0)
     with LocalStack(exported, tmp_path / "index") as stack:
-        os.kill(stack.sidecar.pid, signal.SIGSTOP)
+        monkeypatch.setattr(stack.sidecar, "is_ready", lambda: False)
         with pytest.raises(StackError, match="retrieval sidecar runs but has answered no health check"):
             stack.watch(threading.Event())
-        os.kill(stack.sidecar.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
@@ -69,7 +73,10 @@ def test_a_killed_server_leaves_nothing_behind(repository: Path) -> None:
 def test_a_killed_owner_takes_the_server_along(repository: Path) -> None:
     program = f"""
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 from resrank.stack.triton_process import TritonProcess
 with TritonProcess(Path({str(repository)!r})) as triton:
     print(triton.pid, triton.shared_memory_prefix, flush=True)
@@ -122,6 +129,86 @@ def test_two_servers_run_side_by_side(repository: Path) -> None:
     with TritonProcess(repository) as first, TritonProcess(repository) as second:
         assert echo(first.grpc_address, "a") == "a"
         assert echo(second.grpc_address, "b") == "b"
+
+
+@pytest.fixture
+def segment() -> Iterator[str]:
+    name = f"resrank_test_{secrets.token_hex(4)}"
+    Path("/dev/shm", name).write_bytes(bytes(64))
+    yield name
+    Path("/dev/shm", name).unlink()
+
+
+def test_what_only_its_owner_needs_is_refused_to_others(repository: Path, segment: str) -> None:
+    with TritonProcess(repository) as triton, triton_grpc.InferenceServerClient(triton.grpc_address) as client:
+        models_own = next(name for name in segments(triton.shared_memory_prefix))
+        for attempt in (
+            lambda: client.register_system_shared_memory("mine", f"/{segment}", 64),
+            lambda: client.register_system_shared_memory("theirs", f"/{models_own}", 64),
+            client.get_system_shared_memory_status,
+            lambda: client.register_cuda_shared_memory("gpu", b"", 0, 64),
+            lambda: client.update_log_settings({"log_verbose_level": 9}),
+            client.get_log_settings,
+            lambda: client.update_trace_settings(settings={"trace_level": ["TENSORS"]}),
+            lambda: client.load_model("echo"),
+            lambda: client.unload_model("echo"),
+            client.get_model_repository_index,
+        ):
+            with pytest.raises(triton_grpc.InferenceServerException, match="This protocol is restricted"):
+                attempt()
+        assert client.is_server_ready()
+        assert echo(triton.grpc_address, "a") == "a"
+
+
+def test_steering_takes_a_key_that_nobody_can_read(repository: Path, tmp_path: Path) -> None:
+    with TritonProcess(repository, log_path=tmp_path / "log") as triton:
+        listening = psutil.Process(triton.pid).net_connections("tcp")
+        (port,) = {connection.laddr.port for connection in listening} - {triton.grpc_port, triton.metrics_port}
+        assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
+        for path in ("/v2", "/v2/health/ready", "/v2/health/live", "/v2/models/echo/config", "/v2/models/stats"):
+            with pytest.raises(HTTPError, match="403"):
+                urlopen(f"http://127.0.0.1:{port}{path}", timeout=10)
+        for path in ("/v2/repository/index", "/v2/repository/models/echo/load", "/v2/models/echo/infer", "/v2/logging"):
+            with pytest.raises(HTTPError, match="403"):
+                urlopen(Request(f"http://127.0.0.1:{port}{path}", data=b"{}"), timeout=10)
+        (given,) = [word for word in triton.command if word.startswith("--http-restricted-api=")]
+        key = given.rpartition("=")[2]
+        assert len(key) == 32
+        assert key not in " ".join(psutil.Process(triton.pid).cmdline())
+        assert key not in (tmp_path / "log").read_text()
+
+
+def test_a_server_whose_model_died_is_not_ready_and_ends_at_once(repository: Path) -> None:
+    with TritonProcess(repository) as triton:
+        (stub,) = psutil.Process(triton.pid).children()
+        assert triton.is_ready()
+        stub.kill()
+        stub_gone = time.monotonic() + 5
+        while triton.is_ready():
+            assert time.monotonic() < stub_gone
+        began = time.monotonic()
+        triton.stop()
+        assert time.monotonic() - began < 5
+    assert segments(triton.shared_memory_prefix) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_images_health_check_notices_a_dead_model(repository: Path, number: signal.Signals) -> None:
+    check = Path(__file__).parents[3] / "deploy" / "docker" / "healthcheck"
+    with TritonProcess(repository) as triton:
+        program = (
+            check.read_text().replace("127.0.0.1:8001", triton.grpc_address).replace("/repository", str(repository))
+        )
+
+        def ask() -> subprocess.CompletedProcess[str]:
+            return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+        (stub,) = psutil.Process(triton.pid).children()
+        assert ask().returncode == 0
+        stub.send_signal(number)
+        asked = ask()
+        assert asked.returncode == 1
+        assert asked.stderr.startswith("healthcheck: the process of model instance")
 
 
 def test_the_log_goes_to_the_file(repository: Path, tmp_path: Path) -> None:

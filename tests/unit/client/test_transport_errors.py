@@ -53,7 +53,17 @@ def error_of(server: Server, code: StatusCode, details: str, deadline: Deadline 
         (TRITON, StatusCode.NOT_FOUND, "Request for unknown model: 'nope' is not found", ModelNotReadyError),
         (
             *(TRITON, StatusCode.UNAVAILABLE),
-            *("Request for unknown model: 'rerank' has no available versions", ModelNotReadyError),
+            *("Request for unknown model: 'rerank' has no available versions", ServerUnavailableError),
+        ),
+        (
+            *(TRITON, StatusCode.NOT_FOUND),
+            *("Request for unknown model: 'rerank' has no available versions", ServerUnavailableError),
+        ),
+        (
+            *(TRITON, StatusCode.UNAVAILABLE),
+            "in ensemble 'rerank', [request id: <id_unknown>] Server is stopping, scheduler for model has stopped "
+            "accepting new inference requests",
+            ServerUnavailableError,
         ),
         (TRITON, StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceededError),
         (TRITON, StatusCode.INVALID_ARGUMENT, "in ensemble 'rerank', QUERY: empty", InvalidInputError),

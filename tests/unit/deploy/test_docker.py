@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from resrank.core.errors import StackError
 from resrank.stack.ports import choose_ports
 from resrank.stack.triton_install import find_triton
-from resrank.stack.triton_process import SERVING_FLAGS
+from resrank.stack.triton_process import RESTRICTED_PROTOCOLS, SERVING_FLAGS
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "deploy" / "docker"
@@ -62,8 +62,8 @@ def test_it_does_not_run_as_root() -> None:
 
 
 def test_it_serves_as_resrank_serve_does() -> None:
-    program, *flags = command()
-    assert program == "tritonserver"
+    wrapper, program, *flags = command()
+    assert (wrapper, program) == ("restricted", "tritonserver")
     assert set(SERVING_FLAGS) < set(flags)
     given = dict(flag.partition("=")[::2] for flag in flags)
     assert given["--allow-http"] == "false"
@@ -71,6 +71,17 @@ def test_it_serves_as_resrank_serve_does() -> None:
     assert given["--metrics-address"] == "127.0.0.1"
     assert given["--model-repository"] == "/repository"
     assert arguments("EXPOSE") == [given["--grpc-port"]]
+
+
+def test_what_no_caller_needs_is_closed_with_a_new_key_each_time() -> None:
+    def started() -> list[str]:
+        told = subprocess.run([DOCKER / "restricted", "echo", "--a=b"], capture_output=True, text=True, check=True)
+        return told.stdout.split()
+
+    first, second = started(), started()
+    assert first[0] == second[0] == "--a=b"
+    assert re.fullmatch(f"--grpc-restricted-protocol={RESTRICTED_PROTOCOLS}:[0-9a-f]{{32}}=[0-9a-f]{{32}}", first[1])
+    assert first[1] != second[1]
 
 
 def test_triton_knows_every_flag() -> None:
@@ -86,7 +97,7 @@ def test_triton_knows_every_flag() -> None:
         env={**os.environ, **triton.environment},
     )
     known = set(re.findall(r"^\s*(--[\w-]+)", told.stdout + told.stderr, re.MULTILINE))
-    assert {flag.partition("=")[0] for flag in command()[1:]} <= known
+    assert {flag.partition("=")[0] for flag in command()[2:]} | {"--grpc-restricted-protocol"} <= known
 
 
 def test_the_context_holds_what_the_package_is_built_from() -> None:
@@ -118,17 +129,21 @@ def test_the_extras_exist() -> None:
 
 
 class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
-    def __init__(self, ready: bool) -> None:
+    def __init__(self, ready: bool, unready_model: str | None) -> None:
         self._ready = ready
+        self._unready_model = unready_model
 
     def ServerReady(self, request: object, context: object) -> service_pb2.ServerReadyResponse:
         return service_pb2.ServerReadyResponse(ready=self._ready)
 
+    def ModelReady(self, request: service_pb2.ModelReadyRequest, context: object) -> service_pb2.ModelReadyResponse:
+        return service_pb2.ModelReadyResponse(ready=request.name != self._unready_model)
+
 
 @contextmanager
-def serving(port: int, ready: bool) -> Iterator[None]:
+def serving(port: int, ready: bool, unready_model: str | None = None) -> Iterator[None]:
     server = grpc.server(ThreadPoolExecutor(1))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Server(ready), server)
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Server(ready, unready_model), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
@@ -158,6 +173,17 @@ def test_health_is_that_all_models_are_ready(healthcheck: ModuleType, ready: boo
     healthcheck.ADDRESS = f"127.0.0.1:{port}"
     with serving(port, ready):
         assert healthcheck.main() == status
+
+
+def test_a_model_that_is_not_ready_is_not_health(
+    healthcheck: ModuleType, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = choose_ports("127.0.0.1", None)
+    healthcheck.ADDRESS, healthcheck.REPOSITORY = f"127.0.0.1:{port}", repository
+    (repository / "reranker" / "config.pbtxt").touch()
+    with serving(port, ready=True, unready_model="reranker"):
+        assert healthcheck.main() == 1
+    assert capsys.readouterr().err == "healthcheck: model reranker is not ready\n"
 
 
 def test_nobody_who_answers_is_not_healthy(healthcheck: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
 
@@ -20,6 +21,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: ``onnxruntime`` is missing, the precision is not fp32, or the graph is refused.
         """
+        no_telemetry()
         try:
             import onnxruntime
         except ImportError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
 
@@ -26,6 +27,7 @@ class OpenVinoEngine:
         Raises:
             EngineError: ``openvino`` is missing, the CPU has no bf16, or the graph is refused.
         """
+        no_telemetry()
         try:
             import openvino
         except ImportError as error:
