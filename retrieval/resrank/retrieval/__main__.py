@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-from resrank.core.errors import ResRankError
+from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.server_tls import server_tls
 from resrank.retrieval.settings import SidecarSettings
 
 if __name__ == "__main__":
@@ -79,6 +80,32 @@ def main(
         float,
         typer.Option(envvar=f"{_PREFIX}DRAIN_S", min=0, help="Seconds that requests in flight get at a stop."),
     ] = _DEFAULTS.drain_s,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(envvar=f"{_PREFIX}TLS_CERTIFICATE", help="The port's certificate, a PEM file.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar=f"{_PREFIX}TLS_KEY", help="Its private key, a PEM file.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=f"{_PREFIX}TLS_CLIENT_CA",
+            help="Authorities of callers' certificates, a PEM file; callers then need one (mutual TLS).",
+        ),
+    ] = None,
+    bearer_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=f"{_PREFIX}BEARER_KEY_FILE",
+            help="File with the key that callers of the port must send, as `authorization: Bearer KEY`.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", envvar=f"{_PREFIX}INSECURE", help="Listen beyond loopback without TLS or without a key."
+        ),
+    ] = False,
     log_level: Annotated[str, typer.Option(envvar=f"{_PREFIX}LOG_LEVEL", help="debug, info, warning, error.")] = "info",
 ) -> None:
     """Serves one index folder over gRPC (resrank.retrieval.v1) until SIGTERM or SIGINT.
@@ -87,23 +114,31 @@ def main(
     """
     _log_to_stderr(log_level)
     try:
+        from resrank.retrieval.access import read_bearer_key
         from resrank.retrieval.server import serve
     except ModuleNotFoundError as error:
         if _package(error) not in _EXTRA:
             raise
         _missing(error)
 
-    settings = SidecarSettings(
-        index=index,
-        host=host,
-        port=port,
-        socket=socket,
-        dense_index=dense_index,
-        dense_search_parameters=dense_search_parameters,
-        search_threads=search_threads,
-        max_inflight=max_inflight,
-        drain_s=drain_s,
-    )
+    try:
+        settings = SidecarSettings(
+            index=index,
+            host=host,
+            port=port,
+            socket=socket,
+            dense_index=dense_index,
+            dense_search_parameters=dense_search_parameters,
+            search_threads=search_threads,
+            max_inflight=max_inflight,
+            drain_s=drain_s,
+            tls=server_tls(tls_certificate, tls_key, tls_client_ca),
+            bearer_key=None if bearer_key_file is None else read_bearer_key(bearer_key_file),
+            insecure=insecure,
+        )
+    except InvalidInputError as error:
+        print(f"resrank.retrieval: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
     try:
         asyncio.run(serve(settings))
     except ResRankError as error:

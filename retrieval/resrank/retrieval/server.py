@@ -16,6 +16,7 @@ from resrank.core.addresses import join_address
 from resrank.core.errors import RetrievalError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.retrieval.access import BearerInterceptor
 from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.service import RetrievalService
 from resrank.retrieval.settings import SidecarSettings
@@ -60,8 +61,9 @@ class SidecarServer:
         self._service = RetrievalService(
             self._store, search_threads=settings.search_threads, max_inflight=settings.max_inflight
         )
+        access = [] if settings.bearer_key is None else [BearerInterceptor(settings.bearer_key)]
         self._server = grpc.aio.server(
-            interceptors=[StatusInterceptor()],
+            interceptors=[*access, StatusInterceptor()],
             options=[
                 ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
@@ -76,7 +78,7 @@ class SidecarServer:
             self._server,
         )
         try:
-            port = self._server.add_insecure_port(join_address(settings.host, settings.port))
+            port = self._open_port(join_address(settings.host, settings.port))
             if self._socket is not None:
                 self._listen(self._socket)
             await self._server.start()
@@ -91,7 +93,15 @@ class SidecarServer:
         self._store.announce(self.address)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        logger.info("serving address=%s socket=%s index=%s", self.address, settings.socket, settings.index)
+        logger.info(
+            "serving address=%s tls=%s client_certificates=%s bearer_key=%s socket=%s index=%s",
+            self.address,
+            settings.tls is not None,
+            settings.tls is not None and settings.tls.client_ca is not None,
+            settings.bearer_key is not None,
+            settings.socket,
+            settings.index,
+        )
         return self
 
     async def __aexit__(
@@ -101,6 +111,17 @@ class SidecarServer:
         await self._health.enter_graceful_shutdown()
         await self._stop(grace_s=self._settings.drain_s)
         logger.info("stopped address=%s", self.address)
+
+    def _open_port(self, address: str) -> int:
+        tls = self._settings.tls
+        if tls is None:
+            return self._server.add_insecure_port(address)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+            root_certificates=None if tls.client_ca is None else tls.client_ca.read_bytes(),
+            require_client_auth=tls.client_ca is not None,
+        )
+        return self._server.add_secure_port(address, credentials)
 
     def _listen(self, socket: UnixSocket) -> None:
         with socket.claimed():

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resrank.core.server_tls import ServerTls, require_protection
+
 
 @dataclass(frozen=True, slots=True)
 class SidecarSettings:
@@ -21,6 +23,13 @@ class SidecarSettings:
         search_threads: Searches that run at once, one core each.
         max_inflight: Requests admitted at once; the next one is refused with ``RESOURCE_EXHAUSTED``.
         drain_s: Seconds that requests in flight get to finish when the sidecar is told to stop.
+        tls: Certificates for the port; None for plain text.
+        bearer_key: What callers of the port must send; None lets everybody in.
+        insecure: Whether it may listen beyond loopback without both.
+
+    Raises:
+        InvalidInputError: It would listen beyond loopback in plain text, or to callers who need no key and no
+            certificate.
     """
 
     index: Path
@@ -32,3 +41,15 @@ class SidecarSettings:
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_inflight: int = 64
     drain_s: float = 10.0
+    tls: ServerTls | None = None
+    bearer_key: str | None = field(default=None, repr=False)
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        require_protection(
+            self.host,
+            encrypted=self.tls is not None,
+            authenticated=self.bearer_key is not None or (self.tls is not None and self.tls.client_ca is not None),
+            remedy="give --tls-certificate and --tls-key, and --tls-client-ca or --bearer-key-file",
+            insecure=self.insecure,
+        )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from resrank.core.errors import StackError
 from resrank.core.limits import MAX_SOCKET_PATH_BYTES
+from resrank.core.server_tls import ServerTls, is_loopback, require_protection
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.export.manifest import read_manifest
 from resrank.stack.gpu import Machine
@@ -56,6 +57,10 @@ class LocalStack:
         metrics_port: Triton's metrics port; a free one when None.
         retrieval_port: The sidecar's gRPC port; a free one when None.
         retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
+        tls: Certificates for both gRPC ports; None for plain text.
+        bearer_key_file: File with the key that callers of the sidecar's port must send.
+        insecure: Whether both may listen beyond loopback without TLS or to callers without a certificate. Metrics,
+            which are never encrypted, stay on loopback else.
         log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
         on_line: Called with each line of both logs.
         tuned: Settings of this machine to serve it with, instead of the repository's own.
@@ -66,6 +71,7 @@ class LocalStack:
         encoder_sha256: The encoder of the repository, to which the index must belong.
 
     Raises:
+        InvalidInputError: It would listen beyond loopback unprotected.
         ManifestError: The repository has no readable manifest.
         StackError: This machine cannot serve the repository, a port is taken, or no Triton can be found.
 
@@ -84,10 +90,20 @@ class LocalStack:
         metrics_port: int | None = None,
         retrieval_port: int | None = None,
         retrieval_socket: Path | None = None,
+        tls: ServerTls | None = None,
+        bearer_key_file: Path | None = None,
+        insecure: bool = False,
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
         tuned: TunedSettings | None = None,
     ) -> None:
+        require_protection(
+            host,
+            encrypted=tls is not None,
+            authenticated=tls is not None and tls.client_ca is not None,
+            remedy="give --tls-certificate, --tls-key and --tls-client-ca",
+            insecure=insecure,
+        )
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
         self.encoder_sha256 = manifest.checkpoint.encoder_sha256
@@ -102,6 +118,9 @@ class LocalStack:
             host=host,
             port=retrieval_port,
             socket=socket,
+            tls=tls,
+            bearer_key_file=bearer_key_file,
+            insecure=insecure,
             log_path=None if log_dir is None else log_dir / "retrieval.log",
             on_line=None if on_line is None else lambda line: on_line("retrieval", line),
         )
@@ -113,6 +132,8 @@ class LocalStack:
                 grpc_port=triton_port,
                 metrics_port=metrics_port,
                 control_port=control_port,
+                tls=tls,
+                metrics_host=host if insecure or is_loopback(host) else "127.0.0.1",
                 retrieval_socket=socket,
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),

@@ -159,7 +159,7 @@ class ManagedProcess:
         returncode = self.returncode
         if returncode is not None:
             raise StackError(f"{self.name} {describe_exit(returncode)}. Its last lines:\n{self.log_tail()}")
-        if self._standstill is not None and self._standstill.lasts():
+        if self._stands_still():
             raise StackError(
                 f"{self.name} was stopped (SIGSTOP) and does not go on. Its last lines:\n{self.log_tail()}"
             )
@@ -216,6 +216,8 @@ class ManagedProcess:
         process = self._process
         if process is None:
             return None
+        if self.returncode is None and self._stands_still():
+            self.kill()  # it would not hear of anything else
         self.terminate()
         deadline = time.monotonic() + grace_s
         while self.returncode is None and time.monotonic() < deadline:
@@ -240,6 +242,12 @@ class ManagedProcess:
             process = self._started()
             if process.returncode is None:  # not reaped yet, so the id cannot belong to anybody else
                 process.send_signal(number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+
+    def _stands_still(self) -> bool:
+        try:
+            return self._standstill is not None and self._standstill.lasts()
+        except psutil.NoSuchProcess:
+            return False
 
     def _has_exited(self) -> bool:
         # WNOWAIT leaves the zombie in place: as long as it is there, nobody else can get the group's id.

@@ -12,6 +12,7 @@ import grpc
 
 from resrank.core.addresses import NO_PROXY, join_address
 from resrank.core.errors import StackError
+from resrank.core.server_tls import ServerTls
 from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
@@ -32,6 +33,9 @@ class SidecarProcess(ManagedProcess):
         host: Address to listen on.
         port: gRPC port; a free one when None.
         socket: Unix domain socket to listen on beside the port; None for the port alone.
+        tls: Certificates for the port, which takes a ``socket`` to ask it through; None for plain text.
+        bearer_key_file: File with the key that callers of the port must send, which takes a ``socket``, too.
+        insecure: Whether it may listen beyond loopback without TLS or without a way to tell callers apart.
         log_path: File for its log; an unnamed temporary file when None.
         on_line: Called with each line of its log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits. Opening a large index reads it.
@@ -47,6 +51,9 @@ class SidecarProcess(ManagedProcess):
         host: str = "127.0.0.1",
         port: int | None = None,
         socket: Path | None = None,
+        tls: ServerTls | None = None,
+        bearer_key_file: Path | None = None,
+        insecure: bool = False,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
@@ -63,6 +70,9 @@ class SidecarProcess(ManagedProcess):
                 *(sys.executable, "-m", "resrank.retrieval"),
                 *("--index", index.absolute(), "--host", host, "--port", str(self.port)),
                 *(() if socket is None else ("--socket", socket.absolute())),
+                *_tls_options(tls),
+                *(() if bearer_key_file is None else ("--bearer-key-file", bearer_key_file.absolute())),
+                *(("--insecure",) if insecure else ()),
             ],
             # A user's own tunables are left alone.
             environment={"GLIBC_TUNABLES": _HUGE_PAGES} | os.environ,
@@ -76,11 +86,16 @@ class SidecarProcess(ManagedProcess):
         """``host:port`` of the gRPC endpoint."""
         return join_address(self.host, self.port)
 
+    @property
+    def _own_target(self) -> str:
+        # Over the socket, which wants neither certificate nor key, where there is one.
+        return self.address if self.socket is None else f"unix:{self.socket.absolute()}"
+
     def is_ready(self) -> bool:
         """Whether its health service says ``SERVING``."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        with grpc.insecure_channel(self.address, NO_PROXY) as channel:
+        with grpc.insecure_channel(self._own_target, NO_PROXY) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
             except grpc.RpcError:  # not listening yet
@@ -93,7 +108,7 @@ class SidecarProcess(ManagedProcess):
         Raises:
             StackError: The sidecar does not answer.
         """
-        with grpc.insecure_channel(self.address, NO_PROXY) as channel:
+        with grpc.insecure_channel(self._own_target, NO_PROXY) as channel:
             try:
                 answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).Describe(
                     retrieval_pb2.DescribeRequest(), timeout=_DESCRIBE_S
@@ -101,3 +116,10 @@ class SidecarProcess(ManagedProcess):
             except grpc.RpcError as error:
                 raise StackError(f"{self.name} does not say what its index holds: {error.details()}") from error
         return str(answer.encoder_sha256)
+
+
+def _tls_options(tls: ServerTls | None) -> list[str | Path]:
+    if tls is None:
+        return []
+    client_ca: list[str | Path] = [] if tls.client_ca is None else ["--tls-client-ca", tls.client_ca.absolute()]
+    return ["--tls-certificate", tls.certificate.absolute(), "--tls-key", tls.key.absolute(), *client_ca]

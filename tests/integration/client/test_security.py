@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from resrank.client import ResRankClient, TlsConfig
+from resrank.client import TlsConfig
 from resrank.core.errors import InvalidInputError, ResRankError, ServerUnavailableError
 from resrank.stack.triton_process import TritonProcess
+from support.certificates import Certificates, make_certificates
 
 CANDIDATES = np.eye(4, dtype=np.float16)
 TELL = json.dumps({"tell": True})
@@ -23,58 +21,20 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ACCESS = {"triton-grpc-protocol-x-api-key": "s3cret"}
 
 
-@dataclass(frozen=True)
-class Certificates:
-    authority: Path
-    server: Path
-    server_key: Path
-    client: Path
-    client_key: Path
-
-    @property
-    def mutual(self) -> TlsConfig:
-        return TlsConfig(self.authority, self.client, self.client_key)
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificates of this test and is not installed")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test authority", "-days", "2")
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    for name in ("server", "client"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-out", f"{name}.pem", "-days", "2", "-extfile", "san"),
-        )
-    return Certificates(*(folder / name for name in ("ca.pem", "server.pem", "server.key", "client.pem", "client.key")))
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 class SecureTriton(TritonProcess):
     """Demands a client certificate, and a header for inference."""
 
     def __init__(self, repository: Path, certificates: Certificates) -> None:
-        super().__init__(repository)
-        self._tls = certificates.mutual
+        super().__init__(repository, tls=certificates.served)
         self.command += [
-            *("--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"),
-            f"--grpc-server-cert={certificates.server}",
-            f"--grpc-server-key={certificates.server_key}",
-            f"--grpc-root-cert={certificates.authority}",
             "--grpc-restricted-protocol=inference:x-api-key=s3cret",
             "--grpc-header-forward-pattern=.*",
         ]
-
-    def is_ready(self) -> bool:
-        with ResRankClient(self.grpc_address, tls=self._tls) as client:
-            return client.health(timeout_s=1.0).ready
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +70,13 @@ def test_without_the_header_access_is_refused_and_not_retried(
 def test_a_client_without_a_certificate_reaches_no_server(
     make: Any, secure: TritonProcess, certificates: Certificates
 ) -> None:
-    for tls in (None, TlsConfig(root_certificates=certificates.authority), TlsConfig()):
+    for tls in (
+        None,
+        TlsConfig(root_certificates=certificates.authority),
+        TlsConfig(),
+        certificates.of("stranger"),
+        certificates.of("expired"),
+    ):
         with pytest.raises(ServerUnavailableError):
             make(secure.grpc_address, tls=tls, headers=ACCESS, max_attempts=1).rerank("query", CANDIDATES)
 

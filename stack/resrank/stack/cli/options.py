@@ -23,7 +23,7 @@ HostOption = Annotated[
     typer.Option(
         "--host",
         envvar="RESRANK_HOST",
-        help="Address to listen on, IPv6 with brackets or without. Beyond loopback, use TLS in front.",
+        help="Address to listen on, IPv6 with brackets or without. Beyond loopback, TLS is required.",
     ),
 ]
 TritonPortOption = Annotated[

@@ -36,6 +36,33 @@ def serve(
     metrics_port: MetricsPortOption = METRICS_PORT,
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
     retrieval_socket: RetrievalSocketOption = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="RESRANK_TLS_CERTIFICATE", help="Certificate of both gRPC ports, a PEM file."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="RESRANK_TLS_KEY", help="Its private key, a PEM file.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RESRANK_TLS_CLIENT_CA",
+            help="Authorities of callers' certificates, a PEM file; callers then need one (mutual TLS).",
+        ),
+    ] = None,
+    bearer_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RESRANK_BEARER_KEY_FILE",
+            help="File with the key that callers of the sidecar must send, as `authorization: Bearer KEY`.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            envvar="RESRANK_INSECURE",
+            help="Listen beyond loopback without TLS or to callers without a certificate.",
+        ),
+    ] = False,
     log_dir: Annotated[
         Path | None,
         typer.Option(envvar="RESRANK_LOG_DIR", help="Keep triton.log and retrieval.log in this folder too."),
@@ -55,9 +82,11 @@ def serve(
     What `--tune` finds is kept below `~/.cache/resrank/tuned` (`XDG_CACHE_HOME`) for this repository and this machine,
     and applied by every later `serve` of the two; the repository itself is never changed.
 
-    Both logs are followed here. Nothing is restarted: when one of the two dies, the other is stopped, and the
-    command fails with the last lines of the dead one's log.
+    Both logs are followed here. Nothing is restarted: when a server or the process of a model dies or is stopped, all
+    is ended, and the command fails with the last lines of its log. At a signal requests under way get 20 seconds to
+    finish, at a second one none.
     """
+    from resrank.core.server_tls import server_tls
     from resrank.stack.local_stack import LocalStack
     from resrank.stack.serve import log_printer, tuned_settings
     from resrank.stack.serve import serve as run
@@ -72,6 +101,9 @@ def serve(
         metrics_port=metrics_port,
         retrieval_port=retrieval_port,
         retrieval_socket=retrieval_socket,
+        tls=server_tls(tls_certificate, tls_key, tls_client_ca),
+        bearer_key_file=bearer_key_file,
+        insecure=insecure,
         log_dir=log_dir,
         on_line=log_printer(console),
         tuned=settings,
