@@ -18,7 +18,7 @@ import gevent  # noqa: E402
 import numpy as np  # noqa: E402
 
 from resrank.core.errors import DeadlineExceededError  # noqa: E402
-from resrank.loadtest.callers import Call  # noqa: E402
+from resrank.loadtest.callers import DrawnCall  # noqa: E402
 from resrank.loadtest.kinds import CallKind  # noqa: E402
 from resrank.loadtest.run import ScenarioRun  # noqa: E402
 from resrank.loadtest.scenario import load_scenario  # noqa: E402
@@ -34,8 +34,8 @@ def main(scenario: Path, stall_from: float, stall_to: float, *, heeds: bool) -> 
         if wait > budget:
             raise DeadlineExceededError("the server stood still")
 
-    def draw(_: np.random.Generator) -> Call:
-        return Call(CallKind.EMBED, make)
+    def draw(_: np.random.Generator) -> DrawnCall:
+        return DrawnCall(CallKind.EMBED, make)
 
     callers: Any = SimpleNamespace(draw=draw)
     run = ScenarioRun(load_scenario(scenario), callers, metrics_url=None)

@@ -14,13 +14,13 @@ from scipy.stats import kendalltau
 
 from resrank.benchmarks.corpus_sample import QUERIES
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.client import ResRankClient
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, Norm
 from resrank.core.corpus import check_corpus, read_passages
 from resrank.core.names import Model, Tensor
+from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, ranking, score
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank.serving.engines import load_engine
@@ -42,7 +42,7 @@ def run(
     *,
     runs: int = 3,
     counts: tuple[int, ...] = COUNTS,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Study:
     """Measures one call of the client for lists of growing length, passages in the order of their cosines.
 
@@ -53,7 +53,7 @@ def run(
         corpus: JSON lines as BEIR has them.
         runs: Timed calls for each length below 1,000; longer lists are timed once.
         counts: The lengths, ascending.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds by length, and up to 1,000 Kendall's tau between the merged order and that of one long pass through
@@ -66,18 +66,18 @@ def run(
     """
     query = QUERIES[0]
     size = deployment.spec.reranker.max_passages
-    progress("starting Triton")
+    notify("starting Triton")
     with (
         TritonProcess(deployment.repository) as triton,
         ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client,
     ):
-        progress("embedding the corpus")
+        notify("embedding the corpus")
         candidates = _candidates(client, corpus, query, counts[-1])
         client.rerank(query, candidates[: 2 * size])  # warm-up
         spent: list[list[float]] = []
         merged: list[Float32] = []
         for count in counts:
-            progress(f"timing {count} candidates")
+            notify(f"timing {count} candidates")
             times = []
             for _ in range(1 if count >= _LONG_RUNS_FROM else runs):
                 started = time.perf_counter()
@@ -94,7 +94,7 @@ def run(
         tau: float | None = None
         common: float | None = None
         if count <= LONGEST_PASS and long_pass.fits(count):
-            progress(f"one pass over {count} candidates")
+            notify(f"one pass over {count} candidates")
             whole = long_pass.scores(candidates[:count])
             tau = float(kendalltau(scores, whole).statistic)
             common = len({*ranking(scores)[:_TOP].tolist()} & {*ranking(whole)[:_TOP].tolist()})

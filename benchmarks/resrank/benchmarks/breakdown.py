@@ -14,7 +14,6 @@ import grpc
 from resrank.benchmarks.clustered_vectors import clustered_vectors
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.index_sides import upserts
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import Side
 from resrank.benchmarks.study import Plot, PlotKind, Series, Study
 from resrank.benchmarks.time_parts import PARTS, ClientTime, time_parts
@@ -25,6 +24,7 @@ from resrank.client.calls import Call, Server
 from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.stack.local_stack import LocalStack
 
@@ -63,7 +63,7 @@ def run(
     *,
     indexed: int = INDEXED,
     requests: int = REQUESTS,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Study:
     """Measures requests one at a time, 100 candidates each, and asks Triton what it did meanwhile.
 
@@ -71,7 +71,7 @@ def run(
         deployment: What is served.
         indexed: Vectors in the index that is searched.
         requests: Of each kind.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Mean milliseconds of each part of ``rerank`` and of a dense ``search``.
@@ -83,7 +83,7 @@ def run(
     workload = rerank_workload(deployment)
     vectors = clustered_vectors(indexed, deployment.spec.encoder.embedding_dim, 1).passages
     residual = deployment.spec.fusion.query_residual
-    progress("starting Triton and the sidecar")
+    notify("starting Triton and the sidecar")
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalStack(
@@ -92,7 +92,7 @@ def run(
         TimedClient(stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_TIMEOUT_S) as client,
     ):
         metrics = f"http://{stack.triton.metrics_address}/metrics"
-        progress(f"storing {indexed} vectors")
+        notify(f"storing {indexed} vectors")
         with grpc.insecure_channel(
             stack.sidecar.address, [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
         ) as channel:
@@ -109,7 +109,7 @@ def run(
             ),
         }
         for name, (request, ensembles) in kinds.items():
-            progress(f"{requests} times {name}")
+            notify(f"{requests} times {name}")
             for _ in range(_WARM_UP):
                 request()
             before, spent_before = read_times(metrics), dict(client.spent_s)

@@ -9,11 +9,11 @@ import numpy as np
 
 from resrank.benchmarks.corpus_sample import QUERIES, passage_texts
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Side
 from resrank.benchmarks.study import Study
 from resrank.client import RerankResult, ResRankClient
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.stack.triton_process import TritonProcess
 
 PASSAGES = 50
@@ -25,7 +25,7 @@ _WARM_UP = 1
 _SCORE_TOLERANCE = 1e-3
 
 
-def run(deployment: Deployment, *, runs: int = 8, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, *, runs: int = 8, notify: Notify = lambda _: None) -> Study:
     """Measures ``rerank_text`` of 50 passages, one request at a time.
 
     The baseline is ``rerank`` with the vectors at hand, which is what a perfect cache would come to.
@@ -33,7 +33,7 @@ def run(deployment: Deployment, *, runs: int = 8, progress: Progress = lambda _:
     Args:
         deployment: What is served.
         runs: Timed requests of each side and length.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds by length of the passages.
@@ -43,7 +43,7 @@ def run(deployment: Deployment, *, runs: int = 8, progress: Progress = lambda _:
         StackError: Triton cannot be started.
     """
     rows: list[tuple[str | float | None, ...]] = []
-    progress("starting Triton")
+    notify("starting Triton")
     with (
         TritonProcess(deployment.repository) as triton,
         ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client,
@@ -53,7 +53,7 @@ def run(deployment: Deployment, *, runs: int = 8, progress: Progress = lambda _:
             texts = [passage_texts(PASSAGES, words, seed=1000 * words + number) for number in range(_WARM_UP + runs)]
             vectors = [client.embed_passages(own, truncate=True) for own in texts]
 
-            progress(f"{words} words: timing {runs} requests of each")
+            notify(f"{words} words: timing {runs} requests of each")
             spent: dict[str, list[float]] = {label: [] for label in (_FIRST, _SECOND, _VECTORS)}
             for number, (own, known) in enumerate(zip(texts, vectors, strict=True)):
                 # Not another side first in each round: of the same passages, the first time comes before the second.

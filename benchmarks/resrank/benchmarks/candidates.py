@@ -8,12 +8,12 @@ import numpy as np
 
 from resrank.benchmarks.bounded_rounds import BoundedRounds
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.latency_table import SPREAD, latency_columns, latency_plot, latency_rows, text_notes
 from resrank.benchmarks.measurement import Bound, Measurement, Side
 from resrank.benchmarks.passage_texts import PassageTexts
 from resrank.benchmarks.rerankers import INFINITY, LISTWISE, SENTENCE_TRANSFORMERS, STACK, rerankers
 from resrank.benchmarks.study import Study
+from resrank.core.progress import Notify
 
 COUNTS = (10, 20, 50, 100, 200, 500, 1000)
 TOKENS = 128
@@ -25,14 +25,14 @@ _MOST_RUNS = 10
 _DISTINCT = 200  # vectors are encoded once and repeated: reranking them costs the same
 
 
-def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Notify = lambda _: None) -> Study:
     """Measures 10 to 1000 candidates of 128 tokens, all sides call by call in turn.
 
     Args:
         deployment: What is served.
         corpus: Where the passages' text comes from.
         environments: Where infinity-emb's environment is.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of each side and count, and the ratios at 100 candidates.
@@ -44,11 +44,11 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
     texts = PassageTexts(deployment, corpus).of_length(TOKENS, max(COUNTS))
     rounds = BoundedRounds(_MOST_RUNS)
     found: dict[int, dict[str, Side | None]] = {}
-    with rerankers(deployment, environments, progress) as sides:
-        progress(f"encoding {_DISTINCT} passages of {TOKENS} tokens")
+    with rerankers(deployment, environments, notify) as sides:
+        notify(f"encoding {_DISTINCT} passages of {TOKENS} tokens")
         vectors = np.resize(sides.vectors(texts[:_DISTINCT]), (max(COUNTS), deployment.spec.encoder.embedding_dim))
         for count in COUNTS:
-            progress(f"{count} candidates")
+            notify(f"{count} candidates")
             found[count] = rounds.measure(sides.contenders(texts[:count], vectors[:count]))
         facts = {
             **sides.facts,

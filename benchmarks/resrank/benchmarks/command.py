@@ -67,7 +67,7 @@ def bench(
     report = run_benchmarks(
         names or [],
         Setting(repository, checkpoint, corpus, full, minutes, environments),
-        progress=lambda step: notes.print(f"{step} …", style="dim", markup=False),
+        notify=lambda step: notes.print(f"{step} …", style="dim", markup=False),
         finished=None if documents is None else documents.write,
     )
     if output is Output.JSON:

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.load import Load, closed_loop
 from resrank.benchmarks.measurement import Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.workload import RerankWorkload, rerank_workload
 from resrank.client import AsyncResRankClient
 from resrank.core.names import Model
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.core.progress import Notify
+from resrank.loadtest.kinds import CallKind
 from resrank.serving.engines import Engine, load_engine
 from resrank.stack.triton_process import TritonProcess
 
@@ -39,7 +40,7 @@ def run(
     *,
     callers: Sequence[int] = CALLERS,
     rounds: int = _ROUNDS,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Study:
     """Measures answers a second for a 24-token query and 100 candidates, embeddings given.
 
@@ -50,7 +51,7 @@ def run(
         deployment: What is served.
         callers: Numbers of callers at once; the judged one is added.
         rounds: Of the judged comparison.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Raises:
         BenchmarkError: The checkpoint is too small for the request.
@@ -58,15 +59,15 @@ def run(
         StackError: Triton cannot be started.
     """
     workload = rerank_workload(deployment)
-    progress("loading the engines")
+    notify("loading the engines")
     engines = EnginesAlone(deployment, workload)
-    progress(f"timing the engines alone at {', '.join(map(str, BATCHES))} rows")
+    notify(f"timing the engines alone at {', '.join(map(str, BATCHES))} rows")
     alone = {rows: engines.rows_per_s(rows, _BATCH_S) for rows in BATCHES}
     best = max(alone, key=lambda rows: alone[rows])
-    progress("starting Triton")
+    notify("starting Triton")
     with TritonProcess(deployment.repository) as triton:
         levels, ensemble, direct = asyncio.run(
-            _measure(triton.grpc_address, workload, engines, best, callers, rounds, progress)
+            _measure(triton.grpc_address, workload, engines, best, callers, rounds, notify)
         )
     measurement = Measurement(
         name="concurrency",
@@ -130,7 +131,7 @@ async def _measure(
     best: int,
     callers: Sequence[int],
     rounds: int,
-    progress: Progress,
+    notify: Notify,
 ) -> tuple[dict[int, Load], list[float], list[float]]:
     async with AsyncResRankClient(address, timeout_s=_TIMEOUT_S) as client:
 
@@ -142,12 +143,12 @@ async def _measure(
         per_round = int(warm.answered_per_s * _ROUND_S)
         levels: dict[int, Load] = {}
         for number in callers:
-            progress(f"{number} callers")
+            notify(f"{number} callers")
             levels[number] = await closed_loop(send, callers=number, requests=max(per_level, 2 * number))
         ensemble: list[float] = []
         direct: list[float] = []
         for turn in range(1, rounds + 1):
-            progress(f"round {turn} of {rounds}: {JUDGED} callers, then the engines alone")
+            notify(f"round {turn} of {rounds}: {JUDGED} callers, then the engines alone")
             load = await closed_loop(send, callers=JUDGED, requests=max(per_round, 4 * JUDGED))
             ensemble.append(load.answered_per_s)
             direct.append(engines.rows_per_s(best, _ROUND_S))  # Triton idles meanwhile: nothing is in flight

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from resrank.benchmarks.clustered_vectors import ClusteredVectors, clustered_vectors, nearest, recall
 from resrank.benchmarks.index_sides import ChildSide, IndexKind, IndexSide, SidecarSide
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import Side
 from resrank.benchmarks.study import Plot, Series, Study
+from resrank.core.progress import Notify
 
 SIZES = (10_000, 100_000)
 FULL_SIZE = 1_000_000
@@ -30,7 +30,7 @@ _MILVUS_BOUND = 100_000  # it inserts some thousand vectors a second
 
 
 def run(
-    *, full: bool = False, sizes: tuple[int, ...] = SIZES, d: int = DIMENSION, progress: Progress = lambda _: None
+    *, full: bool = False, sizes: tuple[int, ...] = SIZES, d: int = DIMENSION, notify: Notify = lambda _: None
 ) -> Study:
     """Measures latency, recall, memory and build time of Flat, HNSW and IVF.
 
@@ -38,7 +38,7 @@ def run(
         full: Whether to add a million vectors, which takes half an hour and some GB.
         sizes: Vectors in each corpus.
         d: Their dimension.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         One row a corpus, kind and side.
@@ -49,22 +49,22 @@ def run(
     """
     found: dict[tuple[int, str, str], tuple[Side, float, float, float]] = {}
     for size in (*sizes, FULL_SIZE) if full else sizes:
-        progress(f"drawing {size} vectors")
+        notify(f"drawing {size} vectors")
         vectors = clustered_vectors(size, d, QUERIES)
         exact = nearest(vectors, K)
         kinds = index_kinds(size)
         with ChildSide("faiss", vectors.passages, vectors.queries, kinds) as faiss:
             for kind in kinds:
-                progress(f"{size} vectors, {kind.name}: building")
+                notify(f"{size} vectors, {kind.name}: building")
                 faiss.build(kind)
                 with SidecarSide(vectors.passages, vectors.queries, kind) as sidecar:
                     for label, figures in _measure({SIDECAR: sidecar, FAISS: faiss}, vectors, exact).items():
                         found[size, kind.name, label] = figures
         if size <= _MILVUS_BOUND:
-            progress(f"{size} vectors: filling milvus-lite")
+            notify(f"{size} vectors: filling milvus-lite")
             with ChildSide("milvus", vectors.passages, vectors.queries, kinds) as milvus:
                 for kind in kinds:
-                    progress(f"{size} vectors, {kind.name}: milvus-lite")
+                    notify(f"{size} vectors, {kind.name}: milvus-lite")
                     milvus.build(kind)
                     found[size, kind.name, MILVUS] = _measure({MILVUS: milvus}, vectors, exact)[MILVUS]
     return Study(

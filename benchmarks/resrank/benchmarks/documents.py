@@ -9,7 +9,7 @@ from pathlib import Path
 from resrank.benchmarks.figures import figure
 from resrank.benchmarks.measurement import BenchmarkError, Measurement
 from resrank.benchmarks.plots import draw
-from resrank.benchmarks.report import Outcome, Report, judged
+from resrank.benchmarks.report import Finding, Report, judged
 from resrank.benchmarks.study import Study
 
 
@@ -60,7 +60,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*lines, f"*{report.machine.line}; {report.machine.versions_line}.*", ""])
 
 
-def _section(outcome: Outcome) -> Iterator[str]:
+def _section(outcome: Finding) -> Iterator[str]:
     if isinstance(outcome, Study):
         numeric = [outcome.is_numeric(number) for number in range(len(outcome.columns))]
         yield f"**{outcome.title}**"
@@ -73,7 +73,7 @@ def _section(outcome: Outcome) -> Iterator[str]:
         for note in outcome.notes:
             yield note
             yield ""
-    told: tuple[Outcome, ...] = (outcome,) if isinstance(outcome, Measurement) else (outcome, *outcome.measurements)
+    told: tuple[Finding, ...] = (outcome,) if isinstance(outcome, Measurement) else (outcome, *outcome.measurements)
     for each in told:
         if each.facts:
             facts = ", ".join(f"{name} {figure(value)}" for name, value in each.facts.items())

@@ -15,7 +15,7 @@ import torch
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.indexing import sentence_transformer
 from resrank.benchmarks.infinity import InfinityClient, InfinityServer, export_for_optimum, infinity_version
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Study
 from resrank.benchmarks.text_models import write_sentence_transformer
@@ -24,6 +24,7 @@ from resrank.core.checkpoint import ENCODER_DIR
 from resrank.core.corpus import read_passages
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, normalize
 from resrank.core.tokenization import EncoderTokenizer
 from resrank.model.quiet import quiet_transformers
@@ -45,14 +46,14 @@ _LEAST_COSINE = 0.99  # the export's parity gate is stricter; this only sees tha
 _TIMEOUT_S = 300.0
 
 
-def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Notify = lambda _: None) -> Study:
     """Measures passages per second of one call with 256 passages of a corpus, all sides call by call in turn.
 
     Args:
         deployment: What encodes.
         corpus: Where the passages come from.
         environments: Where infinity-emb's environment is.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Passages per second of each side; the ratios to sentence-transformers and to infinity-emb's faster engine.
@@ -71,19 +72,19 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
         with ExitStack() as stack:
             version = infinity_version(environments)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            progress("writing the encoder for the other sides")
+            notify("writing the encoder for the other sides")
             write_sentence_transformer(deployment, folder / "torch")
             export_for_optimum(environments, folder / "torch", folder / "optimum")
             with quiet_transformers():
                 model = sentence_transformer(deployment)
             sides: dict[str, Callable[[Sequence[str]], Float32]] = {}
-            progress("starting Triton")
+            notify("starting Triton")
             triton = stack.enter_context(TritonProcess(deployment.repository))
             client = stack.enter_context(ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S))
             sides[STACK] = lambda _: client.embed_passages(texts, truncate=True)
             sides[SENTENCE_TRANSFORMERS] = lambda given: model.encode(list(given), batch_size=_BATCH_SIZE)
             for label, engine in ((INFINITY_TORCH, "torch"), (INFINITY_OPTIMUM, "optimum")):
-                progress(f"starting {label}")
+                notify(f"starting {label}")
                 server = stack.enter_context(
                     InfinityServer(
                         environments, {_MODEL: folder / engine}, threads=threads, engine=engine, pooling=pooling
@@ -92,7 +93,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
                 infinity = InfinityClient(server)
                 sides[label] = partial(infinity.embed, _MODEL)
             _require_equal({label: encode(instructed) for label, encode in sides.items()})
-            progress(f"{ROUNDS} rounds of {len(texts)} passages")
+            notify(f"{ROUNDS} rounds of {len(texts)} passages")
             spent = interleave(
                 {label: partial(_encode, encode, instructed) for label, encode in sides.items()},
                 runs=ROUNDS,

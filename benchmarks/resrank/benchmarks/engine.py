@@ -7,10 +7,11 @@ from dataclasses import replace
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.flops import reranker_size
 from resrank.benchmarks.gemm_peak import gemm_peak_gflops
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import Bound, Measurement, Side
 from resrank.benchmarks.workload import rerank_workload
 from resrank.core.names import Model, Tensor
+from resrank.core.progress import Notify
 from resrank.serving.engines import EngineKind, EngineOptions, Precision, load_engine
 from resrank.stack.machine import describe_machine
 
@@ -20,13 +21,13 @@ TARGET_WITHOUT_BF16 = 1.0
 _PAUSE_S = 0.01  # ONNX Runtime's threads spin for some milliseconds after a pass
 
 
-def run(deployment: Deployment, *, runs: int = 30, progress: Progress = lambda _: None) -> Measurement:
+def run(deployment: Deployment, *, runs: int = 30, notify: Notify = lambda _: None) -> Measurement:
     """Measures one pass over a 24-token query and 100 candidates.
 
     Args:
         deployment: Whose engine.
         runs: Timed passes of each side.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of both, and the arithmetic achieved against the peak of this machine's matrix products.
@@ -43,10 +44,10 @@ def run(deployment: Deployment, *, runs: int = 30, progress: Progress = lambda _
     # Engines have their own idea of "all cores"; a number leaves none.
     chosen = replace(chosen, threads=chosen.threads or machine.cores)
     reference = EngineOptions(EngineKind.ONNXRUNTIME, Precision.FP32, chosen.threads)
-    progress("loading the engines")
+    notify("loading the engines")
     engine = load_engine(deployment.graph(Model.RERANKER), chosen)
     runtime = load_engine(deployment.graph(Model.RERANKER), reference)
-    progress(f"timing {runs} passes of each")
+    notify(f"timing {runs} passes of each")
     spent = interleave(
         {
             f"{chosen.kind.value} {chosen.precision.value}": lambda _: engine.run(served),
@@ -57,7 +58,7 @@ def run(deployment: Deployment, *, runs: int = 30, progress: Progress = lambda _
         pause_s=_PAUSE_S,
     )
     ours, theirs = (Side.of(label, times) for label, times in spent.items())
-    progress("measuring the peak of matrix products")
+    notify("measuring the peak of matrix products")
     gflop = reranker_size(deployment).flops(inputs[Tensor.INPUT_IDS].shape[1]) / 1e9
     achieved = gflop / ours.median * 1e3
     precisions = (Precision.FP32, Precision.BF16) if machine.bf16 else (Precision.FP32,)

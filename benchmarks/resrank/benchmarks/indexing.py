@@ -14,7 +14,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.client import AsyncResRankClient, ResRankClient
 from resrank.client.index_build import fill_index
@@ -23,6 +22,7 @@ from resrank.core.checkpoint import ENCODER_DIR, Norm
 from resrank.core.corpus import Passage, check_corpus, read_passages
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, normalize
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -41,7 +41,7 @@ _LEAST_COSINE = 0.99  # the export's parity gate is stricter; this only sees tha
 _TIMEOUT_S = 300.0
 
 
-def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Progress = lambda _: None) -> Measurement:
+def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, notify: Notify = lambda _: None) -> Measurement:
     """Measures passages per second, each side over the whole corpus, in turn.
 
     Ours is all that ``index build`` does once the file is checked: reading, tokenizing and encoding through Triton,
@@ -51,7 +51,7 @@ def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Prog
         deployment: What encodes.
         corpus: JSON lines as BEIR has them.
         rounds: Passes of each side over the corpus, each into a new index.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Passages per second of both sides.
@@ -65,23 +65,23 @@ def run(deployment: Deployment, corpus: Path, *, rounds: int = 2, progress: Prog
     passages = [passage for passage in read_passages(corpus) if passage.line not in repeated]
     threads = deployment.engine_options(Model.ENCODER).threads or usable_cores()
     texts = [deployment.spec.encoder.passage_instruction + passage.encoder_text for passage in passages]
-    progress("loading sentence-transformers")
+    notify("loading sentence-transformers")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     speeds: dict[str, list[float]] = {"index build": [], "sentence-transformers": []}
     try:
         with quiet_transformers():
             model = sentence_transformer(deployment)
-        progress("starting Triton")
+        notify("starting Triton")
         with TritonProcess(deployment.repository) as triton:
             with ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client:
                 client.embed_passages([passage.encoder_text for passage in passages[::_WARM_UP_EVERY]], truncate=True)
             model.encode(texts[::_WARM_UP_EVERY], batch_size=_BATCH_SIZE)
             for number in range(1, rounds + 1):
-                progress(f"round {number} of {rounds}: index build")
+                notify(f"round {number} of {rounds}: index build")
                 seconds, stored = _build(triton.grpc_address, corpus, passages[:_COMPARED])
                 speeds["index build"].append(len(passages) / seconds)
-                progress(f"round {number} of {rounds}: sentence-transformers")
+                notify(f"round {number} of {rounds}: sentence-transformers")
                 started = time.perf_counter()
                 encoded = model.encode(texts, batch_size=_BATCH_SIZE)
                 speeds["sentence-transformers"].append(len(passages) / (time.perf_counter() - started))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-Progress = Callable[[str], None]
 """Called with one line per step."""
 
 

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from resrank.core.errors import DeadlineExceededError, QueueFullError
+from resrank.core.outcomes import Outcome, outcome_of
 from resrank.loadtest.figures import Figures, figures
-from resrank.loadtest.kinds import OUTCOMES, CallKind, Outcome, outcome_of
+from resrank.loadtest.kinds import OUTCOMES, CallKind
 from resrank.loadtest.recording import Calls, Recording
 
 Send = Callable[[], Awaitable[object]]

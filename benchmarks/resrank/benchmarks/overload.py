@@ -11,15 +11,16 @@ from itertools import pairwise
 import numpy as np
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.load import Load, Send, closed_loop, open_loop
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.workload import rerank_workload
 from resrank.client import AsyncResRankClient
+from resrank.core.outcomes import Outcome
+from resrank.core.progress import Notify
 from resrank.loadtest.arrivals import poisson_arrivals
 from resrank.loadtest.figures import figures, recovery_s
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.profile import Profile
 from resrank.stack.triton_process import TritonProcess
 
@@ -44,7 +45,7 @@ class _Phase:
 
 
 def run(
-    deployment: Deployment, *, calm_s: float = 30.0, burst_s: float = 60.0, progress: Progress = lambda _: None
+    deployment: Deployment, *, calm_s: float = 30.0, burst_s: float = 60.0, notify: Notify = lambda _: None
 ) -> Study:
     """Measures goodput and the time to be shed while too much arrives, and how long latency takes to recover.
 
@@ -56,14 +57,14 @@ def run(
         deployment: What is served.
         calm_s: Seconds before and after the burst.
         burst_s: Seconds of the burst.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Raises:
         BenchmarkError: The checkpoint is too small for the request, or nothing was shed.
         StackError: Triton cannot be started.
     """
     workload = rerank_workload(deployment)
-    progress("starting Triton")
+    notify("starting Triton")
     with TritonProcess(deployment.repository) as triton:
 
         async def measure() -> tuple[list[float], Load]:
@@ -72,22 +73,22 @@ def run(
                 async def send() -> object:
                     return await client.rerank(workload.query, workload.candidates)
 
-                return await _measure(send, calm_s, burst_s, progress)
+                return await _measure(send, calm_s, burst_s, notify)
 
         peaks, load = asyncio.run(measure())
     return _study(peaks, load, calm_s, burst_s)
 
 
-async def _measure(send: Send, calm_s: float, burst_s: float, progress: Progress) -> tuple[list[float], Load]:
-    progress("looking for the saturation rate")
+async def _measure(send: Send, calm_s: float, burst_s: float, notify: Notify) -> tuple[list[float], Load]:
+    notify("looking for the saturation rate")
     warm = await closed_loop(send, callers=_CALLERS, requests=_CALLERS)
     enough = max(2 * _CALLERS, int(warm.answered_per_s * _SATURATION_S))
     before = (await closed_loop(send, callers=_CALLERS, requests=enough)).answered_per_s
     phases = [_Phase(CALM * before, calm_s), _Phase(BURST * before, burst_s), _Phase(CALM * before, calm_s)]
     due = list(poisson_arrivals(Profile(phases), np.random.default_rng(0)))
-    progress(f"{before:.1f} requests/s saturate; {len(due)} requests over {2 * calm_s + burst_s:.0f} s")
+    notify(f"{before:.1f} requests/s saturate; {len(due)} requests over {2 * calm_s + burst_s:.0f} s")
     load = await open_loop(send, due)
-    progress("measuring the saturation rate again")
+    notify("measuring the saturation rate again")
     after = (await closed_loop(send, callers=_CALLERS, requests=enough)).answered_per_s
     return [before, after], load
 

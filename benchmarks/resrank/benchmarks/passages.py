@@ -7,12 +7,13 @@ from pathlib import Path
 
 from resrank.benchmarks.bounded_rounds import BoundedRounds
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.latency_table import SPREAD, latency_columns, latency_plot, latency_rows, text_notes
 from resrank.benchmarks.measurement import Bound, Measurement, Side
 from resrank.benchmarks.passage_texts import PassageTexts
 from resrank.benchmarks.rerankers import STACK, rerankers
 from resrank.benchmarks.study import Study
+from resrank.core.progress import Notify
 
 LENGTHS = (32, 64, 128, 256, 512)
 COUNT = 100
@@ -24,7 +25,7 @@ _MOST_RUNS = 8
 _JUDGED_RUNS = 40
 
 
-def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Notify = lambda _: None) -> Study:
     """Measures 100 candidates of 32 to 512 tokens, all sides call by call in turn.
 
     This stack's candidates are the vectors of those passages, so that its independence of their length is measured
@@ -34,7 +35,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
         deployment: What is served.
         corpus: Where the passages' text comes from.
         environments: Where infinity-emb's environment is.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of each side and length, and this stack's ratio of long to short passages.
@@ -46,14 +47,14 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, progress: P
     source = PassageTexts(deployment, corpus)
     rounds = BoundedRounds(_MOST_RUNS)
     found: dict[int, dict[str, Side | None]] = {}
-    with rerankers(deployment, environments, progress) as sides:
+    with rerankers(deployment, environments, notify) as sides:
         vectors = {}
         for length in LENGTHS:
-            progress(f"{COUNT} passages of {length} tokens")
+            notify(f"{COUNT} passages of {length} tokens")
             texts = source.of_length(length, COUNT)
             vectors[length] = sides.vectors(texts).astype("<f2")
             found[length] = rounds.measure(sides.contenders(texts, vectors[length]))
-        progress(f"{_JUDGED_RUNS} more requests of this stack with each length's vectors")
+        notify(f"{_JUDGED_RUNS} more requests of this stack with each length's vectors")
         alone = interleave(
             {
                 str(length): partial(lambda each, _: sides.client.rerank(sides.query, each), vectors[length])

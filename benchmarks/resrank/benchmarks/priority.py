@@ -16,13 +16,13 @@ import tritonclient.grpc as triton_grpc
 from numpy.typing import ArrayLike
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.client import ResRankClient
 from resrank.core.addresses import NO_PROXY
 from resrank.core.collection import read_questions
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.loadtest.figures import Latency
 from resrank.stack.local_stack import LocalStack
 
@@ -34,14 +34,14 @@ _POLL_S = 0.2
 _PARTS = 4  # of each side's searches, each with a 95th percentile of its own
 
 
-def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, corpus: Path, *, searches: int = 40, notify: Notify = lambda _: None) -> Study:
     """Measures searches one after the other: alone, while the corpus is encoded and stored again and again, and alone.
 
     Args:
         deployment: What is served.
         corpus: What is indexed and searched: JSON lines as BEIR has them, its questions in a file beside it.
         searches: In each of the three parts.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Raises:
         CorpusError: A line of the corpus is bad.
@@ -49,7 +49,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
         StackError: A server cannot be started.
     """
     texts = [question.text for question in read_questions(corpus.parent)]
-    progress("starting Triton and the sidecar")
+    notify("starting Triton and the sidecar")
     with tempfile.TemporaryDirectory() as folder, LocalStack(deployment.repository, Path(folder, "index")) as stack:
         command = [
             *(
@@ -64,7 +64,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
             ),
             *("--triton-url", stack.triton.grpc_address),
         ]
-        progress("building the index alone")
+        notify("building the index alone")
         started = time.perf_counter()
         _check(subprocess.run(command, capture_output=True, text=True, check=False))
         build_s = time.perf_counter() - started
@@ -74,9 +74,9 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
         ):
             encoded = _encoded(triton)
             _search(client, texts, _WARM_UP)
-            progress(f"{searches} searches alone")
+            notify(f"{searches} searches alone")
             alone = _search(client, texts, searches)
-            progress(f"{searches} searches while the index is built")
+            notify(f"{searches} searches while the index is built")
             with _building(command):
                 before = _encoded(triton)
                 while _encoded(triton) == before:
@@ -84,7 +84,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, progress: P
                 before, since = _encoded(triton), time.perf_counter()
                 during = _search(client, texts, searches)
                 beside = (_encoded(triton) - before) / (time.perf_counter() - since)
-            progress(f"{searches} searches alone again")
+            notify(f"{searches} searches alone again")
             alone += _search(client, texts, searches)
     return _study(alone, during, encoded / build_s, beside)
 

@@ -15,7 +15,7 @@ from resrank.benchmarks.measurement import Measurement, Side
 from resrank.benchmarks.study import Study
 from resrank.stack.machine import Machine
 
-Outcome = Measurement | Study
+Finding = Measurement | Study
 """What a benchmark gives back."""
 
 
@@ -29,7 +29,7 @@ class Report:
     """
 
     machine: Machine
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
@@ -77,12 +77,12 @@ class Report:
         return table
 
 
-def judged(outcome: Outcome) -> tuple[Measurement, ...]:
+def judged(outcome: Finding) -> tuple[Measurement, ...]:
     """An outcome's ratios that have a target."""
     return (outcome,) if isinstance(outcome, Measurement) else outcome.measurements
 
 
-def _as_json(outcome: Outcome) -> dict[str, Any]:
+def _as_json(outcome: Finding) -> dict[str, Any]:
     if isinstance(outcome, Measurement):
         return {**asdict(outcome), "ratio": outcome.ratio, "passed": outcome.passed}
     measurements = [_as_json(measurement) for measurement in outcome.measurements]
@@ -102,7 +102,7 @@ def _print_study(study: Study, console: Console) -> None:
     console.print()
 
 
-def _print_facts(outcome: Outcome, console: Console) -> None:
+def _print_facts(outcome: Finding, console: Console) -> None:
     if outcome.facts:
         facts = ", ".join(f"{name} {figure(value)}" for name, value in outcome.facts.items())
         console.print(Text(f"{outcome.name}: {facts}", style="dim"))

@@ -9,13 +9,14 @@ import tritonclient.grpc as triton_grpc
 from numpy.typing import NDArray
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.workload import CANDIDATES, RerankWorkload, rerank_workload
 from resrank.client import ResRankClient
 from resrank.core.addresses import NO_PROXY
 from resrank.core.checkpoint import Norm
 from resrank.core.names import Model, Tensor
+from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, score
 from resrank.serving.engines import Engine, load_engine
 from resrank.stack.triton_process import TritonProcess
@@ -26,7 +27,7 @@ _TIMEOUT_S = 60.0
 _SCORE_TOLERANCE = 1e-3  # the same engines on the same inputs: only their batches' padding could differ
 
 
-def run(deployment: Deployment, *, runs: int = 50, progress: Progress = lambda _: None) -> Measurement:
+def run(deployment: Deployment, *, runs: int = 50, notify: Notify = lambda _: None) -> Measurement:
     """Measures one request of a 24-token query and 100 candidates, one at a time.
 
     The engines are those of the repository, with its options. Their inputs are prepared beforehand, so that the
@@ -35,7 +36,7 @@ def run(deployment: Deployment, *, runs: int = 50, progress: Progress = lambda _
     Args:
         deployment: What is served.
         runs: Timed requests of each side.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of this project's client, of a plain ``tritonclient`` program, and of the two engines.
@@ -46,16 +47,16 @@ def run(deployment: Deployment, *, runs: int = 50, progress: Progress = lambda _
         StackError: Triton cannot be started.
     """
     workload = rerank_workload(deployment)
-    progress("loading the engines")
+    notify("loading the engines")
     engines = DirectEngines(deployment, workload)
-    progress("starting Triton")
+    notify("starting Triton")
     with (
         TritonProcess(deployment.repository) as triton,
         ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S) as client,
         triton_grpc.InferenceServerClient(triton.grpc_address, channel_args=NO_PROXY) as plain,
     ):
         _require_equal(engines.scores(), _scores_of(client, workload))
-        progress(f"timing {runs} requests of each")
+        notify(f"timing {runs} requests of each")
         spent = interleave(
             {
                 "ResRankClient": lambda _: client.rerank(workload.query, workload.candidates),

@@ -13,12 +13,12 @@ import torch
 from resrank.benchmarks.bounded_rounds import Contender
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.infinity import InfinityClient, InfinityServer, infinity_version
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.text_models import ListReader, PairScorer, write_cross_encoder
 from resrank.benchmarks.workload import QUERY_TOKENS, query_of
 from resrank.client import ResRankClient
 from resrank.core.checkpoint import RERANKER_DIR
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.scoring import Float32
 from resrank.core.tokenization import PromptTokenizer
 from resrank.stack.machine import usable_cores
@@ -95,13 +95,13 @@ class Rerankers:
 
 
 @contextmanager
-def rerankers(deployment: Deployment, environments: Path, progress: Progress) -> Iterator[Rerankers]:
+def rerankers(deployment: Deployment, environments: Path, notify: Notify) -> Iterator[Rerankers]:
     """Starts and loads all sides, and stops them.
 
     Args:
         deployment: What is served, and whose backbones the other sides are made of.
         environments: Where infinity-emb's environment is.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Raises:
         BenchmarkError: infinity-emb is not installed or refuses the model.
@@ -115,13 +115,13 @@ def rerankers(deployment: Deployment, environments: Path, progress: Progress) ->
         with ExitStack() as stack:
             version = infinity_version(environments)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / _MODEL
-            progress("loading the models that read text")
+            notify("loading the models that read text")
             write_cross_encoder(deployment, folder)
             pairs, reader = PairScorer(folder, PAIR_TOKENS), ListReader(deployment)
-            progress("starting infinity-emb")
+            notify("starting infinity-emb")
             server = stack.enter_context(InfinityServer(environments, {_MODEL: folder}, threads=threads))
             infinity = InfinityClient(server)
-            progress("starting Triton")
+            notify("starting Triton")
             triton = stack.enter_context(TritonProcess(deployment.repository))
             client = stack.enter_context(ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S))
             yield Rerankers(

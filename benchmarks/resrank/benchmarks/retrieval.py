@@ -14,10 +14,11 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.core.addresses import NO_PROXY
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.core.progress import Notify
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.stack.sidecar_process import SidecarProcess
@@ -29,7 +30,7 @@ _WARM_UP = 10
 
 
 def run(
-    *, n: int = 100_000, d: int = 384, k: int = 100, runs: int = 200, progress: Progress = lambda _: None
+    *, n: int = 100_000, d: int = 384, k: int = 100, runs: int = 200, notify: Notify = lambda _: None
 ) -> Measurement:
     """Measures client-side latency of ``Search`` (DENSE, with embeddings) over a Flat index.
 
@@ -38,7 +39,7 @@ def run(
         d: Their dimension.
         k: Results per query.
         runs: Queries timed on each side.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of both sides.
@@ -58,7 +59,7 @@ def run(
             options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
             with grpc.insecure_channel(sidecar.address, options) as channel:
                 stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
-                progress(f"storing {n} vectors")
+                notify(f"storing {n} vectors")
                 stub.Upsert(_batches(vectors))
 
                 def in_process(number: int) -> NDArray[np.float16]:
@@ -76,7 +77,7 @@ def run(
 
                 if not all(np.array_equal(served(number), in_process(number)) for number in range(_WARM_UP)):
                     raise BenchmarkError("the sidecar and the FAISS index gave different candidates")
-                progress(f"timing {runs} searches of each")
+                notify(f"timing {runs} searches of each")
                 spent = interleave(
                     {"sidecar Search": served, "FAISS and gather": in_process}, runs=runs, warm_up=_WARM_UP
                 )

@@ -10,11 +10,12 @@ import numpy as np
 
 from resrank.benchmarks.corpus_sample import QUERIES, fill_with_sample
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress, interleave
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Side
 from resrank.benchmarks.study import Study
 from resrank.client import ResRankClient, SearchResult
 from resrank.client.searches import Route
+from resrank.core.progress import Notify
 from resrank.stack.local_stack import LocalStack
 
 CANDIDATES = (20, 100)
@@ -26,13 +27,13 @@ _TIMEOUT_S = 60.0
 _SCORE_TOLERANCE = 1e-3  # the same engines; only what is computed together can differ
 
 
-def run(deployment: Deployment, *, runs: int = 60, progress: Progress = lambda _: None) -> Study:
+def run(deployment: Deployment, *, runs: int = 60, notify: Notify = lambda _: None) -> Study:
     """Measures dense searches, one at a time, over an index of 2,000 passages of random vectors.
 
     Args:
         deployment: What is served.
         runs: Timed searches of each route and size.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Milliseconds of each route, with and without reranking.
@@ -43,7 +44,7 @@ def run(deployment: Deployment, *, runs: int = 60, progress: Progress = lambda _
     """
     rows: list[tuple[str | float | None, ...]] = []
     facts: dict[str, float | str] = {"passages": _PASSAGES, "k": _K}
-    progress("starting Triton and the sidecar")
+    notify("starting Triton and the sidecar")
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalStack(deployment.repository, Path(folder)) as stack,
@@ -69,7 +70,7 @@ def run(deployment: Deployment, *, runs: int = 60, progress: Progress = lambda _
                 sides = {route: search(route, candidates, rerank) for route in ("client", "server")}
                 _require_equal(sides["client"](0), sides["server"](0))
                 what = f"{candidates} candidates, {'reranked' if rerank else 'not reranked'}"
-                progress(f"{what}: timing {runs} searches by each route")
+                notify(f"{what}: timing {runs} searches by each route")
                 spent = interleave(sides, runs=runs, warm_up=_WARM_UP)
                 by_client, by_server = (Side.of(route, times) for route, times in spent.items())
                 rows += [

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.resources import SERVER, SIDECAR, Sample, look, summed
 from resrank.benchmarks.soak_load import SoakLoad
@@ -17,6 +16,7 @@ from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.trend import slope
 from resrank.client import ResRankClient
 from resrank.core.corpus import check_corpus, read_passages
+from resrank.core.progress import Notify
 from resrank.stack.local_stack import LocalStack
 
 MOST_GROWTH = 1.0
@@ -38,7 +38,7 @@ def run(
     *,
     minutes: float = 10.0,
     passages: int = PASSAGES,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Study:
     """Loads both servers with rerank, rerank_text, search, embed and upserts, and looks at them all the while.
 
@@ -47,7 +47,7 @@ def run(
         corpus: Passages that are indexed, replaced, searched and embedded.
         minutes: How long.
         passages: How many of them.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Memory, its slope and the descriptors of each group of processes.
@@ -58,7 +58,7 @@ def run(
     """
     _, repeated = check_corpus(corpus)
     chosen = [passage for passage in read_passages(corpus) if passage.line not in repeated][:passages]
-    progress("starting Triton and the sidecar")
+    notify("starting Triton and the sidecar")
     samples: list[Sample] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -67,7 +67,7 @@ def run(
         ) as stack,
         ResRankClient(stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_TIMEOUT_S) as client,
     ):
-        progress(f"encoding {len(chosen)} passages")
+        notify(f"encoding {len(chosen)} passages")
         vectors = client.embed_passages([passage.encoder_text for passage in chosen], truncate=True)
         load = SoakLoad(client, stack.sidecar.address, chosen, vectors, deployment.manifest.checkpoint.encoder_sha256)
         load.fill()
@@ -81,7 +81,7 @@ def run(
                 samples.append(look(stack.triton, stack.sidecar, time.monotonic() - started))
                 if number % (SAMPLES // 10) == 0:
                     total = sum(samples[-1].memory_mb.values())
-                    progress(f"{samples[-1].at_s:.0f} s: {total:.0f} MB, {sum(load.answered.values())} answered")
+                    notify(f"{samples[-1].at_s:.0f} s: {total:.0f} MB, {sum(load.answered.values())} answered")
     if silent := [kind for kind in ("rerank", "rerank_text", "search", "embed", "upsert") if not load.answered[kind]]:
         raise BenchmarkError(f"no request was answered of: {', '.join(silent)}")
     return soak_study(samples, dict(load.answered), dict(load.failed))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resrank.benchmarks.interleaving import Progress
 from resrank.benchmarks.names import Benchmark
-from resrank.benchmarks.report import Outcome, Report
+from resrank.benchmarks.report import Finding, Report
+from resrank.core.progress import Notify
 from resrank.stack.machine import describe_machine
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run_benchmarks(
     wanted: Sequence[Benchmark],
     setting: Setting,
     *,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
     finished: Callable[[Report], None] | None = None,
 ) -> Report:
     """Runs benchmarks one after the other, each with servers of its own on free ports.
@@ -58,7 +58,7 @@ def run_benchmarks(
     Args:
         wanted: Which; when empty all, but without ``setting.full`` not those that take long.
         setting: What they work on.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
         finished: Called with what one benchmark found, as soon as it has: a later one may fail.
 
     Returns:
@@ -71,18 +71,18 @@ def run_benchmarks(
     machine = describe_machine()
     outcomes = []
     for benchmark in chosen:
-        outcomes.append(_run(benchmark, setting, progress))
+        outcomes.append(_run(benchmark, setting, notify))
         if finished is not None:
             finished(Report(machine, (outcomes[-1],)))
     return Report(machine, tuple(outcomes))
 
 
-def _run(benchmark: Benchmark, setting: Setting, progress: Progress) -> Outcome:
+def _run(benchmark: Benchmark, setting: Setting, notify: Notify) -> Finding:
     def named(step: str) -> None:
-        progress(f"{benchmark.value}: {step}")
+        notify(f"{benchmark.value}: {step}")
 
     # Imported by itself: none should need what only another one uses.
-    run: Callable[..., Outcome] = importlib.import_module(f"resrank.benchmarks.{benchmark.value}").run
+    run: Callable[..., Finding] = importlib.import_module(f"resrank.benchmarks.{benchmark.value}").run
     asked = inspect.signature(run).parameters
     given: dict[str, Any] = {name: getattr(setting, name) for name in asked if hasattr(setting, name)}
-    return run(**given, progress=named)
+    return run(**given, notify=named)

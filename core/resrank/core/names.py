@@ -106,7 +106,7 @@ class Parameter(StrEnum):
 class LoadMetric(StrEnum):
     """What models whose requests wait in their own process add to Triton's metrics, each with the label ``model``."""
 
-    REQUESTS = "resrank_requests_total"  # label `outcome`: ok, invalid, queue_full, deadline, cancelled, failed
+    REQUESTS = "resrank_requests_total"  # label `outcome`: see `resrank.core.outcomes`
     ROWS = "resrank_rows_total"
     BATCHES = "resrank_batches_total"
     QUEUE = "resrank_queue_seconds_total"

@@ -16,6 +16,7 @@ from resrank.client import AsyncResRankClient
 from resrank.client.index_build import BuildSettings, PassageEncoder
 from resrank.core.checkpoint import encoder_identity, validate_folder
 from resrank.core.errors import InvalidInputError
+from resrank.core.progress import Notify
 from resrank.evaluation.baselines import Projectors
 from resrank.evaluation.names import Through
 from resrank.evaluation.scorer import Scorer
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from resrank.evaluation.torch_scorer import TorchScorer
-
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from resrank.client.index_build import called, changed_passages, connected, desc
 from resrank.core.corpus import Passage
 from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.progress import Progress
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.collection import JudgedCollection
-from resrank.evaluation.passes import Progress, Question
+from resrank.evaluation.passes import Question
 from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from resrank.core.collection import Qrels
 from resrank.core.errors import InvalidInputError
 from resrank.core.measures import MEASURES, check_measures, per_question, ranked
+from resrank.core.progress import Progress
 from resrank.evaluation.baselines import Projectors, rocchio_scores
-from resrank.evaluation.passes import Int64, Presented, Progress, Question, present, rankings
+from resrank.evaluation.passes import Int64, Presented, Question, present, rankings
 from resrank.evaluation.run_files import NO_RANKING, Ranking
 from resrank.evaluation.scorer import Scorer
 from resrank.evaluation.sensitivity import (

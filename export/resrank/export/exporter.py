@@ -11,6 +11,7 @@ from pathlib import Path
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, read_spec
 from resrank.core.errors import ExportError
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.tokenization import PromptTokenizer
 from resrank.core.weights import backbone_tensors
 from resrank.export.adapters import full_checkpoint
@@ -20,7 +21,7 @@ from resrank.export.manifest_writer import make_manifest
 from resrank.export.onnx_graphs import refuse_sliding_windows
 from resrank.export.parity import ParityGate
 from resrank.export.repository import RepositoryPlan, check_target, write_repository
-from resrank.export.runtimes import EngineChoice, Progress, Subject, load_runtime
+from resrank.export.runtimes import EngineChoice, Subject, load_runtime
 from resrank.model.modeling import ResRankModel
 from resrank.model.quiet import quiet_transformers
 
@@ -54,7 +55,7 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     *,
     force: bool = False,
-    progress: Progress = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> ExportReport:
     """Exports both models, gates their engines by parity and writes the repository.
 
@@ -63,7 +64,7 @@ def export_checkpoint(
         out: The repository to write; nothing half-written is ever seen there.
         options: What it is for; by default CPUs, and whichever engine is fastest.
         force: Replace a repository that an earlier export wrote.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         What was tried and chosen.
@@ -78,8 +79,8 @@ def export_checkpoint(
     runtime = load_runtime(options)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.export-", dir=out.parent) as scratch:
-        progress(f"Loading {checkpoint}")
-        checkpoint = full_checkpoint(checkpoint, Path(scratch), progress)
+        notify(f"Loading {checkpoint}")
+        checkpoint = full_checkpoint(checkpoint, Path(scratch), notify)
         spec = read_spec(checkpoint)
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
@@ -87,10 +88,10 @@ def export_checkpoint(
         with quiet_transformers():
             model = ResRankModel.from_checkpoint(checkpoint)
         refuse_sliding_windows(model, layout)
-        progress("Computing the fp32 reference")
+        notify("Computing the fp32 reference")
         gate = ParityGate(model, layout)
-        made = runtime.export(Subject(checkpoint, model, layout, gate, Path(scratch), progress))
-        progress(f"Writing {out}")
+        made = runtime.export(Subject(checkpoint, model, layout, gate, Path(scratch), notify))
+        notify(f"Writing {out}")
         manifest = make_manifest(spec, options, made)
         plan = RepositoryPlan(
             spec,

@@ -30,7 +30,7 @@ _RANDOM_VECTORS = 4096
 
 
 @dataclass(frozen=True)
-class Call:
+class DrawnCall:
     """A call that is ready to be made.
 
     Attributes:
@@ -63,31 +63,31 @@ class Callers:
         self.kinds = tuple(shares)
         self._weights = tuple(shares.values())
 
-    def draw(self, rng: np.random.Generator) -> Call:
+    def draw(self, rng: np.random.Generator) -> DrawnCall:
         """Draws a call of the mix."""
         return self.of_kind(self.kinds[int(rng.choice(len(self.kinds), p=self._weights))], rng)
 
-    def of_kind(self, kind: CallKind, rng: np.random.Generator) -> Call:
+    def of_kind(self, kind: CallKind, rng: np.random.Generator) -> DrawnCall:
         """Draws a call of one kind. Texts over a model's token maximum are cut, as an index's are."""
         scenario, client = self._scenario, self._client
         if kind is CallKind.EMBED:
             count = scenario.embed.texts.draw(rng)
             if scenario.embed.role is EmbedRole.QUERY:
                 texts = [self._query(rng) for _ in range(count)]
-                return Call(kind, lambda budget: client.embed_queries(texts, truncate=True, timeout_s=budget))
+                return DrawnCall(kind, lambda budget: client.embed_queries(texts, truncate=True, timeout_s=budget))
             texts = self._passages(count, rng)
-            return Call(kind, lambda budget: client.embed_passages(texts, truncate=True, timeout_s=budget))
+            return DrawnCall(kind, lambda budget: client.embed_passages(texts, truncate=True, timeout_s=budget))
         query, count = self._query(rng), scenario.candidates.draw(rng)
         if kind is CallKind.RERANK:
             assert self._vectors is not None
             rows = rng.choice(len(self._vectors), count, replace=count > len(self._vectors))
             candidates = self._vectors[rows]
-            return Call(kind, lambda budget: client.rerank(query, candidates, truncate=True, timeout_s=budget))
+            return DrawnCall(kind, lambda budget: client.rerank(query, candidates, truncate=True, timeout_s=budget))
         if kind is CallKind.RERANK_TEXT:
             texts = self._passages(count, rng)
-            return Call(kind, lambda budget: client.rerank(query, passages=texts, truncate=True, timeout_s=budget))
+            return DrawnCall(kind, lambda budget: client.rerank(query, passages=texts, truncate=True, timeout_s=budget))
         k, mode, route = min(scenario.search.k, count), scenario.search.mode, scenario.search.route
-        return Call(
+        return DrawnCall(
             kind,
             lambda budget: client.search(
                 query, k, candidates=count, mode=mode, route=route, truncate=True, timeout_s=budget

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind
 from resrank.loadtest.recording import Calls
 from resrank.loadtest.slo import PERCENTILES
 

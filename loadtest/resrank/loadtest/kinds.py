@@ -1,16 +1,10 @@
-"""What a load test calls, and how a call can end."""
+"""What a load test calls, and how its calls can end."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from resrank.core.errors import (
-    DeadlineExceededError,
-    InvalidInputError,
-    ModelNotReadyError,
-    QueueFullError,
-    ServerUnavailableError,
-)
+from resrank.core.outcomes import Outcome
 
 
 class CallKind(StrEnum):
@@ -22,29 +16,7 @@ class CallKind(StrEnum):
     EMBED = "embed"  # texts
 
 
-class Outcome(StrEnum):
-    """How a call ended."""
-
-    OK = "ok"
-    SHED = "shed"  # a bounded queue was full
-    DEADLINE = "deadline"  # its time was over
-    INVALID = "invalid"  # the server refused the input
-    UNAVAILABLE = "unavailable"  # no server, or the model is not ready
-    FAILED = "failed"  # anything else
-
-
 KINDS = tuple(CallKind)
-OUTCOMES = tuple(Outcome)
-
-_OUTCOMES: dict[type[BaseException], Outcome] = {
-    QueueFullError: Outcome.SHED,
-    DeadlineExceededError: Outcome.DEADLINE,
-    InvalidInputError: Outcome.INVALID,
-    ServerUnavailableError: Outcome.UNAVAILABLE,
-    ModelNotReadyError: Outcome.UNAVAILABLE,
-}
-
-
-def outcome_of(error: BaseException) -> Outcome:
-    """The outcome of a call that raised: its error's own class decides, else its nearest base."""
-    return next((_OUTCOMES[kind] for kind in type(error).__mro__ if kind in _OUTCOMES), Outcome.FAILED)
+OUTCOMES: tuple[Outcome, ...] = tuple(
+    outcome for outcome in Outcome if outcome is not Outcome.CANCELLED
+)  # a load test cancels nothing

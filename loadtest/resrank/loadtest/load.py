@@ -6,14 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resrank.loadtest.kinds import Outcome, outcome_of
+from resrank.core.outcomes import Outcome, outcome_of
 from resrank.loadtest.recording import Recording
 from resrank.loadtest.scenario import Scenario
 
 if TYPE_CHECKING:
     from locust.env import Environment
 
-    from resrank.loadtest.callers import Call, Callers
+    from resrank.loadtest.callers import Callers, DrawnCall
 
 LEAD_S = 1.0
 """Between the order to start and the first arrival: every worker has the order by then."""
@@ -78,7 +78,7 @@ class Load:
         """Seconds since the run's start; below 0 before it."""
         return now() - self.part.epoch
 
-    def perform(self, call: Call, start: float) -> None:
+    def perform(self, call: DrawnCall, start: float) -> None:
         """Makes a call, records how it ended and tells locust.
 
         Its budget counts from the moment at which it should have started. A call whose time is over before it can be

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from resrank.core.names import Model
+from resrank.core.outcomes import Outcome
 from resrank.loadtest.figures import starting
-from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
+from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind
 from resrank.loadtest.scenario import OpenLoad
 from resrank.loadtest.server_metrics import Interval, engines_first
 from resrank.loadtest.summary import Summary

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind
 from resrank.loadtest.scenario import MAX_CALLS
 
 CALL = np.dtype(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.outcomes import Outcome
 from resrank.loadtest.figures import Figures, figures, starting
-from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind, Outcome
+from resrank.loadtest.kinds import KINDS, OUTCOMES, CallKind
 from resrank.loadtest.recording import Calls
 
 _MOST_STEPS = 1200

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from resrank.serving.load_metrics import CallerMetrics
 from resrank.serving.python_backend import PythonBackend
-from resrank.serving.step import Arrays, Outcome, StepRequest
+from resrank.serving.step import Answer, Arrays, StepRequest
 
 _CALL_THREADS = 256
 """A call to another model occupies a thread of the event loop until it is answered. Idle threads are used again, so
@@ -90,6 +90,6 @@ class DeferredBackend:
             self._metrics.under_way(-1)
         self._metrics.ended(self._backend.send(request, outcome))
 
-    async def _outcome(self, request: Any) -> Outcome:
+    async def _outcome(self, request: Any) -> Answer:
         self._backend.refuse_above_queue_bound(self._under_way)
         return await self._step.answer(self._backend.read(request))

@@ -21,7 +21,7 @@ from resrank.core.prompt import pad_candidates
 from resrank.serving.batching import BatchingPolicy
 from resrank.serving.engines import Engine, EngineKind, EngineOptions, Precision, load_engine
 from resrank.serving.python_backend import ModelInstance
-from resrank.serving.step import Arrays, Outcome, StepRequest
+from resrank.serving.step import Answer, Arrays, StepRequest
 
 
 @dataclass(frozen=True)
@@ -206,9 +206,9 @@ class EngineStep:
         """
         return max(size for size in (1, *self._policy.sizes) if size <= min(waiting, self._batch_rows))
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         """Computes a batch in as few calls as its spread of lengths deserves (see the protocol)."""
-        outcomes: list[Outcome | None] = [None] * len(requests)
+        outcomes: list[Answer | None] = [None] * len(requests)
         owners: list[int] = []
         rows: list[Arrays] = []
         lengths: list[int] = []
@@ -221,14 +221,14 @@ class EngineStep:
             owners += [owner] * len(found)
             lengths += found.tolist()
             rows += [{name: array[row] for name, array in request.inputs.items()} for row in range(len(found))]
-        results: list[Outcome] = self._compute(rows, lengths)
+        results: list[Answer] = self._compute(rows, lengths)
         for owner, outcome in enumerate(outcomes):
             if outcome is None:
                 outcomes[owner] = _gather([result for result, by in zip(results, owners, strict=True) if by == owner])
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def _compute(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> list[Outcome]:
-        results: list[Outcome] = [{}] * len(rows)
+    def _compute(self, rows: Sequence[Arrays], lengths: Sequence[int]) -> list[Answer]:
+        results: list[Answer] = [{}] * len(rows)
         for group in self._policy.group(lengths):
             members = [rows[index] for index in group]
             try:
@@ -263,7 +263,7 @@ def _repeat_last_row(batch: Mapping[str, NDArray[Any]], rows: int) -> dict[str, 
     }
 
 
-def _gather(rows: Sequence[Outcome]) -> Outcome:
+def _gather(rows: Sequence[Answer]) -> Answer:
     """Stacks the rows of one request again; one failed row fails it."""
     arrays: list[Arrays] = []
     for row in rows:

@@ -10,14 +10,12 @@ import threading
 from collections import Counter
 from typing import Any, ClassVar
 
-from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError
 from resrank.core.names import LoadMetric
-from resrank.serving.step import CancelledRequestError, Outcome
+from resrank.core.outcomes import Outcome, outcome_of
+from resrank.serving.step import Answer, CancelledRequestError
 
 PUBLISH_EVERY_S = 0.25
 """Each changed figure is a message to Triton of about 50 microseconds, too much for every call of a small engine."""
-
-OUTCOMES = ("ok", "invalid", "queue_full", "deadline", "cancelled", "failed")
 
 _DESCRIPTIONS = {
     LoadMetric.REQUESTS: "Requests that ended, by outcome",
@@ -59,7 +57,7 @@ class LoadMetrics:
         self._metrics = {
             (name, outcome): made.Metric(labels={"model": model} | ({"outcome": outcome} if outcome else {}))
             for name, made in self._families.items()
-            for outcome in (OUTCOMES if name is LoadMetric.REQUESTS else ("",))
+            for outcome in (Outcome if name is LoadMetric.REQUESTS else ("",))
         }
         self._log = pb_utils.Logger
         self._lock = threading.Lock()
@@ -68,7 +66,7 @@ class LoadMetrics:
         self._thread = threading.Thread(target=self._publish_until_closed, name="load metrics", daemon=True)
         self._thread.start()
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, outcome: Answer) -> None:
         """Counts one request that was answered or failed."""
         self._add({(LoadMetric.REQUESTS, outcome_name(outcome)): 1})
 
@@ -141,22 +139,8 @@ class EngineMetrics(LoadMetrics):
         )
 
 
-def outcome_name(outcome: Outcome) -> str:
-    """What a request's outcome is called in ``resrank_requests_total``: one of ``OUTCOMES``.
-
-    Args:
-        outcome: Its outputs or its error.
-    """
-    match outcome:
-        case InvalidInputError():
-            return "invalid"
-        case QueueFullError():
-            return "queue_full"
-        case DeadlineExceededError():
-            return "deadline"
-        case CancelledRequestError():
-            return "cancelled"
-        case Exception():
-            return "failed"
-        case _:
-            return "ok"
+def outcome_name(outcome: Answer) -> str:
+    """What a request's outcome is called in ``resrank_requests_total``."""
+    if isinstance(outcome, CancelledRequestError):
+        return Outcome.CANCELLED.value
+    return outcome_of(outcome).value if isinstance(outcome, Exception) else Outcome.OK.value

@@ -27,7 +27,7 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Parameter, Tensor
-from resrank.serving.step import Arrays, CancelledRequestError, Outcome, Step, StepRequest
+from resrank.serving.step import Answer, Arrays, CancelledRequestError, Step, StepRequest
 
 _SHED = ("Exceeds maximum queue size", "Request timeout expired")
 """What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
@@ -112,7 +112,7 @@ class PythonBackend:
             outcomes = [error] * len(valid)
         return self._respond(read, outcomes)
 
-    def send(self, request: Any, outcome: Outcome) -> Outcome:
+    def send(self, request: Any, outcome: Answer) -> Answer:
         """Answers one request of a batch whose ``execute`` has returned (see :mod:`resrank.serving.deferred`).
 
         Whatever happens an answer is sent: a request without one would wait for ever, and Triton with it. Nothing is
@@ -221,7 +221,7 @@ class PythonBackend:
             request.requested_output_names(),
         )
 
-    def _send(self, request: Any, outcome: Outcome) -> None:
+    def _send(self, request: Any, outcome: Answer) -> None:
         if not isinstance(outcome, Exception):
             wanted = request.requested_output_names()
             outcome = {name: array for name, array in outcome.items() if name.value in wanted}
@@ -233,11 +233,11 @@ class PythonBackend:
         except Exception as error:  # what a foreign client sent costs its own request and no other
             return error
 
-    def _respond(self, read: Sequence[StepRequest | Exception], outcomes: Sequence[Outcome]) -> list[Any]:
+    def _respond(self, read: Sequence[StepRequest | Exception], outcomes: Sequence[Answer]) -> list[Any]:
         computed = iter(outcomes)
         return [self._response(next(computed) if isinstance(request, StepRequest) else request) for request in read]
 
-    def _response(self, outcome: Outcome) -> Any:
+    def _response(self, outcome: Answer) -> Any:
         if isinstance(outcome, Exception):
             return self._pb.InferenceResponse(error=self._error(outcome))
         return self._pb.InferenceResponse(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from resrank.core.errors import DeadlineExceededError
 from resrank.serving.load_metrics import EngineMetrics
 from resrank.serving.python_backend import PythonBackend
-from resrank.serving.step import CancelledRequestError, Outcome, Step, StepRequest
+from resrank.serving.step import Answer, CancelledRequestError, Step, StepRequest
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Inputs of waiting requests are in shared memory, of which a container has little. A queue's bound in requests comes
@@ -186,5 +186,5 @@ class QueuedBackend:
             took * len(batch),
         )
 
-    def _answer(self, request: Any, outcome: Outcome) -> None:
+    def _answer(self, request: Any, outcome: Answer) -> None:
         self._metrics.ended(self._backend.send(request, outcome))

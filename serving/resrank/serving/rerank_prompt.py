@@ -13,7 +13,7 @@ from resrank.core.prompt import append_query, pad_candidates
 from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.candidates import validate_candidates
-from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
+from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
 class PromptingStep:
@@ -51,7 +51,7 @@ class PromptingStep:
             return self._max_passages
         return min(self._max_passages, self._sequence_buckets[-1] - self._tokenizer.layout.length(1, 0))
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         """Lays out each request by itself (see the protocol)."""
         return run_each(self._lay_out, requests)
 

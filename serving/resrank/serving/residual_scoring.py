@@ -11,7 +11,7 @@ from resrank.core.checkpoint import Norm, read_spec
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.names import Tensor
 from resrank.core.scoring import score
-from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
+from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
 class ResidualScoringStep:
@@ -28,7 +28,7 @@ class ResidualScoringStep:
         """
         self._fusion = read_spec(folder).fusion
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         """Scores each request by itself (see the protocol)."""
         return run_each(self._score, requests)
 

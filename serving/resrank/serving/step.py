@@ -12,7 +12,7 @@ from resrank.core.errors import ResRankError
 from resrank.core.names import Tensor
 
 Arrays: TypeAlias = Mapping[Tensor, NDArray[Any]]
-Outcome: TypeAlias = Arrays | Exception
+Answer: TypeAlias = Arrays | Exception
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CancelledRequestError(ResRankError):
 class Step(Protocol):
     """One model's logic."""
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         """Computes one batch.
 
         Args:
@@ -57,14 +57,14 @@ class Step(Protocol):
         ...
 
 
-def run_each(compute: Callable[[StepRequest], Arrays], requests: Sequence[StepRequest]) -> list[Outcome]:
+def run_each(compute: Callable[[StepRequest], Arrays], requests: Sequence[StepRequest]) -> list[Answer]:
     """Computes requests one by one, so that the failure of one is not the others'.
 
     Args:
         compute: From one request to its outputs.
         requests: One batch.
     """
-    outcomes: list[Outcome] = []
+    outcomes: list[Answer] = []
     for request in requests:
         try:
             outcomes.append(compute(request))

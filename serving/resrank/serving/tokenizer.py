@@ -12,7 +12,7 @@ from resrank.core.checkpoint import read_spec
 from resrank.core.names import Parameter, Tensor
 from resrank.core.tokenization import EncoderTokenizer
 from resrank.serving.bucket_parameters import read_buckets
-from resrank.serving.step import Arrays, Outcome, StepRequest, run_each
+from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
 class TokenizationStep:
@@ -38,7 +38,7 @@ class TokenizationStep:
             spec = spec.model_copy(update={limit: min(getattr(spec, limit), self._buckets[-1])})
         self._tokenizer = EncoderTokenizer(folder, spec, for_queries=for_queries)
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         """Tokenizes each request by itself (see the protocol)."""
         return run_each(self._tokenize, requests)
 

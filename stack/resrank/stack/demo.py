@@ -197,7 +197,7 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
         screen.print(f"{escape(step)} …", style="dim")
 
     with quiet_transformers():
-        report = export_checkpoint(checkpoint, repository, force=True, progress=show)
+        report = export_checkpoint(checkpoint, repository, force=True, notify=show)
     table = Table(box=None)
     for heading in ("model", "engine", "cosine", "|Δs|", "τ", "ms", ""):
         table.add_column(heading, no_wrap=True)

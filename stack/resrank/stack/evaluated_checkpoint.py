@@ -9,7 +9,8 @@ from pathlib import Path
 
 from resrank.core.addresses import check_target
 from resrank.core.errors import InvalidInputError
-from resrank.evaluation.backends import Backend, Notify, stack_backend, torch_backend
+from resrank.core.progress import Notify
+from resrank.evaluation.backends import Backend, stack_backend, torch_backend
 from resrank.evaluation.names import Through
 
 

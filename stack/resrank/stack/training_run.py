@@ -10,6 +10,7 @@ import torch
 
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
+from resrank.core.progress import Notify
 from resrank.export.adapters import BackboneAdapter, merge_adapter, write_adapter
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
 from resrank.export.initialize import InitOptions, initialize, source_name
@@ -23,7 +24,7 @@ from resrank.training.precision import settled
 from resrank.training.processes import Processes
 from resrank.training.progress import RunProgress
 from resrank.training.run_folder import Opening, RunFolder
-from resrank.training.sources import Notify, TrainingData, load_data
+from resrank.training.sources import TrainingData, load_data
 from resrank.training.stage_config import Mode
 from resrank.training.start_encoder import StartEncoder
 from resrank.training.state import Progress

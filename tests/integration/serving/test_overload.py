@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
-from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S
+from resrank.core.outcomes import PUBLISH_EVERY_S, Outcome
 from resrank.stack.triton_process import TritonProcess
 from support.triton_requests import rerank_inputs, tensor, texts, unit_vectors
 
@@ -128,7 +128,7 @@ def test_a_cancelled_call_is_not_computed(narrow: Served) -> None:
         time.sleep(2 * PUBLISH_EVERY_S)
         return {
             outcome: narrow.metric(f'resrank_requests_total{{model="encoder",outcome="{outcome}"}}')
-            for outcome in OUTCOMES
+            for outcome in Outcome
         }
 
     ids = np.full((ROWS, narrow.spec.encoder.max_passage_tokens), 5)

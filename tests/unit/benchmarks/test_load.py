@@ -10,7 +10,7 @@ import pytest
 from resrank.benchmarks import load as module
 from resrank.benchmarks.load import closed_loop, open_loop
 from resrank.core.errors import DeadlineExceededError, QueueFullError
-from resrank.loadtest.kinds import Outcome
+from resrank.core.outcomes import Outcome
 
 
 class Server:

@@ -7,7 +7,8 @@ import pytest
 from resrank.benchmarks import overload
 from resrank.benchmarks.load import Load
 from resrank.benchmarks.measurement import BenchmarkError
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.recording import Recording
 
 

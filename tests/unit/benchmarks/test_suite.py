@@ -19,7 +19,7 @@ class FakeModule:
     def __init__(self, given: dict[str, object]) -> None:
         self._given = given
 
-    def run(self, *, corpus: Path, full: bool, progress: object) -> object:
+    def run(self, *, corpus: Path, full: bool, notify: object) -> object:
         self._given.update(corpus=corpus, full=full)
         return sample_study()
 
@@ -30,7 +30,7 @@ def test_every_registered_benchmark_asks_only_for_what_there_is(benchmark: Bench
     parameters = inspect.signature(run).parameters
     required = {name for name, each in parameters.items() if each.default is inspect.Parameter.empty}
     assert required <= {name for name in dir(Setting) if not name.startswith("_")} | set(Setting.__dataclass_fields__)
-    assert "progress" in parameters
+    assert "notify" in parameters
     assert benchmark.about
 
 

@@ -25,7 +25,7 @@ from resrank.export.repository import EngineModel, RepositoryPlan, check_target,
 from resrank.export.warmup import text_samples
 from resrank.serving.engines import EngineKind, Precision
 from resrank.serving.rerank_prompt import PromptingStep
-from resrank.serving.step import Outcome, StepRequest
+from resrank.serving.step import Answer, StepRequest
 from resrank.serving.tokenizer import TokenizationStep
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import make_manifest
@@ -184,7 +184,7 @@ def test_warm_up_texts_fit_the_checkpoints_limits(tmp_path: Path, limit: int) ->
 
 
 class TakesNothing:
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         return [InvalidInputError("TEXT", "too many tokens", limit=3, value=9) for _ in requests]
 
 

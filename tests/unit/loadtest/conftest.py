@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.recording import Recording
 from resrank.loadtest.scenario import Scenario, load_scenario
 

@@ -14,8 +14,9 @@ from resrank.core.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
+from resrank.core.outcomes import Outcome, outcome_of
 from resrank.loadtest.figures import Latency, figures, recovery_s
-from resrank.loadtest.kinds import CallKind, Outcome, outcome_of
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.recording import CALL, Recording
 from resrank.loadtest.timeline import timeline
 

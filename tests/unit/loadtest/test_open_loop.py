@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resrank.core.outcomes import Outcome
 from resrank.loadtest.arrivals import poisson_arrivals, stream_rng
-from resrank.loadtest.kinds import OUTCOMES, Outcome
+from resrank.loadtest.kinds import OUTCOMES
 from resrank.loadtest.scenario import load_scenario
 
 from .conftest import ROOT

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from resrank.core.outcomes import Outcome
 from resrank.loadtest.console import print_progress, print_saturation, print_summary
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.report import figure, write_report, write_saturation
 from resrank.loadtest.result import RunResult
 from resrank.loadtest.saturation import Probe, Saturation, Search

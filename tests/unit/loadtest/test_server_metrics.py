@@ -59,7 +59,7 @@ OWN = """
 # HELP resrank_requests_total Requests that ended, by outcome
 # TYPE resrank_requests_total counter
 resrank_requests_total{model="encoder",outcome="ok"} 300
-resrank_requests_total{model="encoder",outcome="queue_full"} 20
+resrank_requests_total{model="encoder",outcome="shed"} 20
 resrank_requests_total{model="encoder",outcome="deadline"} 3
 resrank_requests_total{model="rerank_text",outcome="ok"} 2
 # TYPE resrank_rows_total counter

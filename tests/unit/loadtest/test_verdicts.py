@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from resrank.core.outcomes import Outcome
 from resrank.loadtest.figures import figures
-from resrank.loadtest.kinds import CallKind, Outcome
+from resrank.loadtest.kinds import CallKind
 from resrank.loadtest.result import RunResult
 from resrank.loadtest.scenario import Scenario
 from resrank.loadtest.server_metrics import ServerMetrics

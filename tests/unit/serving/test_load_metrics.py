@@ -7,8 +7,9 @@ import time
 import pytest
 
 from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
-from resrank.serving.load_metrics import OUTCOMES, PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, outcome_name
-from resrank.serving.step import CancelledRequestError, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.serving.load_metrics import PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, outcome_name
+from resrank.serving.step import Answer, CancelledRequestError
 from support.pb_metrics import PbMetrics
 
 
@@ -16,7 +17,7 @@ def test_figures_are_there_before_anything_has_happened() -> None:
     pb = PbMetrics()
     EngineMetrics(pb, "encoder").close()
     assert set(pb.values.values()) == {0}
-    outcomes = {f"resrank_requests_total{{{outcome}}}" for outcome in OUTCOMES}
+    outcomes = {f"resrank_requests_total{{{outcome}}}" for outcome in Outcome}
     assert outcomes < set(pb.values)
     pb = PbMetrics()
     CallerMetrics(pb, "search").close()
@@ -44,7 +45,7 @@ def test_what_happened_is_added_up_and_published() -> None:
         "resrank_queue_seconds_total": 0.75,
         "resrank_compute_seconds_total": 3.0,
         "resrank_requests_total{ok}": 2,
-        "resrank_requests_total{queue_full}": 1,
+        "resrank_requests_total{shed}": 1,
     }
 
 
@@ -68,13 +69,13 @@ def test_a_figure_that_cannot_be_published_is_logged_and_the_next_ones_are() -> 
     [
         ({}, "ok"),
         (InvalidInputError("QUERY", "empty"), "invalid"),
-        (QueueFullError("full"), "queue_full"),
+        (QueueFullError("full"), "shed"),
         (DeadlineExceededError("late"), "deadline"),
         (CancelledRequestError("gone"), "cancelled"),
         (ResRankError("broken"), "failed"),
         (ZeroDivisionError("oops"), "failed"),
     ],
 )
-def test_every_outcome_has_a_name(outcome: Outcome, name: str) -> None:
+def test_every_outcome_has_a_name(outcome: Answer, name: str) -> None:
     assert outcome_name(outcome) == name
-    assert name in OUTCOMES
+    assert name in Outcome

@@ -23,7 +23,7 @@ from resrank.core.errors import (
 )
 from resrank.core.names import Model, Tensor
 from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
-from resrank.serving.step import CancelledRequestError, Outcome, StepRequest
+from resrank.serving.step import Answer, CancelledRequestError, StepRequest
 
 
 @dataclass
@@ -152,11 +152,11 @@ class Doubling:
         self.breaks = breaks
         self.seen: list[StepRequest] = []
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         self.seen += requests
         if self.breaks:
             raise ZeroDivisionError("oops")
-        outcomes: list[Outcome] = []
+        outcomes: list[Answer] = []
         for place, request in enumerate(requests):
             doubled = {Tensor.EMBEDDING: 2 * request.inputs[Tensor.TEXT]}
             outcomes.append(self.failures.get(place, doubled))

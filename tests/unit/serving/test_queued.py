@@ -18,7 +18,7 @@ from resrank.serving.engines import EngineError
 from resrank.serving.load_metrics import EngineMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.queued import QueuedBackend
-from resrank.serving.step import Outcome, StepRequest
+from resrank.serving.step import Answer, StepRequest
 from support.pb_metrics import PbMetrics
 
 from .test_deferred import Answered
@@ -46,7 +46,7 @@ class Gated:
     def batch_size(self, waiting: int) -> int:
         return min(waiting, 4)
 
-    def run(self, requests: Sequence[StepRequest]) -> list[Outcome]:
+    def run(self, requests: Sequence[StepRequest]) -> list[Answer]:
         numbers = [request.inputs[Tensor.TEXT] for request in requests]
         self.batches.append([int(number[0, 0]) for number in numbers])
         self.started.release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from resrank.core.collection import load_collection
 from resrank.core.corpus import corpus_file, read_passages
 from resrank.core.errors import InvalidInputError
+from resrank.core.progress import Notify
 from resrank.training.data_config import (
     BeirSource,
     CandidatesConfig,
@@ -27,7 +28,6 @@ from resrank.training.listwise_file import ListwiseFile
 from resrank.training.mining import Rows, mine
 from resrank.training.pool import JudgedQuestion, PassagePool, PoolBuilder, merged_grades, pooled
 
-Notify = Callable[[str], None]
 _Count = tuple[int, str]  # so many of what was left out
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from resrank.export.export_options import ExportOptions
 from resrank.export.manifest import Runtime
-from resrank.export.runtimes.base import EngineChoice, ExportRuntime, Progress, RuntimeExport, Subject
+from resrank.export.runtimes.base import EngineChoice, ExportRuntime, RuntimeExport, Subject
 
-__all__ = ["EngineChoice", "ExportRuntime", "Progress", "RuntimeExport", "Subject", "load_runtime"]
+__all__ = ["EngineChoice", "ExportRuntime", "RuntimeExport", "Subject", "load_runtime"]
 
 
 def load_runtime(options: ExportOptions) -> ExportRuntime:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
 from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import Model
+from resrank.core.progress import Notify
 from resrank.core.prompt import PromptLayout
 from resrank.export.gpu_serving import GpuServing
 from resrank.export.manifest import ParityFacts, ToleranceFacts
 from resrank.export.parity import ParityGate, ParityResult
 from resrank.export.repository import EngineModel
 from resrank.model.modeling import ResRankModel
-
-Progress = Callable[[str], None]
 
 ENGINE_MODELS = (Model.ENCODER, Model.RERANKER)
 
@@ -31,7 +30,7 @@ class Subject:
         layout: The checkpoint's prompt.
         gate: Holds the reference's answers.
         scratch: A folder on the target's file system, deleted after the export.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
     """
 
     checkpoint: Path
@@ -39,7 +38,7 @@ class Subject:
     layout: PromptLayout
     gate: ParityGate
     scratch: Path
-    progress: Progress
+    notify: Notify
 
 
 @dataclass(frozen=True)

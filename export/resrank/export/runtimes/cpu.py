@@ -38,15 +38,15 @@ class CpuRuntime:
 
     def export(self, subject: Subject) -> RuntimeExport:
         """See the protocol."""
-        subject.progress("Exporting the encoder to ONNX")
+        subject.notify("Exporting the encoder to ONNX")
         graphs = {Model.ENCODER: export_encoder(subject.model, subject.scratch / Model.ENCODER)}
-        subject.progress("Exporting the reranker to ONNX")
+        subject.notify("Exporting the reranker to ONNX")
         graphs[Model.RERANKER] = export_reranker(subject.model, subject.scratch / Model.RERANKER)
         tried: list[EngineChoice] = []
         refused: list[str] = []
         for options in self._options.cpu_choices:
             for model in ENGINE_MODELS:
-                subject.progress(f"Checking the {model.value} on {options.kind.value} {options.precision.value}")
+                subject.notify(f"Checking the {model.value} on {options.kind.value} {options.precision.value}")
                 try:
                     tried.append(measure(subject.gate, model, load_engine(graphs[model], options), options))
                 except EngineError as error:

@@ -96,11 +96,11 @@ class PlanRuntime:
 
     def _choose(self, model: Model, subject: Subject, tried: list[EngineChoice]) -> _Graph:
         """The typed graph of the first precision that passes."""
-        subject.progress(f"Exporting the {model.value} to ONNX")
+        subject.notify(f"Exporting the {model.value} to ONNX")
         typed = TypedGraph.trace(subject.model, model)
         wished = self._options.precision
         for precision in (wished,) if wished else _USUAL_PRECISIONS:
-            subject.progress(f"Typing the {model.value}'s graph {precision.value} and checking it")
+            subject.notify(f"Typing the {model.value}'s graph {precision.value} and checking it")
             onnx = typed.write(precision, subject.scratch / "typed" / model / precision)
             parity = check_typed(subject.gate, model, onnx, precision)
             tried.append(EngineChoice(parity, parity.options.kind.value))
@@ -142,7 +142,7 @@ class PlanRuntime:
         """The plans."""
         capabilities, models = tuple(self._targets.values()), {}
         for model, graph in graphs.items():
-            subject.progress(f"Building the {model.value} for compute capability {', '.join(capabilities)}")
+            subject.notify(f"Building the {model.value} for compute capability {', '.join(capabilities)}")
             folder = subject.scratch / "plans" / model
             built = builder.build_each(
                 graph.onnx,

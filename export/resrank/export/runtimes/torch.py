@@ -66,7 +66,7 @@ class TorchRuntime:
         wished = self._options.precision
         for precision in (wished,) if wished else _USUAL_PRECISIONS:
             options = EngineOptions(EngineKind.TORCH, precision, device=device)
-            subject.progress(f"Checking the {model.value} on torch {precision.value}")
+            subject.notify(f"Checking the {model.value} on torch {precision.value}")
             engine = load_engine(subject.checkpoint / _PART_OF[model], options)
             tried.append(measure(subject.gate, model, engine, options))
             if tried[-1].parity.passed:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resrank.core.errors import ExportError
+from resrank.core.progress import Notify
 from resrank.export.profiles import ProfileShapes
 from resrank.export.tensorrt.callbacks import (
     ErrorLines,
@@ -52,11 +53,11 @@ class EngineBuilder:
 
     flavour = EngineKind.TENSORRT_RTX
 
-    def __init__(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, notify: Notify = lambda _: None) -> None:
         """Loads the library.
 
         Args:
-            progress: Called with one line per phase of a build.
+            notify: Called with one line per phase of a build.
 
         Raises:
             ExportError: It is not installed.
@@ -69,7 +70,7 @@ class EngineBuilder:
             if name.startswith("SM")
         }
         self.capabilities = tuple(sorted(self._members))
-        self._progress = progress
+        self._progress = notify
         self._errors = ErrorLines()
         self._interruption = Interruption()
         self._logger = make_logger(self._trt, self._errors, self._interruption)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from resrank.core.progress import Notify
+
 _CUDA_NOISE = "::catchCudaError::"
 """On a machine without a driver every error is followed by one about the driver, which explains nothing."""
 
@@ -94,12 +96,12 @@ def make_logger(trt: Any, errors: ErrorLines, interruption: Interruption) -> Any
     return Logger()
 
 
-def make_progress_monitor(trt: Any, progress: Callable[[str], None], interruption: Interruption) -> Any:
+def make_progress_monitor(trt: Any, notify: Notify, interruption: Interruption) -> Any:
     """Reports the phases of a build, and stops it when a callback was interrupted.
 
     Args:
         trt: The flavour's module.
-        progress: Called with the name of each phase right below the whole build.
+        notify: Called with the name of each phase right below the whole build.
         interruption: Where an exception in a callback goes.
 
     Returns:
@@ -116,7 +118,7 @@ def make_progress_monitor(trt: Any, progress: Callable[[str], None], interruptio
                 if parent_phase is None:
                     self._whole = phase_name
                 elif parent_phase == self._whole:
-                    progress(phase_name)
+                    notify(phase_name)
 
         def phase_finish(self, phase_name: str) -> None:
             """Nothing is reported at a phase's end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +17,7 @@ from resrank.evaluation.names import Through
 from resrank.stack.cli.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from resrank.evaluation.passes import Progress
+    from resrank.core.progress import Notify, Progress
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -158,7 +158,7 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def _progress(console: Terminal) -> Iterator[tuple[Callable[[str], None], Progress]]:
+def _progress(console: Terminal) -> Iterator[tuple[Notify, Progress]]:
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 

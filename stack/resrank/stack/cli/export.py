@@ -135,7 +135,7 @@ def export(
 
     console = Terminal(stderr=output is Output.JSON, highlight=False)
     report = export_checkpoint(
-        checkpoint, out, options, force=force, progress=lambda step: console.print(f"{step} …", markup=False)
+        checkpoint, out, options, force=force, notify=lambda step: console.print(f"{step} …", markup=False)
     )
     if output is Output.JSON:
         print_json(_as_json(report))

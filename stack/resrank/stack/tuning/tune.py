@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from resrank.core.errors import StackError
 from resrank.core.names import Model, Parameter
+from resrank.core.progress import Notify
 from resrank.export.manifest import Runtime, read_manifest
 from resrank.stack.gpu import Machine
 from resrank.stack.machine import usable_cores
@@ -23,14 +24,12 @@ hundred times as long as the encoding of a query."""
 _ROWS = {Model.RERANKER: (8, 4, 1, 16), Model.ENCODER: (64, 16, 32)}
 
 
-def tune(
-    repository: Path, progress: Callable[[str], None] = lambda _: None
-) -> tuple[dict[Model, Choice], TunedSettings, Path]:
+def tune(repository: Path, notify: Notify = lambda _: None) -> tuple[dict[Model, Choice], TunedSettings, Path]:
     """Measures and writes down what serves best here.
 
     Args:
         repository: Model repository as ``resrank export`` writes it, for a CPU.
-        progress: Called with one line per step.
+        notify: Called with one line per step.
 
     Returns:
         Of each engine model what was measured and taken; the settings, and the file that ``resrank serve`` reads.
@@ -48,7 +47,7 @@ def tune(
     require_servable(repository, manifest, Machine())
     choices: dict[Model, Choice] = {}
     for model, budget_s in BUDGETS_S.items():
-        progress(f"measuring the {model.value}, up to {budget_s:.0f} s")
+        notify(f"measuring the {model.value}, up to {budget_s:.0f} s")
         default, others = settings_of(repository, model, usable_cores())
         with Trials(repository, model) as trials:
             choices[model] = choose(default, others, trials.measure, budget_s=budget_s)

@@ -66,7 +66,7 @@ def test_a_build_reports_its_phases(
     rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, tmp_path: Path
 ) -> None:
     phases: list[str] = []
-    builder = EngineBuilder(progress=phases.append)
+    builder = EngineBuilder(notify=phases.append)
     builder.build_each(save_attention(Precision.BF16), [attention_profile], {89: tmp_path / "model.plan"})
     assert len(phases) == len(set(phases)) > 1
 
@@ -192,7 +192,7 @@ def test_an_interrupted_build_stops_and_leaves_nothing(
     def press_ctrl_c(_: str) -> None:
         raise KeyboardInterrupt
 
-    builder = EngineBuilder(progress=press_ctrl_c)
+    builder = EngineBuilder(notify=press_ctrl_c)
     with pytest.raises(KeyboardInterrupt):
         builder.build_each(save_attention(Precision.BF16), [attention_profile], {89: tmp_path / "model.plan"})
     assert [path.name for path in tmp_path.iterdir()] == ["graph.onnx"]
