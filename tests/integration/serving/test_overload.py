@@ -19,7 +19,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
-from resrank.core.outcomes import PUBLISH_EVERY_S, Outcome
+from resrank.core.outcomes import Outcome
+from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank.stack.triton_process import TritonProcess
 from support.triton_requests import rerank_inputs, tensor, texts, unit_vectors
 
