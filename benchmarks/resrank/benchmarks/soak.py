@@ -11,12 +11,13 @@ from pathlib import Path
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.resources import SERVER, SIDECAR, Sample, look, summed
-from resrank.benchmarks.soak_load import SoakLoad
+from resrank.benchmarks.soak_load import UPSERT, SoakLoad
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.benchmarks.trend import slope
 from resrank.client import ResRankClient
 from resrank.core.corpus import check_corpus, read_passages
 from resrank.core.progress import Notify
+from resrank.loadtest.kinds import KINDS
 from resrank.stack.local_stack import LocalStack
 
 MOST_GROWTH = 1.0
@@ -82,7 +83,7 @@ def run(
                 if number % (SAMPLES // 10) == 0:
                     total = sum(samples[-1].memory_mb.values())
                     notify(f"{samples[-1].at_s:.0f} s: {total:.0f} MB, {sum(load.answered.values())} answered")
-    if silent := [kind for kind in ("rerank", "rerank_text", "search", "embed", "upsert") if not load.answered[kind]]:
+    if silent := [kind for kind in (*KINDS, UPSERT) if not load.answered[kind]]:
         raise BenchmarkError(f"no request was answered of: {', '.join(silent)}")
     return soak_study(samples, dict(load.answered), dict(load.failed))
 
