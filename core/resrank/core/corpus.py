@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from resrank.core.errors import InvalidInputError
@@ -86,7 +89,34 @@ def corpus_file(folder: Path) -> Path:
     raise InvalidInputError("corpus", f"{folder} has neither corpus.jsonl nor corpus.jsonl.gz")
 
 
-def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -> tuple[int, set[int]]:
+@contextmanager
+def rereadable(path: Path) -> Iterator[Path]:
+    """A corpus as a file that can be read as often as needed: what a pipe gives is copied before anything is read.
+
+    Args:
+        path: A file, or a pipe such as ``/dev/stdin``.
+
+    Yields:
+        The path itself, or that of a copy that goes with the context. Errors name the path itself.
+    """
+    if not (path.is_fifo() or path.is_char_device() or path.is_socket()):
+        yield path
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            with path.open("rb") as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except OSError as error:
+            raise CorpusError(str(path), f"cannot be read: {error.strerror}") from error
+        try:
+            yield copy
+        except CorpusError as error:
+            name = error.place.name.replace(str(copy), str(path), 1)
+            raise CorpusError(name, error.problem, limit=error.limit, value=error.value) from error.__cause__
+
+
+def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -> tuple[set[str], set[int]]:
     """Reads a whole corpus without keeping it, so that a bad line is known before hours of encoding, not after.
 
     Args:
@@ -94,7 +124,7 @@ def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -
         on_empty: As :func:`read_passages`.
 
     Returns:
-        How many distinct passages it holds, and the numbers of the lines that repeat an earlier passage word for word.
+        The ids of its passages, and the numbers of the lines that repeat an earlier passage word for word.
 
     Raises:
         CorpusError: As :func:`read_passages`, or an id has two different contents.
@@ -114,7 +144,7 @@ def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -
         repeated.add(passage.line)
     if not first:
         raise CorpusError(str(path), "holds no passages")
-    return len(first), repeated
+    return set(first), repeated
 
 
 def _parse(path: Path, line: int, content: dict[str, Any]) -> Passage:

@@ -16,6 +16,7 @@ from resrank.client import AsyncResRankClient
 from resrank.client.index_build import BuildSettings, PassageEncoder
 from resrank.core.checkpoint import encoder_identity, validate_folder
 from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import CosineMap
 from resrank.core.progress import Notify
 from resrank.evaluation.baselines import Projectors
 from resrank.evaluation.names import Through
@@ -37,6 +38,8 @@ class Backend:
         encoder_sha256: Identity of its encoder, to which an index belongs.
         passage_encoder: Opens what embeds passages, inside a running event loop.
         build: How an index is filled with it.
+        lexical_weight: The checkpoint's w, by which hybrid candidates are found.
+        cosine_map: Its A; None for the identity.
         projectors: The checkpoint's, None where its folder was not given.
         facts: What a report tells about it.
     """
@@ -46,6 +49,8 @@ class Backend:
     encoder_sha256: str
     passage_encoder: Callable[[], AbstractAsyncContextManager[PassageEncoder]]
     build: BuildSettings
+    lexical_weight: float
+    cosine_map: CosineMap | None
     projectors: Projectors | None
     facts: Mapping[str, Any]
 
@@ -77,6 +82,8 @@ def torch_backend(checkpoint: Path, notify: Notify) -> Backend:
         encoder_sha256=encoder_identity(scorer.spec),
         passage_encoder=passage_encoder,
         build=BuildSettings(in_flight=1),  # one batch already takes every core
+        lexical_weight=scorer.spec.fusion.lexical_weight,
+        cosine_map=scorer.spec.fusion.cosine_map,
         projectors=Projectors.of(checkpoint),
         facts={"name": scorer.spec.name, "sha256": scorer.spec.digest(), "engines": {"torch": "fp32"}},
     )
@@ -109,6 +116,8 @@ def stack_backend(triton: str, checkpoint: Path | None) -> Iterator[Backend]:
             encoder_sha256=served.encoder_sha256,
             passage_encoder=lambda: AsyncResRankClient(triton, timeout_s=build.batch_timeout_s),
             build=build,
+            lexical_weight=served.lexical_weight,
+            cosine_map=served.cosine_map,
             projectors=None if checkpoint is None else Projectors.of(checkpoint),
             facts={"name": spec and spec.name, "sha256": served.sha256, "engines": dict(served.engines)},
         )

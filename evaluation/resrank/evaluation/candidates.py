@@ -9,18 +9,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resrank.client.index_build import called, changed_passages, connected, describe, fill_index
+from resrank.client.index_build import fill_index
+from resrank.client.sidecar import AsyncSidecar
 from resrank.core.corpus import Passage
 from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.progress import Progress
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.searching import check_encoder
-from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.collection import JudgedCollection
@@ -28,16 +27,7 @@ from resrank.evaluation.passes import Question
 from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
 
-if TYPE_CHECKING:
-    from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
-
-SidecarOf = Callable[[Path], AbstractAsyncContextManager["RetrievalServiceAsyncStub"]]
-
-_MODES = {
-    SearchMode.LEXICAL: pb.SEARCH_MODE_LEXICAL,
-    SearchMode.DENSE: pb.SEARCH_MODE_DENSE,
-    SearchMode.HYBRID: pb.SEARCH_MODE_HYBRID,
-}
+SidecarOf = Callable[[Path], AbstractAsyncContextManager[AsyncSidecar]]
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,7 @@ async def find_questions(
     texts = list(collection.queries.values())
     async with _index(backend, wanted, place, collection.name, progress) as sidecar:
         embeddings = await asyncio.to_thread(backend.scorer.embed_queries, texts)
-        described = await describe(sidecar)
+        described = await sidecar.describe()
         notes = []
         if isinstance(source, GivenCandidates):
             rankings = dict(source.rankings)
@@ -161,7 +151,7 @@ async def find_questions(
             rankings = {}
             for (question, text), embedding in zip(collection.queries.items(), embeddings, strict=True):
                 k = depth + 1 if question in collection.own_passages and depth < MAX_MESSAGE_RECORDS else depth
-                rankings[question] = await _search(sidecar, source, text, embedding, k, backend.encoder_sha256)
+                rankings[question] = await _search(sidecar, source, text, embedding, k, backend)
                 progress("finding candidates", len(rankings), len(texts))
             rankings, themselves = _without_own(rankings, collection)
             notes += themselves
@@ -180,12 +170,12 @@ async def find_questions(
 @asynccontextmanager
 async def _index(
     backend: Backend, passages: Sequence[Passage], place: OwnIndex | RunningIndex, name: str, progress: Progress
-) -> AsyncIterator[RetrievalServiceAsyncStub]:
+) -> AsyncIterator[AsyncSidecar]:
     """The sidecar of an index that holds these passages."""
     if isinstance(place, RunningIndex):
-        async with connected(place.address) as sidecar:
-            check_encoder((await describe(sidecar)).encoder_sha256, backend.encoder_sha256)
-            if missing := await changed_passages(sidecar, passages):
+        async with AsyncSidecar(place.address) as sidecar:
+            check_encoder((await sidecar.describe()).encoder_sha256, backend.encoder_sha256)
+            if missing := await sidecar.changed(passages):
                 raise RetrievalError(
                     f"the index at {place.address} does not hold {len(missing)} of the {len(passages)} passages of "
                     f"{name} as they are there, the first is {missing[0].id!r}: build it from that corpus"
@@ -211,37 +201,26 @@ async def _index(
 
 
 async def _search(
-    sidecar: RetrievalServiceAsyncStub,
-    mode: SearchMode,
-    text: str,
-    embedding: Float32,
-    depth: int,
-    encoder_sha256: str,
+    sidecar: AsyncSidecar, mode: SearchMode, text: str, embedding: Float32, depth: int, backend: Backend
 ) -> Ranking:
     if mode is SearchMode.LEXICAL and not query_terms(text):
         return NO_RANKING  # which the sidecar refuses, rightly: there is nothing to look for
-    response = await called(
-        sidecar.Search(
-            pb.SearchRequest(
-                mode=_MODES[mode],
-                k=depth,
-                embedding=b"" if mode is SearchMode.LEXICAL else embedding.astype("<f4").tobytes(),
-                text="" if mode is SearchMode.DENSE else text,
-                encoder_sha256=encoder_sha256,
-            )
-        )
+    found = await sidecar.search(
+        text,
+        None if mode is SearchMode.LEXICAL else embedding,
+        mode=mode,
+        k=depth,
+        encoder_sha256=backend.encoder_sha256,
+        lexical_weight=backend.lexical_weight,
+        cosine_map=backend.cosine_map,
     )
-    return Ranking(tuple(response.ids), np.asarray(response.scores, np.float32))
+    return Ranking(tuple(found.ids), found.scores)
 
 
-async def _vectors(sidecar: RetrievalServiceAsyncStub, ids: Sequence[str]) -> dict[str, Float16]:
-    vectors: dict[str, Float16] = {}
-    for start in range(0, len(ids), MAX_MESSAGE_RECORDS):
-        block = ids[start : start + MAX_MESSAGE_RECORDS]
-        response = await called(sidecar.Get(pb.GetRequest(ids=block, include_embeddings=True)))
-        if response.missing_ids:
-            raise IndexFolderError(f"the index lost passage {response.missing_ids[0]!r} while it was read")
-        vectors.update((record.id, np.frombuffer(record.embedding, "<f2")) for record in response.records)
+async def _vectors(sidecar: AsyncSidecar, ids: Sequence[str]) -> Mapping[str, Float16]:
+    vectors = await sidecar.vectors(ids)
+    if missing := [id_ for id_ in ids if id_ not in vectors]:
+        raise IndexFolderError(f"the index lost passage {missing[0]!r} while it was read")
     return vectors
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from resrank.client import ResRankClient
 from resrank.core.addresses import channel_options
 from resrank.core.errors import QueueFullError, ResRankError
+from resrank.core.fusion import CosineMap, read_cosine_map, read_lexical_weight
 from resrank.core.names import Model, Parameter
 from resrank.evaluation.scorer import CandidateVectors, Float32
 
@@ -31,12 +32,16 @@ class ServedCheckpoint:
         sha256: The checkpoint's digest.
         encoder_sha256: The encoder's identity.
         max_passages: Candidates that one pass takes.
+        lexical_weight: Its w.
+        cosine_map: Its A.
         engines: ``encoder`` and ``reranker`` to the engine that runs them and its precision.
     """
 
     sha256: str
     encoder_sha256: str
     max_passages: int
+    lexical_weight: float
+    cosine_map: CosineMap
     engines: Mapping[str, str]
 
 
@@ -110,6 +115,10 @@ def _patient() -> Retrying:
     )
 
 
+def _texts(parameters: Mapping[str, Any]) -> dict[str, str]:
+    return {key: value.string_value for key, value in parameters.items()}
+
+
 def _served(triton: str) -> ServedCheckpoint:
     try:
         with triton_grpc.InferenceServerClient(triton, channel_args=channel_options(triton)) as server:
@@ -133,6 +142,8 @@ def _served(triton: str) -> ServedCheckpoint:
         sha256=told(Model.RERANK, Parameter.CHECKPOINT_SHA256),
         encoder_sha256=told(Model.RERANK, Parameter.ENCODER_SHA256),
         max_passages=int(told(Model.RERANK, Parameter.MAX_PASSAGES)),
+        lexical_weight=read_lexical_weight(_texts(configs[Model.RERANK])),
+        cosine_map=read_cosine_map(_texts(configs[Model.RERANK])),
         engines={
             model.value: f"{told(model, Parameter.ENGINE)} {told(model, Parameter.PRECISION)}"
             for model in (Model.ENCODER, Model.RERANKER)

@@ -236,6 +236,12 @@ class Database:
         with self._reading() as connection:
             return self._lexical.search(connection, text, k, self.record_count)
 
+    def list_ids(self, after: str, limit: int) -> list[str]:
+        """At most ``limit`` ids after one, in the order of their UTF-8 bytes, which is SQLite's of texts."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+            return [row[0] for row in rows]
+
     def names(self, keys: Keys) -> list[str]:
         """The ids of live keys, in their order."""
         return [row[1] for row in self._in_order("key, id", keys)]

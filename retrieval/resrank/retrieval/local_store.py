@@ -108,9 +108,9 @@ class LocalVectorStore:
             lock.release()
             raise
 
-    def announce(self, address: str) -> None:
-        """Writes into the lock file where this folder is served."""
-        self._lock.announce(address)
+    def announce(self, address: str, *, transient: bool) -> None:
+        """Writes into the lock file where this folder is served, and whether that ends with a command."""
+        self._lock.announce(address, transient=transient)
 
     def close(self) -> None:
         """Saves a snapshot if anything changed and gives the folder back."""
@@ -182,6 +182,10 @@ class LocalVectorStore:
     def get(self, ids: Sequence[str], *, include_texts: bool, include_embeddings: bool) -> dict[str, StoredRecord]:
         """Reads records by id, see :meth:`resrank.retrieval.store.VectorStore.get`."""
         return self._database.get(ids, include_texts=include_texts, include_vectors=include_embeddings)
+
+    def list_ids(self, after: str, limit: int) -> list[str]:
+        """Ids page by page, see :meth:`resrank.retrieval.store.VectorStore.list_ids`."""
+        return self._database.list_ids(after, limit)
 
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""

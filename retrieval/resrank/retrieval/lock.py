@@ -25,10 +25,12 @@ class Owner:
     Attributes:
         pid: Its process id.
         address: Where its sidecar listens (``host:port``), None while it is still starting.
+        transient: Whether that sidecar ends with the command that started it.
     """
 
     pid: int
     address: str | None
+    transient: bool = False
 
 
 class FolderLock:
@@ -78,15 +80,16 @@ class FolderLock:
         where = "" if owner is None or owner.address is None else f", which serves it at {owner.address}"
         raise IndexFolderError(f"index folder {folder} is owned by {who}{where}: stop it, or write through it")
 
-    def announce(self, address: str | None) -> None:
+    def announce(self, address: str | None, *, transient: bool = False) -> None:
         """Writes into the lock file who owns the folder.
 
         Args:
             address: Where the sidecar listens, None before it does.
+            transient: Whether it ends with the command that started it.
         """
         self._file.seek(0)
         self._file.truncate()
-        json.dump({"pid": os.getpid(), "address": address}, self._file)
+        json.dump({"pid": os.getpid(), "address": address, "transient": transient}, self._file)
         self._file.flush()
 
     def release(self) -> None:
@@ -127,6 +130,6 @@ def _parse(file: IO[str]) -> Owner | None:
     file.seek(0)
     try:
         content = json.loads(file.read())
-        return Owner(pid=int(content["pid"]), address=content["address"])
+        return Owner(int(content["pid"]), content["address"], bool(content.get("transient", False)))
     except (ValueError, KeyError, TypeError):
         return None

@@ -90,7 +90,7 @@ class SidecarServer:
             await self._stop(grace_s=0)
             raise
         self.address = join_address(settings.host, port)
-        self._store.announce(self.address)
+        self._store.announce(self.address, transient=settings.transient)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info(

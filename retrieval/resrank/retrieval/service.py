@@ -99,6 +99,11 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         return await self._run(self._reads, work)
 
+    async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:  # noqa: N802
+        """See the proto."""
+        limit = wire.parse_limit(request.limit)
+        return pb.ListResponse(ids=await self._run(self._reads, lambda: self._store.list_ids(request.after, limit)))
+
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:  # noqa: N802
         """See the proto."""
         description = await self._run(self._reads, self._store.describe)

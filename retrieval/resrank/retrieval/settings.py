@@ -22,6 +22,7 @@ class SidecarSettings:
         dense_search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
         search_threads: Searches that run at once, one core each.
         max_inflight: Requests admitted at once; the next one is refused with ``RESOURCE_EXHAUSTED``.
+        transient: Whether it ends with the command that started it, which others are told in the folder's lock file.
         drain_s: Seconds that requests in flight get to finish when the sidecar is told to stop.
         tls: Certificates for the port; None for plain text.
         bearer_key: What callers of the port must send; None lets everybody in.
@@ -40,6 +41,7 @@ class SidecarSettings:
     dense_search_parameters: str = ""
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_inflight: int = 64
+    transient: bool = False
     drain_s: float = 10.0
     tls: ServerTls | None = None
     bearer_key: str | None = field(default=None, repr=False)

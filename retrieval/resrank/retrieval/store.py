@@ -50,6 +50,9 @@ class VectorStore(Protocol):
     def get(self, ids: Sequence[str], *, include_texts: bool, include_embeddings: bool) -> dict[str, StoredRecord]:
         """Reads records by id; those that are not there are absent from the answer."""
 
+    def list_ids(self, after: str, limit: int) -> list[str]:
+        """At most ``limit`` ids of records, those after an id in the order of their UTF-8 bytes."""
+
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""
 

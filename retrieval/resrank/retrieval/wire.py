@@ -129,6 +129,16 @@ def parse_ids(ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
+def parse_limit(limit: int) -> int:
+    """Reads how many ids List is to name.
+
+    Raises:
+        InvalidInputError: None or too many.
+    """
+    _check_count("limit", limit)
+    return limit
+
+
 def search_response(hits: SearchHits) -> pb.SearchResponse:
     """Writes an answer; the caller adds the total and the waiting time."""
     return pb.SearchResponse(

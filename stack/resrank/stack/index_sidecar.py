@@ -8,45 +8,54 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from resrank.client.index_build import connected
-from resrank.core.errors import RetrievalError
-from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.client.sidecar import AsyncSidecar
+from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.retrieval.lock import read_owner
 
 _OWNER_WAIT_S = 30.0
 
 
 @asynccontextmanager
-async def sidecar_of(index: Path) -> AsyncIterator[retrieval_pb2_grpc.RetrievalServiceAsyncStub]:
+async def sidecar_of(index: Path, *, to_fill: bool = False) -> AsyncIterator[AsyncSidecar]:
     """The sidecar of an index folder: the one that owns it, or else one that runs in this process meanwhile.
 
     Args:
         index: The index folder; made if it does not exist.
+        to_fill: Whether what follows takes long: then an owner that ends with its own command is refused, since it
+            would take this one with it.
 
     Yields:
-        A stub connected to it.
+        A client of it.
 
     Raises:
-        IndexFolderError: The folder is corrupt, foreign or not writable.
+        IndexFolderError: The folder is corrupt, foreign, not writable, or filled by another command.
         RetrievalError: The owner does not answer.
     """
-    address = await _owner_address(index)
+    address = await _owner_address(index, to_fill=to_fill)
     if address is not None:
-        async with connected(address) as stub:
-            yield stub
+        async with AsyncSidecar(address) as client:
+            yield client
         return
     # Imported here: whoever only reads a running sidecar's index needs no FAISS.
     from resrank.retrieval.server import SidecarServer
     from resrank.retrieval.settings import SidecarSettings
 
-    async with SidecarServer(SidecarSettings(index=index, port=0)) as sidecar, connected(sidecar.address) as stub:
-        yield stub
+    async with (
+        SidecarServer(SidecarSettings(index=index, port=0, transient=True)) as sidecar,
+        AsyncSidecar(sidecar.address) as client,
+    ):
+        yield client
 
 
-async def _owner_address(index: Path) -> str | None:
+async def _owner_address(index: Path, *, to_fill: bool) -> str | None:
     deadline = time.monotonic() + _OWNER_WAIT_S
     while (owner := read_owner(index)) is not None:
         if owner.address is not None:
+            if to_fill and owner.transient:
+                raise IndexFolderError(
+                    f"index folder {index} is in the hands of another command, process {owner.pid}, which ends when it "
+                    "is done: wait for that, or have a lasting sidecar serve the folder"
+                )
             return owner.address
         if time.monotonic() > deadline:
             raise RetrievalError(f"process {owner.pid} owns {index} but does not serve it: stop it, or wait for it")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from resrank.client import AsyncResRankClient, ResRankClient
-from resrank.client.index_build import connected, describe
+from resrank.client.sidecar import AsyncSidecar
 from resrank.stack.sidecar_process import SidecarProcess
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "grpc_proxy")
@@ -30,8 +30,11 @@ def test_the_clients_the_index_commands_and_the_health_check_reach_the_sidecar(i
     socket = tmp_path / "retrieval.sock"
 
     async def ask(address: str) -> list[Any]:
-        async with AsyncResRankClient(address, retrieval=address, timeout_s=20) as client, connected(address) as stub:
-            return [(await client.health()).retrieval, await describe(stub)]
+        async with (
+            AsyncResRankClient(address, retrieval=address, timeout_s=20) as client,
+            AsyncSidecar(address) as other,
+        ):
+            return [(await client.health()).retrieval, await other.describe()]
 
     with SidecarProcess(index, socket=socket, ready_timeout_s=60) as sidecar:
         for address in (sidecar.address, f"unix:{socket}"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from resrank.client import index_build
-from resrank.client.index_build import BuildReport, BuildSettings, delete_records, describe, fill_index
-from resrank.core.corpus import CorpusError
-from resrank.core.errors import InvalidInputError, Place, QueueFullError, RetrievalError
-from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.client.index_build import BuildReport, BuildSettings, fill_index
+from resrank.core.corpus import CorpusError, Passage, read_passages
+from resrank.core.errors import IndexFolderError, InvalidInputError, Place, QueueFullError, RetrievalError
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
 from resrank.stack.index_sidecar import sidecar_of
@@ -99,12 +99,14 @@ async def test_every_passage_is_stored_with_its_own_embedding(corpus: Path, inde
     passages = [json.loads(line) for line in corpus.read_text().splitlines()]
     async with sidecar_of(index) as sidecar:
         ids = [passage["_id"] for passage in passages]
-        got = await sidecar.Get(pb.GetRequest(ids=ids, include_texts=True, include_embeddings=True))
-        about = await describe(sidecar)
-    assert (about.record_count, about.encoder_sha256, about.dimension) == (300, SHA, 6)
-    for passage, record in zip(passages, got.records, strict=True):
-        assert record.text == passage["text"]
-        assert record.embedding == embedding_of(passage["text"].strip()).astype("<f2").tobytes()
+        vectors = await sidecar.vectors(ids)
+        about = await sidecar.describe()
+        assert (about.record_count, about.encoder_sha256, about.dimension) == (300, SHA, 6)
+        assert [id_ async for id_ in sidecar.ids()] == sorted(ids)
+        assert await sidecar.changed(list(read_passages(corpus))) == []
+    for passage in passages:
+        expected = embedding_of(passage["text"].strip()).astype("<f2")
+        assert vectors[passage["_id"]].tobytes() == expected.tobytes()
 
 
 async def test_batches_are_full_of_nearly_equal_lengths_and_overlap(corpus: Path, index: Path) -> None:
@@ -132,11 +134,74 @@ async def test_an_interrupted_run_goes_on_where_it_stopped(corpus: Path, index: 
     with pytest.raises(RetrievalError, match="interrupted"):
         await fill(corpus, index, first)
     async with sidecar_of(index) as sidecar:
-        stored = (await describe(sidecar)).record_count
+        stored = (await sidecar.describe()).record_count
     assert 0 < stored <= 5 * 16
     second = HashEncoder()
     report = await fill(corpus, index, second)
     assert (report.unchanged, report.inserted, len(second.texts)) == (stored, 300 - stored, 300 - stored)
+
+
+async def test_a_smaller_corpus_leaves_others_which_are_counted_and_removed_when_asked(
+    corpus: Path, index: Path, tmp_path: Path
+) -> None:
+    await fill(corpus, index, HashEncoder())
+    lines = corpus.read_text().splitlines(keepends=True)
+    smaller = tmp_path / "smaller.jsonl"
+    smaller.write_text("".join(lines[:120]) + '{"_id": "new", "text": "new"}\n')
+    report = await fill(smaller, index, HashEncoder())
+    assert (report.inserted, report.unchanged, report.pruned, report.others) == (1, 120, 0, 180)
+    report = await fill(smaller, index, HashEncoder(), BuildSettings(prune=True))
+    assert (report.unchanged, report.pruned, report.others) == (121, 180, 0)
+    async with sidecar_of(index) as sidecar:
+        assert [id_ async for id_ in sidecar.ids()] == sorted([*(f"d{row}" for row in range(120)), "new"])
+
+
+async def test_ids_come_page_by_page(index: Path) -> None:
+    passages = [Passage(1, f"ä{number}", "", "text") for number in range(2500)]
+    async with sidecar_of(index) as sidecar:
+        for start in range(0, 2500, 1000):
+            block = passages[start : start + 1000]
+            await sidecar.upsert(SHA, block, np.ones((len(block), 6), np.float32))
+        assert [id_ async for id_ in sidecar.ids()] == sorted(passage.id for passage in passages)
+
+
+async def test_a_pipe_is_read_once_and_all_of_it_is_stored(corpus: Path, index: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    async def fill_from(content: bytes) -> BuildReport:
+        writing = asyncio.create_task(asyncio.to_thread(pipe.write_bytes, content))
+        try:
+            return await fill(pipe, index, HashEncoder())
+        finally:
+            await writing
+
+    content = corpus.read_bytes()
+    report = await fill_from(content)
+    assert (report.passages, report.inserted) == (300, 300)
+    report = await fill_from(content)
+    assert (report.unchanged, report.inserted) == (300, 0)
+    with pytest.raises(CorpusError, match=rf"^{pipe}:301: .*other content"):
+        await fill_from(content + b'{"_id": "d1", "text": "other"}\n')
+
+
+async def test_a_corpus_that_changes_while_it_is_read_is_no_success(corpus: Path, index: Path) -> None:
+    class Meddling(HashEncoder):
+        async def encoder_sha256(self) -> str:
+            corpus.write_text(corpus.read_text().splitlines(keepends=True)[0])
+            return SHA
+
+    with pytest.raises(CorpusError, match="changed while it was read: 300 passages were checked, 1 stored"):
+        await fill(corpus, index, Meddling())
+
+
+async def test_a_folder_that_another_command_fills_is_refused_by_name_and_read_all_the_same(index: Path) -> None:
+    async with sidecar_of(index, to_fill=True):
+        async with sidecar_of(index) as other:
+            assert (await other.describe()).record_count == 0
+        with pytest.raises(IndexFolderError, match=f"another command, process {os.getpid()}"):
+            async with sidecar_of(index, to_fill=True):
+                pass
 
 
 async def test_upsert_encodes_everything_again(corpus: Path, index: Path) -> None:
@@ -189,7 +254,7 @@ async def test_another_encoders_index_is_refused_before_anything_is_encoded(corp
 
 async def test_a_running_sidecar_is_written_through(corpus: Path, index: Path) -> None:
     async with SidecarServer(SidecarSettings(index=index, port=0)) as running:
-        async with sidecar_of(index) as sidecar:
+        async with sidecar_of(index, to_fill=True) as sidecar:
             await fill_index(corpus, HashEncoder(), sidecar)
         assert running._store.describe().record_count == 300
 
@@ -197,5 +262,5 @@ async def test_a_running_sidecar_is_written_through(corpus: Path, index: Path) -
 async def test_delete_reports_what_was_missing(corpus: Path, index: Path) -> None:
     await fill(corpus, index, HashEncoder())
     async with sidecar_of(index) as sidecar:
-        assert await delete_records(sidecar, ["d3", "nobody", "d3", "d4"]) == ["nobody"]
-        assert (await describe(sidecar)).record_count == 298
+        assert await sidecar.delete(["d3", "nobody", "d3", "d4"]) == ["nobody"]
+        assert (await sidecar.describe()).record_count == 298

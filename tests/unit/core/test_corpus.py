@@ -75,13 +75,13 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None
 
 def test_repeated_passages_are_told_and_counted_once(tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.jsonl", GOOD, {**GOOD, "_id": "2"}, GOOD)
-    assert check_corpus(corpus) == (2, {3})
+    assert check_corpus(corpus) == ({"1", "2"}, {3})
 
 
 def test_empty_passages_are_left_out_and_told_where_the_caller_wants_to_know(tmp_path: Path) -> None:
     corpus = write(tmp_path / "corpus.jsonl", GOOD, {"_id": "2", "title": " ", "text": ""}, {**GOOD, "_id": "3"})
     empty: list[str] = []
-    assert check_corpus(corpus, on_empty=empty.append) == (2, set())
+    assert check_corpus(corpus, on_empty=empty.append) == ({"1", "3"}, set())
     assert empty == ["2"]
     assert [passage.id for passage in read_passages(corpus, on_empty=empty.append)] == ["1", "3"]
     with pytest.raises(CorpusError, match=r":2: _id '2' has neither title nor text"):

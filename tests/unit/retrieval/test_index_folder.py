@@ -173,9 +173,9 @@ def test_an_unknown_dense_index_is_refused_before_the_folder_is_touched(open_sto
 
 def test_lock_file_says_who(open_store: OpenStore, tmp_path: Path) -> None:
     store = open_store()
-    store.announce("127.0.0.1:4711")
+    store.announce("127.0.0.1:4711", transient=True)
     content = json.loads((tmp_path / "index" / "lock").read_text())
-    assert content["address"] == "127.0.0.1:4711"
+    assert (content["address"], content["transient"]) == ("127.0.0.1:4711", True)
     with pytest.raises(
         IndexFolderError, match=rf"owned by process {content['pid']}, which serves it at 127.0.0.1:4711"
     ):

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -136,7 +137,9 @@ def eval_(
     )
     evaluated = EvaluatedCheckpoint(through, checkpoint, repository, triton_url)
     with _progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
-        report = run_evaluation(request, evaluated.open, sidecar_of, notify=notify, progress=progress)
+        report = run_evaluation(
+            request, evaluated.open, partial(sidecar_of, to_fill=True), notify=notify, progress=progress
+        )
     if out is not None:
         report.write(out)
     if output is Output.JSON:

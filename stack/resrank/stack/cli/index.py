@@ -36,17 +36,20 @@ def build(
     triton_url: TritonUrlOption = "localhost:8001",
     batch_size: BatchSizeOption = MAX_BATCH_SIZE,
     in_flight: InFlightOption = 4,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Afterwards remove what the index holds and the corpus does not.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Embed a corpus and store it; a second run does only what is missing or has changed.
 
-    The file is checked before anything is encoded. A running sidecar that owns the folder does the writing; without one
-    this command serves the folder itself meanwhile.
+    The file is checked before anything is encoded; a pipe is read once. A running sidecar that owns the folder does the
+    writing; without one this command serves the folder itself meanwhile, and a second build is refused.
     A bad line is named, with exit code 2, and nothing is stored.
     """
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=True), output)
+    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, prune=prune), output)
 
 
 @app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
@@ -71,14 +74,13 @@ def delete(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Remove passages; ids that are not in the index are reported and are no error."""
-    from resrank.client.index_build import delete_records
     from resrank.stack.index_sidecar import sidecar_of
 
     _require(index)
 
     async def run() -> list[str]:
         async with sidecar_of(index) as sidecar:
-            return await delete_records(sidecar, ids)
+            return await sidecar.delete(ids)
 
     missing = asyncio.run(run())
     deleted = len(set(ids)) - len(missing)
@@ -91,7 +93,6 @@ def delete(
 @app.command(epilog="Example: `resrank index describe --index var/index --output json`")
 def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
     """Print what an index holds and to which encoder it belongs."""
-    from resrank.client import index_build
     from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse
     from resrank.stack.index_sidecar import sidecar_of
 
@@ -99,7 +100,7 @@ def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
 
     async def run() -> DescribeResponse:
         async with sidecar_of(index) as sidecar:
-            return await index_build.describe(sidecar)
+            return await sidecar.describe()
 
     response = asyncio.run(run())
     facts = {field.name: getattr(response, field.name) for field in response.DESCRIPTOR.fields}
@@ -118,20 +119,25 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
     async def run(progress: Callable[[BuildReport], None]) -> BuildReport:
         async with (
             AsyncResRankClient(triton_url, timeout_s=settings.batch_timeout_s) as client,
-            sidecar_of(index) as sidecar,
+            sidecar_of(index, to_fill=True) as sidecar,
         ):
             return await fill_index(corpus, client, sidecar, settings, progress)
 
     with _progress_bar() as progress:
         report = asyncio.run(run(progress))
     if output is Output.JSON:
-        facts = {name: getattr(report, name) for name in ("passages", "inserted", "updated", "unchanged", "seconds")}
+        names = ("passages", "inserted", "updated", "unchanged", "pruned", "others", "seconds")
+        facts = {name: getattr(report, name) for name in names}
         print_json({**facts, "passages_per_s": report.passages_per_s})
         return
     print(
         f"{report.passages} passages: {report.inserted} inserted, {report.updated} updated, "
         f"{report.unchanged} unchanged in {report.seconds:.1f} s ({report.passages_per_s:.0f} documents/s)"
     )
+    if report.pruned:
+        print(f"{report.pruned} passages that the corpus does not have were removed")
+    if report.others and settings.skip_unchanged:
+        print(f"{report.others} passages of the index are not in the corpus: --prune removes them")
 
 
 @contextmanager

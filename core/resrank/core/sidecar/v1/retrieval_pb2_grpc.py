@@ -55,6 +55,11 @@ class RetrievalServiceStub:
                 request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetRequest.SerializeToString,
                 response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/List',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/resrank.retrieval.v1.RetrievalService/Describe',
                 request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
@@ -96,6 +101,13 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def List(self, request, context):
+        """Names the records, page by page. What is stored or removed meanwhile may or may not be among them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Describe(self, request, context):
         """Tells what the index holds and to which encoder it belongs.
         """
@@ -125,6 +137,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetRequest.FromString,
                     response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListResponse.SerializeToString,
             ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
@@ -241,6 +258,33 @@ class RetrievalService:
             '/resrank.retrieval.v1.RetrievalService/Get',
             resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetRequest.SerializeToString,
             resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/List',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,8 @@ class RetrievalServiceStub:
     """Removes records in one transaction. Ids that are not there are reported and are not an error."""
     Get: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetRequest, _retrieval_pb2.GetResponse]
     """Reads records by id."""
+    List: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListRequest, _retrieval_pb2.ListResponse]
+    """Names the records, page by page. What is stored or removed meanwhile may or may not be among them."""
     Describe: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]
     """Tells what the index holds and to which encoder it belongs."""
 
@@ -74,6 +76,8 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Removes records in one transaction. Ids that are not there are reported and are not an error."""
     Get: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetRequest, _retrieval_pb2.GetResponse]  # type: ignore[assignment]
     """Reads records by id."""
+    List: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListRequest, _retrieval_pb2.ListResponse]  # type: ignore[assignment]
+    """Names the records, page by page. What is stored or removed meanwhile may or may not be among them."""
     Describe: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]  # type: ignore[assignment]
     """Tells what the index holds and to which encoder it belongs."""
 
@@ -114,6 +118,14 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.GetResponse, _abc.Awaitable[_retrieval_pb2.GetResponse]]:
         """Reads records by id."""
+
+    @_abc_1.abstractmethod
+    def List(
+        self,
+        request: _retrieval_pb2.ListRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.ListResponse, _abc.Awaitable[_retrieval_pb2.ListResponse]]:
+        """Names the records, page by page. What is stored or removed meanwhile may or may not be among them."""
 
     @_abc_1.abstractmethod
     def Describe(

@@ -1,0 +1,205 @@
+"""The one client of the retrieval sidecar: fills, reads and searches an index, for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+from grpc import StatusCode, aio
+from numpy.typing import NDArray
+
+from resrank.client.channels import open_aio_channel
+from resrank.client.metadata import call_metadata
+from resrank.client.settings import ClientSettings, TlsConfig
+from resrank.core.corpus import Passage
+from resrank.core.errors import (
+    InvalidInputError,
+    Place,
+    QueueFullError,
+    ResRankError,
+    RetrievalError,
+    ServerUnavailableError,
+)
+from resrank.core.fusion import CosineMap, Fusion
+from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.passage import check_id
+from resrank.core.search import SearchMode
+from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+
+if TYPE_CHECKING:  # exists for type checkers only
+    from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
+
+_Item = TypeVar("_Item")
+_ERRORS: dict[StatusCode, type[ResRankError]] = {
+    StatusCode.UNAVAILABLE: ServerUnavailableError,
+    StatusCode.RESOURCE_EXHAUSTED: QueueFullError,
+}
+
+
+class AsyncSidecar:
+    """An index, by way of the sidecar that owns it; an asynchronous context manager.
+
+    Unlike a search, nothing here has a deadline or is sent again: whoever fills an index waits for it.
+
+    Args:
+        address: ``host:port`` of the sidecar, or another gRPC target.
+        tls: Transport security; None for plaintext.
+        bearer_token: Sent as ``authorization: Bearer …``.
+
+    Every method raises :class:`~resrank.core.errors.RetrievalError` where the sidecar refuses or fails,
+    :class:`~resrank.core.errors.ServerUnavailableError` where none answers, and
+    :class:`~resrank.core.errors.QueueFullError` where it sheds load.
+
+    Raises:
+        InvalidInputError: That is no address, or the token would leave this machine in plaintext.
+    """
+
+    def __init__(self, address: str, *, tls: TlsConfig | None = None, bearer_token: str | None = None) -> None:
+        self._settings = ClientSettings(retrieval=address, retrieval_tls=tls, bearer_token=bearer_token)
+        self._address = address
+
+    async def __aenter__(self) -> Self:
+        self._channel = open_aio_channel(self._address, self._settings.retrieval_tls)
+        self._stub: RetrievalServiceAsyncStub = RetrievalServiceStub(self._channel)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def describe(self) -> pb.DescribeResponse:
+        """What the index holds, and to which encoder it belongs."""
+        response: pb.DescribeResponse = await self._call(self._stub.Describe, pb.DescribeRequest())
+        return response
+
+    async def search(
+        self,
+        query: str,
+        embedding: NDArray[np.float32] | None,
+        *,
+        mode: SearchMode,
+        k: int,
+        encoder_sha256: str | None = None,
+        include_texts: bool = False,
+        include_embeddings: bool = False,
+        fusion: Fusion = Fusion.WEIGHTED,
+        lexical_weight: float | None = None,
+        cosine_map: CosineMap | None = None,
+    ) -> Candidates:
+        """Finds candidates, as :func:`resrank.core.sidecar.searching.search_request` words it.
+
+        Raises:
+            InvalidInputError: The sidecar refuses a field.
+            RetrievalError: The index belongs to another encoder.
+        """
+        request = search_request(
+            query,
+            embedding,
+            mode=mode,
+            k=k,
+            encoder_sha256=encoder_sha256,
+            include_texts=include_texts,
+            include_embeddings=include_embeddings,
+            fusion=fusion,
+            lexical_weight=lexical_weight,
+            cosine_map=cosine_map,
+        )
+        response = await self._call(self._stub.Search, request)
+        return read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=include_embeddings)
+
+    async def upsert(
+        self, encoder_sha256: str, passages: Sequence[Passage], vectors: NDArray[np.floating[Any]]
+    ) -> pb.UpsertResponse:
+        """Stores passages in one transaction: all of them are on the disk when this returns, or none.
+
+        Args:
+            encoder_sha256: The encoder that made the vectors.
+            passages: At most ``MAX_MESSAGE_RECORDS``, of distinct ids.
+            vectors: Floats [len(passages), d]; stored in half precision.
+
+        Raises:
+            InvalidInputError: A passage breaks a rule; nothing is stored.
+        """
+        records = [
+            pb.Record(
+                id=passage.id,
+                title=passage.title,
+                text=passage.text,
+                metadata=passage.metadata,
+                embedding=vector.tobytes(),
+            )
+            for passage, vector in zip(passages, vectors.astype("<f2"), strict=True)
+        ]
+        request = pb.UpsertRequest(encoder_sha256=encoder_sha256, dimension=vectors.shape[1], records=records)
+        response: pb.UpsertResponse = await self._call(self._stub.Upsert, iter([request]))
+        return response
+
+    async def delete(self, ids: Sequence[str]) -> list[str]:
+        """Removes passages; repeated ids count once.
+
+        Returns:
+            The ids that were not in the index.
+
+        Raises:
+            InvalidInputError: One can be no passage's.
+        """
+        for number, id_ in enumerate(ids):
+            check_id(Place("ids", (number,)), id_)
+        missing: list[str] = []
+        for block in in_blocks(dict.fromkeys(ids), MAX_MESSAGE_RECORDS):
+            missing += (await self._call(self._stub.Delete, pb.DeleteRequest(ids=block))).missing_ids
+        return missing
+
+    async def ids(self) -> AsyncIterator[str]:
+        """The ids of all passages, in the order of their UTF-8 bytes.
+
+        What is stored or removed meanwhile may or may not be among them.
+        """
+        last = ""
+        while True:
+            page = (await self._call(self._stub.List, pb.ListRequest(after=last, limit=MAX_MESSAGE_RECORDS))).ids
+            for id_ in page:
+                yield id_
+            if len(page) < MAX_MESSAGE_RECORDS:
+                return
+            last = page[-1]
+
+    async def vectors(self, ids: Sequence[str]) -> Mapping[str, NDArray[np.float16]]:
+        """The stored vectors, FP16 [d] each, of passages by id; those that are not there are absent."""
+        stored: dict[str, NDArray[np.float16]] = {}
+        for block in in_blocks(ids, MAX_MESSAGE_RECORDS):
+            request = pb.GetRequest(ids=block, include_embeddings=True)
+            for record in (await self._call(self._stub.Get, request)).records:
+                stored[record.id] = np.frombuffer(record.embedding, "<f2")
+        return stored
+
+    async def changed(self, passages: Sequence[Passage]) -> list[Passage]:
+        """Those of some passages that the index does not hold with this content."""
+        stored: dict[str, bytes] = {}
+        for block in in_blocks(passages, MAX_MESSAGE_RECORDS):
+            request = pb.GetRequest(ids=[passage.id for passage in block])
+            records = (await self._call(self._stub.Get, request)).records
+            stored.update((record.id, record.content_sha256) for record in records)
+        return [passage for passage in passages if stored.get(passage.id) != passage.content_sha256]
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return await method(request, metadata=call_metadata(self._settings, None))
+        except aio.AioRpcError as error:
+            said = error.details() or error.code().name
+            if error.code() is StatusCode.INVALID_ARGUMENT:
+                raise InvalidInputError.parse(said) or InvalidInputError("request", said) from error
+            raise _ERRORS.get(error.code(), RetrievalError)(f"the retrieval sidecar: {said}") from error
+
+
+def in_blocks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Lists of at most ``size`` consecutive items."""
+    iterator = iter(items)
+    while block := list(islice(iterator, size)):
+        yield block
