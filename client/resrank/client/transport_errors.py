@@ -16,9 +16,6 @@ import grpc
 from resrank.client.calls import Call, Server
 from resrank.client.deadline import Deadline
 from resrank.core.errors import (
-    RETRIEVAL_FAILURE,
-    SIDECAR_UNAVAILABLE,
-    STOPPING,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -27,6 +24,7 @@ from resrank.core.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
+from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, SIDECAR_UNAVAILABLE, STOPPING, WAITED_TOO_LONG
 
 Code = grpc.StatusCode
 
@@ -119,8 +117,8 @@ class _Rule:
 # The first rule that holds decides. `None` and "" match anything.
 _RULES = (
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
-    _Rule(Server.TRITON, None, r"exceeds maximum queue size", _queue_full),
-    _Rule(Server.TRITON, None, r"request timeout expired", _queue_timeout),
+    _Rule(Server.TRITON, None, QUEUE_FULL, _queue_full),
+    _Rule(Server.TRITON, None, WAITED_TOO_LONG, _queue_timeout),
     _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
     # Loaded once, and unloaded when the server stops.

@@ -115,18 +115,6 @@ class ModelNotReadyError(ResRankError):
     retryable = True
 
 
-RETRIEVAL_FAILURE = "retrieval: "
-"""How the ``search`` model begins the message of a :class:`RetrievalError`, so that clients tell it from its own."""
-
-SIDECAR_UNAVAILABLE = "the retrieval sidecar does not answer"
-"""How it begins the message of a :class:`ServerUnavailableError`, which is about the sidecar and not about Triton."""
-
-STOPPING = ("Server is stopping", "has no available versions", "Server exiting")
-"""What Triton says of requests that come, or reach their next step, after it was told to end: the second for a model
-that was unloaded. Its status alone (``UNAVAILABLE``, ``NOT_FOUND``, or ``INTERNAL`` where a model called the other)
-does not tell that another server would answer."""
-
-
 class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.errors import (
-    RETRIEVAL_FAILURE,
-    STOPPING,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -27,10 +25,8 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Parameter, Tensor
+from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, STOPPING, WAITED_TOO_LONG
 from resrank.serving.step import Answer, Arrays, CancelledRequestError, Step, StepRequest
-
-_SHED = ("Exceeds maximum queue size", "Request timeout expired")
-"""What Triton says, as ``UNAVAILABLE``, of a request that it did not compute."""
 
 
 def version_folder(args: Mapping[str, str]) -> Path:
@@ -153,7 +149,7 @@ class PythonBackend:
         Args:
             why: What bound was met.
         """
-        return QueueFullError(f"{_SHED[0]} of {self._model}: {why}")
+        return QueueFullError(f"{QUEUE_FULL} of {self._model}: {why}")
 
     @staticmethod
     def cancelled(request: Any) -> bool:
@@ -185,7 +181,7 @@ class PythonBackend:
         if caller.deadline is not None:
             left_us = int((caller.deadline - time.monotonic()) * 1e6)
             if left_us <= 0:
-                raise QueueFullError(_SHED[1])
+                raise QueueFullError(WAITED_TOO_LONG)
         response = await self._pb.InferenceRequest(
             model_name=model.value,
             requested_output_names=[output.value],
@@ -254,7 +250,7 @@ class PythonBackend:
             case QueueFullError() | ServerUnavailableError():
                 code = codes.UNAVAILABLE
             case DeadlineExceededError():
-                code, text = codes.UNAVAILABLE, f"{_SHED[1]}: {text}"
+                code, text = codes.UNAVAILABLE, f"{WAITED_TOO_LONG}: {text}"
             case CancelledRequestError():
                 code = codes.CANCELLED
             case RetrievalError():
@@ -276,7 +272,7 @@ def inner_error(message: str) -> ResRankError:
     invalid = InvalidInputError.parse(message)
     if invalid is not None and invalid.place.name in (*Tensor, Parameter.TRUNCATE):
         return invalid
-    if any(shed in message for shed in _SHED):
+    if any(words in message for words in (QUEUE_FULL, WAITED_TOO_LONG)):
         return QueueFullError(message)
     if any(words in message for words in STOPPING):
         return ServerUnavailableError(message)

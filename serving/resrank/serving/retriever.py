@@ -10,7 +10,6 @@ import grpc
 
 from resrank.core.addresses import NO_PROXY
 from resrank.core.errors import (
-    SIDECAR_UNAVAILABLE,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -22,6 +21,7 @@ from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
 from resrank.core.sidecar.v1 import retrieval_pb2
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.core.triton_words import QUEUE_FULL, SIDECAR_UNAVAILABLE
 
 if TYPE_CHECKING:  # exists for type checkers only
     from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
@@ -115,7 +115,7 @@ class SidecarRetriever:
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return DeadlineExceededError(f"the retrieval sidecar did not answer within {left:.3g} s")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return QueueFullError(f"Exceeds maximum queue size of the retrieval sidecar: {details}")
+                return QueueFullError(f"{QUEUE_FULL} of the retrieval sidecar: {details}")
             case grpc.StatusCode.UNAVAILABLE:
                 return ServerUnavailableError(f"{SIDECAR_UNAVAILABLE} at unix:{self._socket}: {details}")
         return RetrievalError(details)
