@@ -44,9 +44,6 @@ class BoundedRounds:
     def measure(self, contenders: Mapping[str, Contender]) -> dict[str, Side | None]:
         """Times one size of all sides, call by call in turn, another one first in each round.
 
-        Args:
-            contenders: Label to side.
-
         Returns:
             Label to milliseconds; None for a side that would take longer than its limit.
         """

@@ -89,11 +89,7 @@ def run(
 
 
 def index_kinds(size: int) -> tuple[IndexKind, ...]:
-    """Flat, HNSW and IVF as they suit a corpus of a size.
-
-    Args:
-        size: Vectors.
-    """
+    """Flat, HNSW and IVF as they suit a corpus of a size."""
     lists = next((lists for bound, lists in _LISTS.items() if size <= bound), max(_LISTS.values()))
     return (
         IndexKind("Flat", "Flat", "", "FLAT", {}, {}),

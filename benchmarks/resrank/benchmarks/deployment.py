@@ -33,10 +33,6 @@ class Deployment:
     def open(cls, repository: Path, checkpoint: Path) -> Self:
         """Reads both.
 
-        Args:
-            repository: The model repository.
-            checkpoint: The checkpoint folder.
-
         Raises:
             CheckpointError: The checkpoint is not valid.
             ManifestError: The repository is none, or of another version.

@@ -19,9 +19,6 @@ class Documents:
     def __init__(self, folder: Path) -> None:
         """Makes the folder, before minutes are spent on what could then not be written.
 
-        Args:
-            folder: Where.
-
         Raises:
             BenchmarkError: It cannot be made.
         """
@@ -33,9 +30,6 @@ class Documents:
 
     def write(self, report: Report) -> None:
         """Writes ``NAME.json``, ``NAME.md`` and ``PLOT.png`` of each benchmark.
-
-        Args:
-            report: What was found.
 
         Raises:
             BenchmarkError: A file cannot be written.

@@ -14,12 +14,7 @@ _DTYPES = {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}
 
 
 def gemm_peak_gflops(precision: Precision, threads: int) -> float:
-    """The fastest square product of torch, in GFLOP/s, over several sizes.
-
-    Args:
-        precision: Of both operands.
-        threads: To compute on.
-    """
+    """The fastest square product of torch, in GFLOP/s, over several sizes."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -106,11 +106,7 @@ class InfinityClient:
     """
 
     def __init__(self, server: InfinityServer) -> None:
-        """Connects at the first request.
-
-        Args:
-            server: A running one.
-        """
+        """Connects at the first request."""
         self._port = server.port
 
     def rerank(self, model: str, query: str, passages: Sequence[str]) -> Float32:
@@ -162,11 +158,6 @@ def export_for_optimum(environments: Path, model: Path, out: Path) -> None:
     """Makes the ONNX graph that the ``optimum`` engine wants, by optimum itself, optimised as the server would do it.
 
     The server's own optimisation fails for models in a folder: it hands optimum a path where that wants a name.
-
-    Args:
-        environments: As for the server.
-        model: The encoder's folder.
-        out: The folder to make.
 
     Raises:
         BenchmarkError: The environment does not exist, or the export failed.

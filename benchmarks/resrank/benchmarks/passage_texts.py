@@ -33,10 +33,6 @@ class PassageTexts:
 
         A piece that is cut inside of a word may have a token more or less when it is tokenized alone.
 
-        Args:
-            tokens: In each.
-            count: How many.
-
         Raises:
             BenchmarkError: The corpus is too short.
         """

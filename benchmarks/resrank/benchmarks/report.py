@@ -50,11 +50,7 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """Prints the machine, a table of each study, one of all ratios, and what else was found.
-
-        Args:
-            console: Where.
-        """
+        """Prints the machine, a table of each study, one of all ratios, and what else was found."""
         console.print(Text(self.machine.line))
         console.print(Text(self.machine.versions_line, style="dim"))
         for outcome in self.outcomes:

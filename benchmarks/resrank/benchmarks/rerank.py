@@ -89,10 +89,6 @@ class DirectEngines:
     def __init__(self, deployment: Deployment, workload: RerankWorkload) -> None:
         """Loads the engines that the ensemble would run.
 
-        Args:
-            deployment: Whose engines.
-            workload: What they compute.
-
         Raises:
             EngineError: An engine is not installed or refuses its graph.
         """

@@ -42,13 +42,7 @@ class Sample:
 
 
 def look(triton: TritonProcess, sidecar: SidecarProcess, at_s: float) -> Sample:
-    """Looks at all processes of both servers.
-
-    Args:
-        triton: Running.
-        sidecar: Running.
-        at_s: The time to note.
-    """
+    """Looks at all processes of both servers."""
     server = psutil.Process(triton.pid)
     named = {SERVER: server, SIDECAR: psutil.Process(sidecar.pid)}
     named |= {f"stub: {_model(child.cmdline())}": child for child in server.children(recursive=True) if _is_stub(child)}

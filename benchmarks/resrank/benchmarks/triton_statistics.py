@@ -55,11 +55,7 @@ def read_times(metrics_url: str) -> dict[Model, ModelTime]:
 
 
 def model_times(counters: Mapping[str, ModelCounters]) -> dict[Model, ModelTime]:
-    """Makes times of counters.
-
-    Args:
-        counters: Of all models.
-    """
+    """Makes times of counters."""
     return {
         Model(name): ModelTime(
             int(model.requests),

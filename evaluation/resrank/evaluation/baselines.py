@@ -89,9 +89,6 @@ class Projectors:
     def of(cls, checkpoint: Path) -> Self:
         """Reads a checkpoint's projectors.
 
-        Args:
-            checkpoint: Its folder.
-
         Raises:
             CheckpointError: The folder is not a valid checkpoint.
         """

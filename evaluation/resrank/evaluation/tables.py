@@ -28,12 +28,7 @@ _NAME_WIDTH = max(map(len, _TITLES.values()))
 
 
 def print_report(report: EvalReport, console: Console) -> None:
-    """Prints every collection's tables.
-
-    Args:
-        report: What was found.
-        console: Where.
-    """
+    """Prints every collection's tables."""
     checkpoint = report.checkpoint
     engines = ", ".join(f"{part} {engine}" for part, engine in checkpoint["engines"].items())
     name = checkpoint["name"] or checkpoint["sha256"]

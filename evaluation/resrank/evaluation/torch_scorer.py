@@ -34,9 +34,6 @@ class TorchScorer:
     def __init__(self, checkpoint: Path) -> None:
         """Loads a full checkpoint.
 
-        Args:
-            checkpoint: Its folder.
-
         Raises:
             CheckpointError: The folder is not a valid checkpoint.
         """

@@ -272,12 +272,7 @@ def _fp64(tensor: Tensor) -> NDArray[np.float64]:
 
 
 def copy_without_weights(source: Path, target: Path) -> None:
-    """Copies config and tokenizer of a backbone.
-
-    Args:
-        source: The backbone's folder.
-        target: The folder to make.
-    """
+    """Copies config and tokenizer of a backbone."""
     target.mkdir()
     for file in source.iterdir():
         if file.suffix in _KEPT_SUFFIXES and file.name not in (WEIGHTS_INDEX_FILE, LORA_CONFIG_FILE):
@@ -297,11 +292,6 @@ def _write_lora(adapter: BackboneAdapter, target: Path, source: str, base: Path)
 
 def finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor as it is stored.
-
-    Args:
-        name: What errors call it.
-        tensor: On any device.
-        dtype: To store it in.
 
     Returns:
         Contiguous, on the CPU.

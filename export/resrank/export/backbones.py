@@ -199,11 +199,6 @@ def verify(backbone: PackagedBackbone, folder: Path) -> None:
 def convert_gguf(folder: Path, gguf_file: str, target: Path) -> None:
     """Turns a llama-family GGUF into an fp32 safetensors folder without the language-model head.
 
-    Args:
-        folder: Where the file lies.
-        gguf_file: Its name.
-        target: The folder to write.
-
     Raises:
         CheckpointError: The file cannot be read.
     """

@@ -183,12 +183,6 @@ def first_projectors(
     P_in's part for vectors and its part for relations are drawn by themselves, so that the sizes of one do not change
     the other.
 
-    Args:
-        encoder: The encoder's fields.
-        reranker: The reranker's.
-        fusion: What joins them.
-        seed: Of the random directions.
-
     Returns:
         The tensors of :func:`resrank.core.checkpoint.projector_shapes`.
     """

@@ -308,10 +308,6 @@ def read_manifest(repository: Path) -> Manifest:
 def write_manifest(manifest: Manifest, repository: Path) -> None:
     """Writes a repository's manifest aside and renames it, so that a reader sees the old one or the new one.
 
-    Args:
-        manifest: What to write.
-        repository: The model repository's root.
-
     Raises:
         OSError: The disk is full or fails.
     """

@@ -40,9 +40,6 @@ def run_card(run: RunCard) -> str:
     The front matter is the Hugging Face hub's (https://huggingface.co/docs/hub/model-cards#model-card-metadata). A
     licence is not among it: it follows from those of the bases and of the data, which the run does not know.
 
-    Args:
-        run: What is known.
-
     Returns:
         Markdown with YAML front matter.
     """

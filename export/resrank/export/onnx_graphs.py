@@ -84,11 +84,7 @@ def encoder_sample() -> GraphSample:
 
 
 def reranker_sample(embedding_dim: int) -> GraphSample:
-    """Two rows, unequal queries and candidate counts.
-
-    Args:
-        embedding_dim: d.
-    """
+    """Two rows, unequal queries and candidate counts."""
     layout = PromptLayout(before_query=(1, 1), before_passages=(1,), after_passages=(), eos_id=1, placeholder_id=0)
     batch = layout.batch([[1, 1, 1, 1], [1, 1]], [5, 3])
     return GraphSample(
@@ -115,10 +111,6 @@ def refuse_sliding_windows(model: ResRankModel, layout: PromptLayout) -> None:
     :func:`resrank.model.modeling.maskless_attention`); only the local layers of
     :mod:`resrank.model.encoder_attention` get a mask. The parity gate draws typical lengths and need not reach the
     window.
-
-    Args:
-        model: The torch model.
-        layout: The checkpoint's prompt.
 
     Raises:
         ExportError: A window is shorter than the longest row; the message names both.

@@ -33,9 +33,6 @@ class PlanHeader:
 def read_plan_header(plan: Path) -> PlanHeader:
     """Reads who built a plan.
 
-    Args:
-        plan: The file.
-
     Raises:
         EngineError: It cannot be read, is no plan, or is cut short.
     """

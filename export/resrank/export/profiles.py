@@ -290,11 +290,6 @@ def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayo
     that padding is below one step or a quarter of the row. Candidates follow the depths that retrieval is asked for
     (10, 20, 50, 100, ...): a padded candidate takes no position in the sequence, only a row of the two projections.
 
-    Args:
-        profiles: What the engines take.
-        spec: The checkpoint's fields.
-        layout: The checkpoint's prompt.
-
     Returns:
         Ascending lengths that end at the longest that both checkpoint and profiles allow.
     """

@@ -26,9 +26,6 @@ def tidy(model: ir.Model) -> None:
     are constants; rotary tables get the batch dimension that the operator's definition asks for (torch's exporter
     leaves it at 1, which ONNX Runtime broadcasts and TensorRT refuses); what the exporter noted about its source is
     dropped.
-
-    Args:
-        model: As torch exported it.
     """
     for node in list(model.graph):
         if node.op_type == "Reshape":

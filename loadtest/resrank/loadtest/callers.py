@@ -119,11 +119,6 @@ class Callers:
 def prepare_callers(scenario: Scenario, client: ResRankClient, dataset: Dataset) -> Callers:
     """Asks the servers whether they are ready, makes the candidates, and makes one call of each kind.
 
-    Args:
-        scenario: The scenario.
-        client: Without retries.
-        dataset: Of the scenario's data.
-
     Raises:
         ResRankError: A server does not answer or is not ready, the index is empty or another encoder's, or a call
             failed.

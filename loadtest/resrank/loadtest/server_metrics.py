@@ -69,9 +69,6 @@ _OWN_FIELDS = {
 def parse_metrics(text: str) -> dict[str, ModelCounters]:
     """Reads Triton's metrics page.
 
-    Args:
-        text: In Prometheus' text format.
-
     Returns:
         Model to its counters, versions and reasons of failure added up.
 

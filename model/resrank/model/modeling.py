@@ -419,9 +419,6 @@ def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, 
 def load_backbone(folder: Path) -> PreTrainedModel:
     """Loads one backbone in fp32.
 
-    Args:
-        folder: In Hugging Face layout.
-
     Raises:
         CheckpointError: transformers cannot load it, or weights are missing.
     """
@@ -458,12 +455,7 @@ def refuse_missing_weights(folder: Path, missing_keys: Iterable[str]) -> None:
 
 
 def drop_drawn_pooler(backbone: PreTrainedModel, missing_keys: Iterable[str]) -> None:
-    """Takes out a pooler that transformers drew at random: saved, it would make other bytes of the same model.
-
-    Args:
-        backbone: Changed in place.
-        missing_keys: Of the loading report.
-    """
+    """Takes out a pooler that transformers drew at random: saved, it would make other bytes of the same model."""
     if any(key.startswith("pooler.") for key in missing_keys):
         backbone.register_module("pooler", None)
 

@@ -29,9 +29,6 @@ class RequestStep(Protocol):
     async def answer(self, request: StepRequest) -> Arrays:
         """Computes one request.
 
-        Args:
-            request: One Triton request.
-
         Returns:
             Its outputs.
 

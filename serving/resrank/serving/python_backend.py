@@ -144,11 +144,7 @@ class PythonBackend:
             raise self.queue_full(f"{self._queue_bound} requests are before it")
 
     def queue_full(self, why: str) -> QueueFullError:
-        """The error of a request that is shed, in words by which models that call this one know it.
-
-        Args:
-            why: What bound was met.
-        """
+        """The error of a request that is shed, in words by which models that call this one know it."""
         return QueueFullError(f"{QUEUE_FULL} of {self._model}: {why}")
 
     @staticmethod

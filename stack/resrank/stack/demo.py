@@ -108,10 +108,6 @@ class Screen:
 def run(settings: DemoSettings, console: Console) -> None:
     """Makes, exports, serves, indexes, asks, measures and stops, and shows each step.
 
-    Args:
-        settings: What the user chose.
-        console: Where it is shown.
-
     Raises:
         ResRankError: A step failed; the servers are stopped before this is raised.
     """
@@ -153,10 +149,6 @@ def run(settings: DemoSettings, console: Console) -> None:
 
 def choose_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec | AdapterSpec]:
     """Takes the user's checkpoint or the default, and shows what it is.
-
-    Args:
-        settings: What the user chose.
-        screen: Where it is shown.
 
     Returns:
         The checkpoint's folder and fields.

@@ -125,11 +125,7 @@ class TensorRtBackend:
 
 
 def find_tensorrt_backend(triton: TritonInstall) -> TensorRtBackend | None:
-    """Looks for the TensorRT backend of a Triton; nothing is loaded.
-
-    Args:
-        triton: The server.
-    """
+    """Looks for the TensorRT backend of a Triton; nothing is loaded."""
     folder = triton.backends / "tensorrt"
     library = folder / "libtriton_tensorrt.so"
     return TensorRtBackend(folder, _linked_tensorrt(library, triton)) if library.is_file() else None
@@ -166,9 +162,6 @@ _PACKAGES: dict[EngineKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def installed_version(kind: EngineKind) -> str | None:
     """Version of the package that runs an engine, by its metadata: importing one takes seconds.
 
-    Args:
-        kind: The engine.
-
     Returns:
         The version, :data:`UNKNOWN_VERSION` when the package has no metadata, None when it is not installed.
     """
@@ -190,11 +183,7 @@ _COMPANIONS: dict[EngineKind, dict[str, str]] = {
 
 
 def missing_companions(kind: EngineKind) -> tuple[str, ...]:
-    """Distributions that an engine needs beside its own package and that are not installed.
-
-    Args:
-        kind: The engine.
-    """
+    """Distributions that an engine needs beside its own package and that are not installed."""
     return tuple(name for module, name in _COMPANIONS.get(kind, {}).items() if find_spec(module) is None)
 
 

@@ -22,11 +22,7 @@ class PlainPaths:
         self._links = 0
 
     def plain(self, path: Path) -> Path:
-        """The path, absolute, or that of a link to it in a temporary folder.
-
-        Args:
-            path: A folder.
-        """
+        """The path, absolute, or that of a link to it in a temporary folder."""
         path = path.absolute()
         if _PLAIN.fullmatch(str(path)):
             return path

@@ -65,11 +65,7 @@ def tuned_settings(repository: Path, console: Console, *, tune: bool) -> TunedSe
 
 
 def tuning_table(choices: Mapping[Model, Choice]) -> Table:
-    """What was measured, one line a setting.
-
-    Args:
-        choices: Of each engine model.
-    """
+    """What was measured, one line a setting."""
     table = Table(title="Tuning", title_justify="left")
     for title in ("model", "engines", "threads", "rows in a call", "rows/s", "lone row, ms", ""):
         table.add_column(title, justify="left" if title in ("model", "") else "right")

@@ -46,9 +46,6 @@ class TritonControl:
 
         Where the kernel does not let a parent write to its child it stays; everything of this user's is then as safe
         as the command lines are.
-
-        Args:
-            pid: Triton's process.
         """
         try:
             # proc(5): fields 48 and 49 are where the arguments begin and end; the name before them may hold blanks.

@@ -12,9 +12,6 @@ __all__ = ["EngineChoice", "ExportRuntime", "RuntimeExport", "Subject", "load_ru
 def load_runtime(options: ExportOptions) -> ExportRuntime:
     """Makes what exports for the wished runtime.
 
-    Args:
-        options: The wishes.
-
     Raises:
         ExportError: What it needs is not installed, or cannot do what is wished.
     """

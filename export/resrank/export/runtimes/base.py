@@ -95,11 +95,6 @@ class ExportRuntime(Protocol):
     def prepare(self, checkpoint: Path, spec: CheckpointSpec, layout: PromptLayout) -> None:
         """Checks the wishes against the checkpoint and this machine before the weights are loaded.
 
-        Args:
-            checkpoint: A full checkpoint's folder.
-            spec: The checkpoint's fields.
-            layout: The checkpoint's prompt.
-
         Raises:
             ExportError: The checkpoint cannot be exported so.
         """
@@ -115,9 +110,6 @@ class ExportRuntime(Protocol):
 
     def export(self, subject: Subject) -> RuntimeExport:
         """Exports both models and holds them against the reference.
-
-        Args:
-            subject: What is exported.
 
         Raises:
             ParityError: No engine is within tolerance; the message holds the table.

@@ -14,11 +14,6 @@ from resrank.export.profiles import default_buckets, default_profiles, validate_
 def gpu_serving(options: ExportOptions, spec: CheckpointSpec, layout: PromptLayout) -> GpuServing:
     """Chooses profiles and buckets: those that are wished for, else the usual ones.
 
-    Args:
-        options: The wishes.
-        spec: The checkpoint's fields.
-        layout: The checkpoint's prompt.
-
     Raises:
         ExportError: A profile reaches beyond the checkpoint's limits.
     """

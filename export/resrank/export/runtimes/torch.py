@@ -77,9 +77,6 @@ class TorchRuntime:
 def checkpoint_files(checkpoint: Path) -> dict[str, Path]:
     """What torch reads of a checkpoint, by the paths in the version folder.
 
-    Args:
-        checkpoint: A full checkpoint's folder.
-
     Returns:
         ``checkpoint/resrank.json`` and so on, to the checkpoint's own files.
     """
