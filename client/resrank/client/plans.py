@@ -7,10 +7,8 @@ drives any plan, so no step, check or merge exists twice.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -22,24 +20,23 @@ from resrank.client.facts import FactsCache
 from resrank.client.ranking import rank_candidates
 from resrank.client.results import HealthReport, RerankResult, RetrievalHealth
 from resrank.client.triton_calls import Float32, ModelFacts
-from resrank.core.blocks import plan_blocks
+from resrank.core.blocks import order_blocks, plan_blocks
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fusion import (
     check_lexical_scores,
     check_lexical_weight,
     joint_scores,
-    read_cosine_map,
-    read_lexical_weight,
 )
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Parameter, Tensor
+from resrank.core.relations import CanonicalOrder, canonical_order
 from resrank.core.scoring import ranking
 from resrank.core.search_plan import ServedReranker, Stopwatch
 from resrank.core.sidecar.searching import encoder_mismatch
 
 T = TypeVar("T")
 Plan = Generator[Sequence[Call[Any]], list[Any], T]
-Rows = slice | NDArray[np.int64]
+Rows = NDArray[np.int64]
 
 _CALLED_MODELS = (
     *(Model.RERANK, Model.RERANK_TEXT, Model.SEARCH),
@@ -55,10 +52,17 @@ def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bo
         encoded = inputs.encode_texts(Tensor.QUERY, texts, MAX_QUERY_BYTES)
     else:
         encoded = inputs.encode_texts(Tensor.TEXT, texts, MAX_PASSAGE_BYTES)
+    return (yield from _embed(facts, model, None, encoded, truncate))
+
+
+def _embed(
+    facts: FactsCache, model: Model, named: Tensor | None, encoded: Sequence[bytes], truncate: bool
+) -> Plan[Float32]:
+    """Embeds texts in requests of at most the model's batch size; errors name them as the model does, or otherwise."""
     size = (yield from model_facts(facts, model)).max_batch_size
     parts = yield from together(
         [
-            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start)
+            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start, named=named)
             for block in plan_blocks(len(encoded), size)
         ]
     )
@@ -95,7 +99,7 @@ def rerank(
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
     if lexical is not None and lexical_weight is None:
-        lexical_weight = read_lexical_weight((yield from model_facts(facts, Model.RERANK)).parameters)
+        lexical_weight = (yield from served_reranker(facts)).lexical_weight
 
     def final(scores: Float32, indices: NDArray[np.int64]) -> Float32:
         if lexical is None or lexical_weight is None:
@@ -116,12 +120,9 @@ def rerank(
 def served_reranker(facts: FactsCache) -> Plan[ServedReranker]:
     """What the config of ``rerank`` says to a search."""
     model = yield from model_facts(facts, Model.RERANK)
-    return ServedReranker(
-        encoder_sha256=model.text(Parameter.ENCODER_SHA256),
-        max_passages=model.positive(Parameter.MAX_PASSAGES),
-        lexical_weight=read_lexical_weight(model.parameters),
-        cosine_map=read_cosine_map(model.parameters),
-    )
+    for needed in (Parameter.ENCODER_SHA256, Parameter.MAX_PASSAGES):
+        model.text(needed)  # says what is missing where another program wrote the repository
+    return ServedReranker.read(model.parameters)
 
 
 def model_facts(facts: FactsCache, model: Model) -> Plan[ModelFacts]:
@@ -179,34 +180,44 @@ class _Scorer:
     """A list of candidates as a reranker takes it.
 
     Attributes:
-        one_pass: Scores the candidates at some places, given where each of them stands in the caller's list.
-        count: Candidates.
+        one_pass: Scores the candidates at some places of the caller's list, FP32 [n] of INT64 [n].
+        order: How the list is read when it is cut into passes.
         size: Candidates in one pass.
     """
 
-    one_pass: Callable[[Rows, Callable[[int], int]], Call[Float32]]
-    count: int
+    one_pass: Callable[[Rows], Call[Float32]]
+    order: CanonicalOrder
     size: int
 
 
 def _embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool) -> Plan[_Scorer]:
+    reranker = yield from served_reranker(facts)
     model = yield from model_facts(facts, Model.RERANK)
     inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
+    order = CanonicalOrder.as_given(len(candidates))
+    if reranker.sorts(len(candidates)):
+        (embedding,) = yield from one(triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate))
+        order = canonical_order(embedding, candidates)
 
-    def one_pass(rows: Rows, row_in_list: Callable[[int], int]) -> Call[Float32]:
-        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=row_in_list)
+    def one_pass(rows: Rows) -> Call[Float32]:
+        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=rows.item)
 
-    return _Scorer(one_pass, len(candidates), model.positive(Parameter.MAX_PASSAGES))
+    return _Scorer(one_pass, order, reranker.max_passages)
 
 
 def _texts_scorer(facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool) -> Plan[_Scorer]:
-    model = yield from model_facts(facts, Model.RERANK)
+    reranker = yield from served_reranker(facts)
+    size = min(reranker.max_passages, MAX_TEXT_PASSAGES)
+    if reranker.relational and len(passages) > size:
+        # The order of the whole list is by the passages' vectors, and with them at hand no text need be sent again.
+        vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate)
+        return (yield from _embeddings_scorer(facts, query, vectors.astype("<f2"), truncate))
 
-    def one_pass(rows: Rows, row_in_list: Callable[[int], int]) -> Call[Float32]:
-        chosen = passages[rows] if isinstance(rows, slice) else [passages[row] for row in rows]
-        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=row_in_list)
+    def one_pass(rows: Rows) -> Call[Float32]:
+        chosen = [passages[row] for row in rows.tolist()]
+        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item)
 
-    return _Scorer(one_pass, len(passages), min(model.positive(Parameter.MAX_PASSAGES), MAX_TEXT_PASSAGES))
+    return _Scorer(one_pass, CanonicalOrder.as_given(len(passages)), size)
 
 
 def _passes(
@@ -226,16 +237,15 @@ def _passes(
     Returns:
         FP32 [n], the reranker's scores, and INT64 [n], which candidates they are of, ascending.
     """
-    blocks = plan_blocks(scorer.count, scorer.size)
-    calls = [scorer.one_pass(block, partial(operator.add, block.start)) for block in blocks]
-    scores = np.concatenate((yield from together(calls)))
+    calls = [scorer.one_pass(rows) for rows in order_blocks(scorer.order, scorer.size)]
+    scores = np.concatenate((yield from together(calls)))[scorer.order.places]
     watch.lap("rerank")
-    everyone = np.arange(scorer.count)
+    everyone = np.arange(len(scores))
     if not second_pass or len(calls) == 1:
         return scores, everyone
     # In the order of the first pass, which for this pass is the retrieval order that a causal reranker expects.
     best = ranking(final(scores, everyone))[: scorer.size]
-    rescored = yield from one(scorer.one_pass(best, lambda row: int(best[row])))
+    rescored = yield from one(scorer.one_pass(best))
     watch.lap("second_pass")
     ascending = np.argsort(best)
     return rescored[ascending], best[ascending]

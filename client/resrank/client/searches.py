@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -101,8 +99,8 @@ def _call_of(step: Step, query: bytes, truncate: bool) -> Call[Any]:
             return triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate)
         case Retrieve(request):
             return retrieval_calls.search(request)
-        case ScorePass(candidates, first):
-            return triton_calls.rerank(query, candidates, truncate=truncate, row_in_list=partial(operator.add, first))
+        case ScorePass(candidates, rows):
+            return triton_calls.rerank(query, candidates, truncate=truncate, row_in_list=rows.item)
     raise AssertionError(f"{step} is no call")
 
 

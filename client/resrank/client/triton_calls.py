@@ -119,7 +119,9 @@ def model_facts(model: Model) -> Call[ModelFacts]:
     )
 
 
-def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int | None = None) -> Call[Float32]:
+def embed(
+    model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int | None = None, named: Tensor | None = None
+) -> Call[Float32]:
     """Embeds texts in one request.
 
     Args:
@@ -127,6 +129,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
         texts: UTF-8, at most the model's ``max_batch_size``.
         truncate: Cut texts over the token maximum instead of refusing them.
         first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
+        named: What the caller calls the list; None for the model's name of it.
 
     Returns:
         A call for FP32 [len(texts), d].
@@ -136,7 +139,7 @@ def embed(model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: in
         if first_row is None or place.name not in (Tensor.TEXT, Tensor.QUERY):
             return place
         # A request of one row names it without an index.
-        return Place(place.name, (first_row + (place.index[0] if place.index else 0),))
+        return Place(named or place.name, (first_row + (place.index[0] if place.index else 0),))
 
     return _infer(
         model,

@@ -8,9 +8,10 @@ BM25 of any passage for the query.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, TypeVar, cast
 
@@ -67,6 +68,10 @@ class CosineMap:
         if not -1e3 <= self.offset <= 1e3:
             raise InvalidInputError("cosine_map.offset", "out of range", limit="-1000 to 1000", value=self.offset)
 
+    def to_json(self) -> str:
+        """As a model's config tells it."""
+        return json.dumps(asdict(self))
+
     def apply(self, cosines: _Numbers) -> _Numbers:
         """A of every element, monotonic also where it rounds.
 
@@ -84,11 +89,8 @@ IDENTITY = CosineMap(1.0, 0.0, 0.0)
 
 def read_cosine_map(parameters: Mapping[str, str]) -> CosineMap:
     """The map that a model's config tells; the identity where it tells none."""
-    return CosineMap(
-        slope=float(parameters.get(Parameter.COSINE_SLOPE, IDENTITY.slope)),
-        center=float(parameters.get(Parameter.COSINE_CENTER, IDENTITY.center)),
-        offset=float(parameters.get(Parameter.COSINE_OFFSET, IDENTITY.offset)),
-    )
+    told = parameters.get(Parameter.COSINE_MAP)
+    return IDENTITY if told is None else CosineMap(**json.loads(told))
 
 
 def read_lexical_weight(parameters: Mapping[str, str]) -> float:

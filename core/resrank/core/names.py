@@ -74,6 +74,12 @@ class Parameter(StrEnum):
     EMBEDDING_DIM = "embedding_dim"  # config of `rerank`
     EMBED_BATCH_SIZE = "embed_batch_size"  # config of `rerank_text`: passages in one call to `embed_passage`
     EMBEDDING_CACHE_MIB = "embedding_cache_mib"  # config of `rerank_text`: memory for passages' vectors; 0 for none
+    # config of `rerank`, `rerank_text`, `search`: what a share of the best lexical score counts beside a score; request
+    # to `search`: another one than the checkpoint's
+    LEXICAL_WEIGHT = "lexical_weight"
+    # config of the same models: A, as JSON with the fields of CosineMap; missing for the identity
+    COSINE_MAP = "cosine_map"
+    SLOT_CONTENT = "slot_content"  # config of the same models: vector, relations or both
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores
@@ -95,12 +101,6 @@ class Parameter(StrEnum):
     MODE = "mode"  # request to `search`: hybrid, dense or lexical
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
     FUSION = "fusion"  # request to `search`: how hybrid joins both lists, weighted or rrf
-    # Config of `rerank`, `search`: w of BM25 in joint scores; request to `search`: another one than the checkpoint's.
-    LEXICAL_WEIGHT = "lexical_weight"
-    # Config of the same models: the map A from cosines to scores; the identity where they are missing.
-    COSINE_SLOPE = "cosine_slope"
-    COSINE_CENTER = "cosine_center"
-    COSINE_OFFSET = "cosine_offset"
 
 
 class LoadMetric(StrEnum):

@@ -14,9 +14,10 @@ from typing import Any, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.blocks import plan_blocks
+from resrank.core.blocks import order_blocks
 from resrank.core.fusion import CosineMap, Float32, joint_scores, read_cosine_map, read_lexical_weight
 from resrank.core.names import Parameter
+from resrank.core.relations import CanonicalOrder, canonical_order
 from resrank.core.scoring import ranking
 from resrank.core.search import SearchOptions
 from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
@@ -37,12 +38,15 @@ class ServedReranker:
         max_passages: Candidates in one pass.
         lexical_weight: The checkpoint's w.
         cosine_map: Its A.
+        relational: Whether a pass puts its candidates into canonical order by itself, so that lists longer than one
+            have to be in that order before they are cut.
     """
 
     encoder_sha256: str
     max_passages: int
     lexical_weight: float
     cosine_map: CosineMap
+    relational: bool = False
 
     @classmethod
     def read(cls, parameters: Mapping[str, str]) -> Self:
@@ -52,7 +56,12 @@ class ServedReranker:
             max_passages=int(parameters[Parameter.MAX_PASSAGES]),
             lexical_weight=read_lexical_weight(parameters),
             cosine_map=read_cosine_map(parameters),
+            relational=parameters.get(Parameter.SLOT_CONTENT, "vector") != "vector",
         )
+
+    def sorts(self, count: int) -> bool:
+        """Whether a list of so many candidates needs the query's vector, to be sorted before it is cut into passes."""
+        return self.relational and count > self.max_passages
 
 
 @dataclass(frozen=True)
@@ -78,11 +87,11 @@ class ScorePass:
 
     Attributes:
         candidates: FP16 [N, d].
-        first: Where the first of them stands in the list.
+        rows: INT64 [N], where each of them stands in the list.
     """
 
     candidates: NDArray[np.float16]
-    first: int
+    rows: NDArray[np.int64]
 
 
 Step: TypeAlias = AskReranker | EmbedQuery | Retrieve | ScorePass
@@ -167,9 +176,14 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
     watch.lap("retrieve")
     scores, rerank_scores = found.scores, None
     if found.embeddings is not None and reranker is not None and weight is not None:
-        blocks = plan_blocks(len(found.embeddings), reranker.max_passages)
-        parts = yield [ScorePass(found.embeddings[block], block.start) for block in blocks]
-        scores = rerank_scores = np.concatenate(parts)
+        order = CanonicalOrder.as_given(len(found.embeddings))
+        if reranker.sorts(len(found.embeddings)):
+            if embedding is None:
+                embedding = yield from _one(EmbedQuery())
+            order = canonical_order(embedding, found.embeddings)
+        blocks = order_blocks(order, reranker.max_passages)
+        parts = yield [ScorePass(found.embeddings[rows], rows) for rows in blocks]
+        scores = rerank_scores = np.concatenate(parts)[order.places]
         if found.lexical_scores is not None:
             scores = joint_scores(rerank_scores, found.lexical_scores, found.max_lexical_score, weight)
         watch.lap("rerank")

@@ -43,7 +43,7 @@ def test_the_map_never_changes_an_order(first: float, second: float, slope: floa
 
 def test_a_config_without_the_parameters_means_the_identity_and_the_default() -> None:
     assert (read_cosine_map({}), read_lexical_weight({})) == (IDENTITY, 0.3)
-    parameters = {"cosine_slope": "2", "cosine_center": "0.5", "cosine_offset": "-1", "lexical_weight": "0.75"}
+    parameters = {"cosine_map": CosineMap(2, 0.5, -1).to_json(), "lexical_weight": "0.75"}
     assert (read_cosine_map(parameters), read_lexical_weight(parameters)) == (CosineMap(2, 0.5, -1), 0.75)
 
 

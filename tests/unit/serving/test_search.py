@@ -52,14 +52,17 @@ class Models:
 class Index:
     """Passage i has the vector (i mod 7, 1), and where words are searched for the BM25 i mod 3 of at most 4."""
 
-    def __init__(self, size: int, encoder: str = ENCODER) -> None:
+    def __init__(self, size: int, encoder: str = ENCODER, *, turned: bool = False) -> None:
         self.size = size
+        self.turned = turned
         self.encoder = encoder
         self.requests: list[tuple[pb.SearchRequest, float | None]] = []
 
     async def search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
         self.requests.append((request, deadline))
-        places = range(min(request.k, self.size))
+        places = list(range(min(request.k, self.size)))
+        if self.turned:
+            places.reverse()
         texts = [f"text {place}" for place in places] if request.include_texts else []
         vectors = np.array([[place % 7, 1] for place in places], "<f2")
         return pb.SearchResponse(
@@ -168,6 +171,30 @@ def test_scores_that_a_search_does_not_take_are_not_numbers() -> None:
     found = search(Index(3), Models(), {"mode": "lexical", "rerank": False})
     assert np.isnan(found[Tensor.DENSE_SCORES]).all()
     assert np.isnan(found[Tensor.RERANK_SCORES]).all()
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "lexical"])
+def test_lists_longer_than_a_pass_are_put_into_canonical_order_before_they_are_cut(mode: str) -> None:
+    """Where passes read relations; then neither the blocks nor the scores hang on the order that retrieval found."""
+    found = []
+    for turned in (False, True):
+        models, index = Models(), Index(10, turned=turned)
+        step = SearchStep(models.infer, index, ServedReranker(ENCODER, MAX_PASSAGES, 0.0, MAP, relational=True))
+        inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
+        request = StepRequest(inputs, parameters={"k": 10, "candidates": 10, "mode": mode})
+        outputs = asyncio.run(step.answer(request))
+        ids, scores = outputs[Tensor.IDS][0].tolist(), outputs[Tensor.SCORES][0].tolist()
+        found.append(dict(zip(ids, scores, strict=True)))
+        assert models.passes == [4, 4, 2]
+        assert models.asked.count(Model.EMBED_QUERY) == 1
+    query = np.array([0.5, 2.0])
+    vectors = {place: np.array([place % 7, 1.0]) for place in range(10)}
+    cosines = {place: vector @ query / np.linalg.norm(vector) for place, vector in vectors.items()}
+    ranks = {place: rank for rank, place in enumerate(sorted(range(10), key=lambda place: (-cosines[place], place)))}
+    for place in range(7, 10):  # of the same vector as seven before it
+        ranks[place] = ranks[place - 7]
+    for mine in found:
+        assert mine == {f"p{p}".encode(): pytest.approx(p % 7 - 0.01 * (ranks[p] % 4), abs=1e-6) for p in range(10)}
 
 
 def test_texts_are_fetched_only_for_those_who_want_them() -> None:

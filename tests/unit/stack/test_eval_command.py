@@ -74,7 +74,7 @@ def test_hybrid_candidates_are_those_of_both_lists_fused(evaluate: Evaluate, tmp
         evaluate("--candidates", mode, "--out", tmp_path / mode, "--indexes", tmp_path / "indexes", *FEW)
     lists = {
         mode: {
-            question: list(found.ids)
+            question: dict(zip(found.ids, found.scores.tolist(), strict=True))
             for question, found in read_candidates(tmp_path / mode / "topics" / "runs" / "candidates.trec").items()
         }
         for mode in ("lexical", "dense", "hybrid")
@@ -82,12 +82,13 @@ def test_hybrid_candidates_are_those_of_both_lists_fused(evaluate: Evaluate, tmp
     assert "wordless" not in lists["lexical"]  # an empty list has no line in a run
     assert all(len(found) == 20 for found in lists["dense"].values())
     for question, fused in lists["hybrid"].items():
-        scores: dict[str, float] = {}
-        for mode in ("dense", "lexical"):
-            for rank, passage in enumerate(lists[mode].get(question, []), start=1):
-                scores[passage] = scores.get(passage, 0) + 1 / (60 + rank)
-        assert [scores[passage] for passage in fused] == pytest.approx(sorted(scores.values(), reverse=True))
-        assert set(fused) == set(scores)
+        words = lists["lexical"].get(question, {})
+        joint = {
+            passage: cosine + (0.3 * words.get(passage, 0) / max(words.values()) if words else 0)
+            for passage, cosine in lists["dense"][question].items()
+        }
+        assert fused == pytest.approx(joint, abs=1e-4)
+        assert list(fused.values()) == sorted(fused.values(), reverse=True)
 
 
 def test_everything_is_reported(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_an_adapter_checkpoint_is_merged_for_the_evaluation(
         (["--split", "dev"], r"qrels/dev.tsv is missing"),
         (["--qrels", "absent.tsv"], "qrels: absent.tsv is missing"),
         (["--measure", "Niceness"], "measures: not known to ir-measures"),
-        (["--candidates", "bm25"], "candidates: 'bm25' is neither one of lexical, dense, hybrid nor a file"),
+        (["--candidates", "bm25"], "candidates: 'bm25' is neither one of hybrid, dense, lexical nor a file"),
         (["--candidates", "{unknown}"], "gives question 'q1' passage 'x9', which is not in topics"),
         (
             ["--candidates", "{foreign}"],
