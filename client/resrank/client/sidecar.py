@@ -179,6 +179,25 @@ class AsyncSidecar:
                 stored[record.id] = np.frombuffer(record.embedding, "<f2")
         return stored
 
+    async def word_scores(self, text: str, ids: Sequence[str]) -> tuple[dict[str, float], float]:
+        """BM25 of passages for a query, however they were found.
+
+        Args:
+            text: The query; one without a word to look for gives every passage 0.
+            ids: Of passages; those that are not in the index are absent from the answer.
+
+        Returns:
+            Id to BM25, and the best BM25 that any passage of the index has.
+        """
+        scores: dict[str, float] = {}
+        best = 0.0
+        for block in in_blocks(ids, MAX_MESSAGE_RECORDS):
+            response = await self._call(self._stub.Get, pb.GetRequest(ids=block, text=text))
+            found = response.lexical_scores or [0.0] * len(response.records)
+            scores |= {record.id: score for record, score in zip(response.records, found, strict=True)}
+            best = response.max_lexical_score
+        return scores, best
+
     async def changed(self, passages: Sequence[Passage]) -> list[Passage]:
         """Those of some passages that the index does not hold with this content."""
         stored: dict[str, bytes] = {}

@@ -111,6 +111,22 @@ def relations(
     return found.astype(np.float32)
 
 
+def without_neighbors(rows: Float32, neighbors: int) -> Float32:
+    """Relations to the query alone: what two passages have with each other is 0.
+
+    Args:
+        rows: FP32 [N, 3K + 4] of :func:`relations`.
+        neighbors: K.
+
+    Returns:
+        FP32 [N, 3K + 4].
+    """
+    left = rows.copy()
+    left[:, :neighbors] = 0
+    left[:, -2] = 0
+    return left
+
+
 def padded_relations(rows: Sequence[Float32], width: int) -> Float32:
     """Stacks lists of unequal length, each padded as :func:`resrank.core.prompt.pad_candidates` pads vectors.
 

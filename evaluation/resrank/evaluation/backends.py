@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from resrank.client import AsyncResRankClient
 from resrank.client.index_build import BuildSettings, PassageEncoder
-from resrank.core.checkpoint import encoder_identity, validate_folder
+from resrank.core.checkpoint import CheckpointSpec, encoder_identity, validate_folder
 from resrank.core.errors import InvalidInputError
-from resrank.core.fusion import CosineMap
+from resrank.core.fusion import IDENTITY
 from resrank.core.progress import Notify
 from resrank.evaluation.baselines import Projectors
+from resrank.evaluation.evaluation import LexicalJoin, Row
 from resrank.evaluation.names import Through
 from resrank.evaluation.scorer import Scorer
 
@@ -38,9 +39,10 @@ class Backend:
         encoder_sha256: Identity of its encoder, to which an index belongs.
         passage_encoder: Opens what embeds passages, inside a running event loop.
         build: How an index is filled with it.
-        lexical_weight: The checkpoint's w, by which hybrid candidates are found.
-        cosine_map: Its A; None for the identity.
-        projectors: The checkpoint's, None where its folder was not given.
+        projectors: The checkpoint's, None where its folder was not given or its hidden states join no vectors.
+        ablations: The checkpoint with a part of its input left out, for a row each; in torch, so only where its folder
+            was given.
+        join: How words count.
         facts: What a report tells about it.
     """
 
@@ -49,9 +51,9 @@ class Backend:
     encoder_sha256: str
     passage_encoder: Callable[[], AbstractAsyncContextManager[PassageEncoder]]
     build: BuildSettings
-    lexical_weight: float
-    cosine_map: CosineMap | None
     projectors: Projectors | None
+    ablations: Mapping[Row, Scorer]
+    join: LexicalJoin
     facts: Mapping[str, Any]
 
 
@@ -82,9 +84,9 @@ def torch_backend(checkpoint: Path, notify: Notify) -> Backend:
         encoder_sha256=encoder_identity(scorer.spec),
         passage_encoder=passage_encoder,
         build=BuildSettings(in_flight=1),  # one batch already takes every core
-        lexical_weight=scorer.spec.fusion.lexical_weight,
-        cosine_map=scorer.spec.fusion.cosine_map,
-        projectors=Projectors.of(checkpoint),
+        projectors=_projectors(checkpoint, scorer.spec),
+        ablations=_ablations(scorer),
+        join=LexicalJoin(scorer.spec.fusion.cosine_map or IDENTITY, scorer.spec.fusion.lexical_weight),
         facts={"name": scorer.spec.name, "sha256": scorer.spec.digest(), "engines": {"torch": "fp32"}},
     )
 
@@ -116,11 +118,38 @@ def stack_backend(triton: str, checkpoint: Path | None) -> Iterator[Backend]:
             encoder_sha256=served.encoder_sha256,
             passage_encoder=lambda: AsyncResRankClient(triton, timeout_s=build.batch_timeout_s),
             build=build,
-            lexical_weight=served.lexical_weight,
-            cosine_map=served.cosine_map,
-            projectors=None if checkpoint is None else Projectors.of(checkpoint),
+            projectors=None if checkpoint is None or spec is None else _projectors(checkpoint, spec),
+            ablations={} if checkpoint is None or spec is None else _torch_ablations(checkpoint, spec),
+            join=served.join,
             facts={"name": spec and spec.name, "sha256": served.sha256, "engines": dict(served.engines)},
         )
+
+
+def _projectors(checkpoint: Path, spec: CheckpointSpec) -> Projectors | None:
+    return Projectors.of(checkpoint) if spec.fusion.has_vector_residual else None
+
+
+def _torch_ablations(checkpoint: Path, spec: CheckpointSpec) -> dict[Row, Scorer]:
+    if not spec.reranker.slots.content.has_relations:
+        return {}
+    from resrank.evaluation.torch_scorer import TorchScorer
+    from resrank.model.quiet import quiet_transformers
+
+    with quiet_transformers():
+        return _ablations(TorchScorer(checkpoint))
+
+
+def _ablations(scorer: TorchScorer) -> dict[Row, Scorer]:
+    """What is left without the list, and without the query's text, where the checkpoint reads these."""
+    from resrank.evaluation.torch_scorer import Part
+
+    reranker = scorer.spec.reranker
+    found: dict[Row, Scorer] = {}
+    if reranker.slots.content.has_relations:
+        found[Row.QUERY_ALONE] = scorer.without(Part.NEIGHBORS)
+        if reranker.prompt is not None:
+            found[Row.WITHOUT_TEXT] = scorer.without(Part.TEXT)
+    return found
 
 
 class _TorchPassageEncoder:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from resrank.core.checkpoint import PROJECTORS_FILE, FusionSpec, Norm, Projector, validate_folder
 from resrank.core.errors import CheckpointError
-from resrank.core.scoring import normalize, ranking, score
+from resrank.core.scoring import normalize, score
 from resrank.evaluation.scorer import Float16, Float32
+
+Int64 = NDArray[np.int64]
 
 ROCCHIO_DEPTH = 3
 """Passages that Rocchio takes as relevant."""
@@ -45,20 +48,20 @@ def dense_scores(query: Float32, passages: Float16) -> Float32:
     return np.asarray(scores[0])
 
 
-def rocchio_scores(query: Float32, passages: Float16) -> Float32:
+def rocchio_scores(query: Float32, passages: Float16, order: Int64) -> Float32:
     """Cosines with a query moved towards the best passages: vector pseudo-relevance feedback.
 
         q' = α·q + β·mean(e of the top 3)
 
-    on vectors of length 1. Rocchio's formula without its negative part; the passages are those at the top of the dense
-    order among the candidates. No training, no LLM.
+    on vectors of length 1. Rocchio's formula without its negative part. No training, no LLM.
 
     Args:
         query: FP32 [d], e_q.
         passages: FP16 [N, d], e_i as stored.
+        order: INT64 [N], the passages by the best ranking that is to be had without feedback; its first three are taken
+            as relevant.
     """
-    best = ranking(dense_scores(query, passages))[:ROCCHIO_DEPTH]
-    feedback = normalize(passages[best].astype(np.float32)).mean(axis=0)
+    feedback = normalize(passages[order[:ROCCHIO_DEPTH]].astype(np.float32)).mean(axis=0)
     return dense_scores(ROCCHIO_ALPHA * normalize(query) + ROCCHIO_BETA * feedback, passages)
 
 

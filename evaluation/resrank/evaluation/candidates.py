@@ -157,13 +157,17 @@ async def find_questions(
             notes += themselves
         cut = {question: Ranking(found.ids[:depth], found.scores[:depth]) for question, found in rankings.items()}
         vectors = await _vectors(sidecar, list(dict.fromkeys(chain.from_iterable(f.ids for f in cut.values()))))
+        words = {}
+        for question, text in collection.queries.items():
+            words[question] = await _lexical_shares(sidecar, text, cut.get(question, NO_RANKING).ids)
+            progress("looking words up", len(words), len(texts))
     questions = []
     for (id_, text), embedding in zip(collection.queries.items(), embeddings, strict=True):
         found = cut.get(id_, NO_RANKING)
         stored = np.empty((len(found), len(embedding)), np.float16)
         for row, passage in enumerate(found.ids):
             stored[row] = vectors[passage]
-        questions.append(Question(id_, text, found, embedding, stored))
+        questions.append(Question(id_, text, found, embedding, stored, words[id_]))
     return questions, notes
 
 
@@ -211,10 +215,17 @@ async def _search(
         mode=mode,
         k=depth,
         encoder_sha256=backend.encoder_sha256,
-        lexical_weight=backend.lexical_weight,
-        cosine_map=backend.cosine_map,
+        lexical_weight=backend.join.weight,
+        cosine_map=backend.join.cosine_map,
     )
     return Ranking(tuple(found.ids), found.scores)
+
+
+async def _lexical_shares(sidecar: AsyncSidecar, text: str, ids: Sequence[str]) -> Float32:
+    """BM25 of passages as shares of the best in the index, FP32 [len(ids)]."""
+    scores, best = await sidecar.word_scores(text, ids)
+    shares: Float32 = np.asarray([scores[id_] for id_ in ids], np.float32) / np.float32(best or 1.0)
+    return shares
 
 
 async def _vectors(sidecar: AsyncSidecar, ids: Sequence[str]) -> Mapping[str, Float16]:

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from resrank.core.collection import Qrels
 from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import CosineMap
 from resrank.core.measures import MEASURES, check_measures, per_question, ranked
 from resrank.core.progress import Progress
-from resrank.evaluation.baselines import Projectors, rocchio_scores
+from resrank.core.scoring import ranking
+from resrank.evaluation.baselines import Projectors, dense_scores, rocchio_scores
 from resrank.evaluation.passes import Int64, Presented, Question, present, rankings
 from resrank.evaluation.run_files import NO_RANKING, Ranking
-from resrank.evaluation.scorer import Scorer
+from resrank.evaluation.scorer import Float32, Scorer
 from resrank.evaluation.sensitivity import (
     BlockResult,
     OrderSensitivity,
@@ -38,13 +40,26 @@ class Row(StrEnum):
     DENSE = "dense"
     ROCCHIO = "rocchio"
     PROJECTORS = "projectors"
+    QUERY_ALONE = "relations-to-the-query-alone"
+    WITHOUT_TEXT = "without-the-query-text"
     RERANKED = "reranked"
     RERANKED_AS_FOUND = "reranked-as-found"
     SHUFFLED = "reranked-shuffled"
+    DENSE_LEXICAL = "dense-lexical"
+    RERANKED_LEXICAL = "reranked-lexical"
 
 
-BASELINES = (Row.DENSE, Row.CANDIDATES)
-"""What every other row is compared with."""
+@dataclass(frozen=True)
+class LexicalJoin:
+    """How a search joins the words' share to a score: A(cos) + w·b without a reranker, s + w·b with one.
+
+    Attributes:
+        cosine_map: A, the checkpoint's.
+        weight: w.
+    """
+
+    cosine_map: CosineMap
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -113,8 +128,9 @@ class Evaluation:
     Attributes:
         settings: What was measured.
         questions: All judged questions' ids, in the order of every array of values.
-        rows: The rankings. ``projectors`` is missing where the checkpoint's files were not given, and
-            ``reranked-as-found`` where the candidates were found in dense order.
+        rows: The rankings. Those that need the checkpoint's files are missing where these were not given,
+            ``reranked-as-found`` where the candidates were found in dense order, and the two with words where the
+            collection's words were not looked at.
         order: What shuffling does.
         sizes: What the number of candidates does.
         blocks: What cutting them into blocks does.
@@ -126,6 +142,15 @@ class Evaluation:
     order: OrderSensitivity
     sizes: tuple[SizeResult, ...]
     blocks: tuple[BlockResult, ...]
+
+    @property
+    def baselines(self) -> tuple[Row, ...]:
+        """What every other row is compared with: dense, as found, and with words where that is neither of these."""
+        found = self.rows.get(Row.DENSE_LEXICAL)
+        as_found = self.rows[Row.CANDIDATES].runs[0]
+        if found is None or all(found.runs[0][question].ids == as_found[question].ids for question in self.questions):
+            return Row.DENSE, Row.CANDIDATES
+        return Row.DENSE, Row.CANDIDATES, Row.DENSE_LEXICAL
 
     def compare(self, row: Row, baseline: Row) -> Difference:
         """The difference of two rows in the first measure."""
@@ -140,6 +165,8 @@ def evaluate_checkpoint(
     settings: EvaluationSettings,
     *,
     projectors: Projectors | None = None,
+    ablations: Mapping[Row, Scorer] | None = None,
+    join: LexicalJoin | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Ranks every question's candidates in every way and judges the rankings.
@@ -150,6 +177,8 @@ def evaluate_checkpoint(
         scorer: The checkpoint.
         settings: What is measured.
         projectors: The checkpoint's, for the row without the LLM; None leaves it out.
+        ablations: The checkpoint with a part of its input left out, for a row each.
+        join: How words count; None leaves out the rows with words, which need every question's ``lexical``.
         progress: Called as the work goes on.
 
     Raises:
@@ -159,7 +188,7 @@ def evaluate_checkpoint(
     answered = [question for question in questions if len(question.found)]
     if not answered:
         raise InvalidInputError("candidates", "no judged question has any")
-    return _Bench(answered, qrels, scorer, settings, progress).run(projectors)
+    return _Bench(answered, qrels, scorer, settings, progress).run(projectors, ablations or {}, join)
 
 
 class _Bench:
@@ -179,22 +208,44 @@ class _Bench:
         self._settings = settings
         self._progress = progress
 
-    def run(self, projectors: Projectors | None) -> Evaluation:
+    def run(
+        self, projectors: Projectors | None, ablations: Mapping[Row, Scorer], join: LexicalJoin | None
+    ) -> Evaluation:
         settings, questions = self._settings, self._questions
         depth = settings.depth
         rows: dict[Row, RowResult] = {
             Row.CANDIDATES: self._row([Ranking(q.found.ids[:depth], q.found.scores[:depth]) for q in questions]),
             Row.DENSE: self._row([q.dense(depth) for q in questions]),
-            Row.ROCCHIO: self._row([q.rescored(rocchio_scores(q.embedding, q.embeddings[:depth])) for q in questions]),
         }
+        without_feedback = [q.dense_order(depth) for q in questions]
+        if join is not None:
+            cosines = [dense_scores(q.embedding, q.embeddings[:depth]) for q in questions]
+            joined = [
+                _with_words(q, join.cosine_map.apply(one), join) for q, one in zip(questions, cosines, strict=True)
+            ]
+            rows[Row.DENSE_LEXICAL] = self._row([q.rescored(one) for q, one in zip(questions, joined, strict=True)])
+            without_feedback = [ranking(scores) for scores in joined]
+        rows[Row.ROCCHIO] = self._row(
+            [
+                q.rescored(rocchio_scores(q.embedding, q.embeddings[:depth], order))
+                for q, order in zip(questions, without_feedback, strict=True)
+            ]
+        )
         if projectors is not None:
             rows[Row.PROJECTORS] = self._row(
                 [q.rescored(projectors.scores(q.embedding, q.embeddings[:depth])) for q in questions]
             )
         dense_order = [q.dense_order(depth) for q in questions]
         as_found = [np.arange(len(order)) for order in dense_order]
+        for row, scorer in ablations.items():
+            presented = self._present(row.value, dense_order, scorer)
+            rows[row] = self._row(rankings(questions, presented))
         reranked = self._present("in dense order", dense_order)
         rows[Row.RERANKED] = self._row(rankings(questions, reranked))
+        if join is not None:
+            rows[Row.RERANKED_LEXICAL] = self._row(
+                [q.rescored(_with_words(q, one.by_place(), join)) for q, one in zip(questions, reranked, strict=True)]
+            )
         if not all(map(np.array_equal, as_found, dense_order)):
             rows[Row.RERANKED_AS_FOUND] = self._row(rankings(questions, self._present("as found", as_found)))
         shuffles = [
@@ -234,8 +285,9 @@ class _Bench:
             ),
         )
 
-    def _present(self, what: str, orders: Sequence[Int64]) -> list[Presented]:
-        return present(self._scorer, self._questions, orders, what=f"reranking {what}", progress=self._progress)
+    def _present(self, what: str, orders: Sequence[Int64], scorer: Scorer | None = None) -> list[Presented]:
+        scorer = scorer or self._scorer
+        return present(scorer, self._questions, orders, what=f"reranking {what}", progress=self._progress)
 
     def _row(self, *runs: Sequence[Ranking]) -> RowResult:
         return judged_row([self._by_question(rankings) for rankings in runs], self._qrels, self._settings.measures)
@@ -247,6 +299,12 @@ class _Bench:
     def _by_question(self, rankings: Sequence[Ranking]) -> dict[str, Ranking]:
         found = {question.id: ranking for question, ranking in zip(self._questions, rankings, strict=True)}
         return {question: found.get(question, NO_RANKING) for question in self._qrels}
+
+
+def _with_words(question: Question, scores: Float32, join: LexicalJoin) -> Float32:
+    assert question.lexical is not None
+    joined: Float32 = scores + np.float32(join.weight) * question.lexical[: len(scores)]
+    return joined
 
 
 def judged_row(runs: Sequence[Mapping[str, Ranking]], qrels: Qrels, measures: Sequence[str]) -> RowResult:

@@ -29,6 +29,8 @@ class Question:
         found: The candidates as they were found or given, best first.
         embedding: FP32 [d], e_q; of no meaning without candidates.
         embeddings: FP16 [N, d], e_i of each candidate.
+        lexical: FP32 [N], each candidate's BM25 as a share of the best one in the whole collection, in [0, 1]; None
+            where the collection's words were not looked at.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Question:
     found: Ranking
     embedding: Float32
     embeddings: Float16
+    lexical: Float32 | None = None
 
     def ranked(self, order: Int64, scores: Float32) -> Ranking:
         """Candidates by score descending, ties by the order in which they were given.
@@ -94,7 +97,7 @@ def present(
         progress: Called after each question.
     """
     lists = [
-        CandidateVectors(question.text, question.embeddings[order])
+        CandidateVectors(question.text, question.embeddings[order], question.embedding)
         for question, order in zip(questions, orders, strict=True)
     ]
     presented = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resrank.evaluation.collection import JudgedCollection
-from resrank.evaluation.evaluation import BASELINES, Evaluation, Row
+from resrank.evaluation.evaluation import Evaluation, Row
 from resrank.evaluation.run_files import write_run
 from resrank.evaluation.seen import SeenSplit
 
@@ -90,7 +90,7 @@ class CollectionReport:
                     for row in evaluation.rows
                     if row is not baseline
                 }
-                for baseline in BASELINES
+                for baseline in evaluation.baselines
             },
             "largest_wins": [asdict(change) for change in wins],
             "largest_losses": [asdict(change) for change in losses],

@@ -204,7 +204,14 @@ def _evaluate(
     collection, settings = task.collection, request.settings
     questions, notes = asyncio.run(find_questions(backend, collection, task.source, place, settings.longest, progress))
     evaluation = evaluate_checkpoint(
-        questions, collection.qrels, backend.scorer, settings, projectors=backend.projectors, progress=progress
+        questions,
+        collection.qrels,
+        backend.scorer,
+        settings,
+        projectors=backend.projectors,
+        ablations=backend.ablations,
+        join=backend.join,
+        progress=progress,
     )
     return CollectionReport(
         collection=collection,
@@ -251,6 +258,6 @@ def _notes(request: EvalRequest, task: _Task, questions: Sequence[Question], bac
         notes.append(f"sizes that add nothing to the longest list, of {longest} candidates: {', '.join(left_out)}")
     if min(longest, settings.depth) > backend.scorer.max_passages:
         notes.append(f"one pass takes {backend.scorer.max_passages} candidates: longer lists go in blocks")
-    if backend.projectors is None:
-        notes.append("without --checkpoint there is no row for the projectors alone")
+    if backend.projectors is None and not backend.ablations:
+        notes.append("without --checkpoint there are no rows of a checkpoint with a part left out")
     return notes

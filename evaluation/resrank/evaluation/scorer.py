@@ -19,11 +19,13 @@ class CandidateVectors:
 
     Attributes:
         query: The query's text.
-        embeddings: FP16 [N, d] as an index stores them, N at least 1, in the order in which the reranker reads them.
+        embeddings: FP16 [N, d] as an index stores them, N at least 1, in the order in which the reranker is shown them.
+        embedding: FP32 [d], e_q, for a scorer that can take it; None where it is to be made of the text.
     """
 
     query: str
     embeddings: Float16
+    embedding: Float32 | None = None
 
 
 class Scorer(Protocol):

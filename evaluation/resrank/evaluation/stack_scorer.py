@@ -15,8 +15,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from resrank.client import ResRankClient
 from resrank.core.addresses import channel_options
 from resrank.core.errors import QueueFullError, ResRankError
-from resrank.core.fusion import CosineMap, read_cosine_map, read_lexical_weight
+from resrank.core.fusion import read_cosine_map, read_lexical_weight
 from resrank.core.names import Model, Parameter
+from resrank.evaluation.evaluation import LexicalJoin
 from resrank.evaluation.scorer import CandidateVectors, Float32
 
 _IN_FLIGHT = 4  # enough that the engine never waits for the client, few enough for everybody else's requests
@@ -32,17 +33,15 @@ class ServedCheckpoint:
         sha256: The checkpoint's digest.
         encoder_sha256: The encoder's identity.
         max_passages: Candidates that one pass takes.
-        lexical_weight: Its w.
-        cosine_map: Its A.
         engines: ``encoder`` and ``reranker`` to the engine that runs them and its precision.
+        join: How words count beside scores.
     """
 
     sha256: str
     encoder_sha256: str
     max_passages: int
-    lexical_weight: float
-    cosine_map: CosineMap
     engines: Mapping[str, str]
+    join: LexicalJoin
 
 
 class StackScorer:
@@ -138,14 +137,14 @@ def _served(triton: str) -> ServedCheckpoint:
             )
         return value
 
+    rerank = _texts(configs[Model.RERANK])
     return ServedCheckpoint(
         sha256=told(Model.RERANK, Parameter.CHECKPOINT_SHA256),
         encoder_sha256=told(Model.RERANK, Parameter.ENCODER_SHA256),
         max_passages=int(told(Model.RERANK, Parameter.MAX_PASSAGES)),
-        lexical_weight=read_lexical_weight(_texts(configs[Model.RERANK])),
-        cosine_map=read_cosine_map(_texts(configs[Model.RERANK])),
         engines={
             model.value: f"{told(model, Parameter.ENGINE)} {told(model, Parameter.PRECISION)}"
             for model in (Model.ENCODER, Model.RERANKER)
         },
+        join=LexicalJoin(read_cosine_map(rerank), read_lexical_weight(rerank)),
     )

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from resrank.evaluation.evaluation import BASELINES, Evaluation, Row
+from resrank.evaluation.evaluation import Evaluation, Row
 from resrank.evaluation.report import Change, CollectionReport
 from resrank.evaluation.run import EvalReport
 from resrank.evaluation.seen import UnseenResult
@@ -20,9 +20,13 @@ _TITLES = {
     Row.DENSE: "dense",
     Row.ROCCHIO: "Rocchio over the top 3",
     Row.PROJECTORS: "projectors alone",
+    Row.QUERY_ALONE: "relations to the query alone",
+    Row.WITHOUT_TEXT: "without the query's text",
     Row.RERANKED: "reranked, dense order",
     Row.RERANKED_AS_FOUND: "reranked, as found",
     Row.SHUFFLED: "reranked, shuffled",
+    Row.DENSE_LEXICAL: "dense + lexical",
+    Row.RERANKED_LEXICAL: "reranked + lexical",
 }
 _NAME_WIDTH = max(map(len, _TITLES.values()))
 
@@ -53,7 +57,7 @@ def _print_collection(report: CollectionReport, console: Console) -> None:
         console.print(Text(f"  {note}", style="dim"), soft_wrap=True)
     _section("", _measures(evaluation), console)
     measure = settings.measures[0]
-    for baseline in BASELINES:
+    for baseline in evaluation.baselines:
         differences = {row: evaluation.compare(row, baseline) for row in evaluation.rows if row is not baseline}
         title = f"{measure}, difference from {_TITLES[baseline]}, paired by question, with 95 % interval"
         _section(title, _differences(differences), console)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from enum import StrEnum
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, Norm
 from resrank.core.prompt import append_query, pad_candidates
-from resrank.core.relations import CanonicalOrder, canonical_order, padded_relations, relations
+from resrank.core.relations import CanonicalOrder, canonical_order, padded_relations, relations, without_neighbors
 from resrank.core.scoring import score
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank.evaluation.scorer import CandidateVectors, Float32
@@ -23,6 +26,13 @@ _PASS_POSITIONS = 4096
 """Positions of one pass, padding included, some 30 lists of 100 candidates: bounds the memory, not the speed."""
 
 _EMBED_BATCH = 32
+
+
+class Part(StrEnum):
+    """A part of what the reranker reads, which an ablation leaves out."""
+
+    NEIGHBORS = "neighbors"  # relations between passages: what the list adds
+    TEXT = "text"  # the query's: what an LLM adds
 
 
 class TorchScorer:
@@ -44,6 +54,13 @@ class TorchScorer:
         self._passages = EncoderTokenizer(checkpoint / ENCODER_DIR, encoder, for_queries=False)
         self._prompt = PromptTokenizer(checkpoint / RERANKER_DIR, self.spec.reranker)
         self._embedded: dict[str, Float32] = {}
+        self._left_out: Part | None = None
+
+    def without(self, part: Part) -> TorchScorer:
+        """The same checkpoint, reading less."""
+        less = copy.copy(self)
+        less._left_out = part
+        return less
 
     @property
     def spec(self) -> CheckpointSpec:
@@ -76,12 +93,14 @@ class TorchScorer:
 
     def score(self, lists: Sequence[CandidateVectors]) -> Iterator[Float32]:
         """Scores candidates, see :meth:`resrank.evaluation.scorer.Scorer.score`."""
-        if self.spec.reranker.slots.content.has_relations:
-            self.embed_queries([one.query for one in lists])  # together, and kept
+        if self.spec.fusion.query_residual:
+            unknown = [one.query for one in lists if one.embedding is None]
+            if unknown:
+                self.embed_queries(unknown)  # together, and kept
         orders = [self._order(one) for one in lists]
         blocks = [
             [
-                CandidateVectors(one.query, one.embeddings[order.order[start : start + self.max_passages]])
+                replace(one, embeddings=one.embeddings[order.order[start : start + self.max_passages]])
                 for start in range(0, len(one.embeddings), self.max_passages)
             ]
             for one, order in zip(lists, orders, strict=True)
@@ -93,8 +112,11 @@ class TorchScorer:
     def _order(self, one: CandidateVectors) -> CanonicalOrder:
         """The order that candidates are read in: with relations the canonical one, over the whole list."""
         if self.spec.reranker.slots.content.has_relations:
-            return canonical_order(self.embed_queries([one.query])[0], one.embeddings)
+            return canonical_order(self._query(one), one.embeddings)
         return CanonicalOrder.as_given(len(one.embeddings))
+
+    def _query(self, one: CandidateVectors) -> Float32:
+        return self.embed_queries([one.query])[0] if one.embedding is None else one.embedding
 
     @torch.no_grad()
     def _embed(self, tokenizer: EncoderTokenizer, texts: Sequence[str]) -> Float32:
@@ -112,6 +134,8 @@ class TorchScorer:
     def _score_blocks(self, blocks: Sequence[CandidateVectors]) -> Iterator[Float32]:
         """Of lists that one pass takes each; several of them go through together."""
         queries = self._prompt.encode([block.query.encode() for block in blocks], truncate=True)
+        if self._left_out is Part.TEXT:
+            queries = [[] for _ in queries]
         lengths = [
             self._prompt.layout.length(len(query), len(block.embeddings))
             for query, block in zip(queries, blocks, strict=True)
@@ -129,7 +153,7 @@ class TorchScorer:
         counts = [len(block.embeddings) for block in blocks]
         prompt = self._prompt.layout.batch(queries, counts)
         fusion = self.spec.fusion
-        query_embeddings = self.embed_queries([block.query for block in blocks]) if fusion.query_residual else None
+        query_embeddings = np.stack([self._query(block) for block in blocks]) if fusion.query_residual else None
         vectors = [block.embeddings[None] for block in blocks]
         if self.spec.reranker.query_slot and query_embeddings is not None:
             vectors = [append_query(row, query[None]) for row, query in zip(vectors, query_embeddings, strict=True)]
@@ -167,6 +191,8 @@ class TorchScorer:
             relations(query, block.embeddings, neighbors=neighbors, cosine_map=cosine_map)
             for query, block in zip(query_embeddings, blocks, strict=True)
         ]
+        if self._left_out is Part.NEIGHBORS:
+            rows = [without_neighbors(row, neighbors) for row in rows]
         return self._tensor(padded_relations(rows, width))
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:

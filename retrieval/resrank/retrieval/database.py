@@ -24,7 +24,16 @@ from resrank.core.passage import content_sha256
 from resrank.retrieval import lexical
 from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.lock import LOCK_FILE
-from resrank.retrieval.records import Encoder, FloatVector, HalfMatrix, Keys, Record, RecordBatch, StoredRecord
+from resrank.retrieval.records import (
+    Encoder,
+    FloatVector,
+    HalfMatrix,
+    Keys,
+    Record,
+    RecordBatch,
+    StoredRecord,
+    WordScores,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +239,18 @@ class Database:
         """BM25 of all that match, see :meth:`resrank.retrieval.lexical.LexicalIndex.matches`."""
         with self._reading() as connection:
             return self._lexical.matches(connection, text, self.record_count)
+
+    def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
+        """BM25 of some records and the best of all, of one state of the index."""
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            try:
+                keys = self._keys_of(connection, ids)
+                matches = self._lexical.matches(connection, text, self.record_count)
+            finally:
+                connection.execute("ROLLBACK")
+        scores = matches.scores_of(np.fromiter(keys.values(), np.int64, len(keys)))
+        return WordScores(dict(zip(keys, scores.tolist(), strict=True)), matches.best)
 
     def search_lexical(self, text: str, k: int) -> tuple[Keys, FloatVector]:
         """BM25 over title and text, see :meth:`resrank.retrieval.lexical.LexicalIndex.search`."""

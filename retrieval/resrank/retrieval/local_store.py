@@ -33,6 +33,7 @@ from resrank.retrieval.records import (
     SearchQuery,
     StoredRecord,
     UpsertCounts,
+    WordScores,
 )
 from resrank.retrieval.rwlock import ReadWriteLock
 from resrank.retrieval.vector_table import VectorTable
@@ -186,6 +187,10 @@ class LocalVectorStore:
     def list_ids(self, after: str, limit: int) -> list[str]:
         """Ids page by page, see :meth:`resrank.retrieval.store.VectorStore.list_ids`."""
         return self._database.list_ids(after, limit)
+
+    def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
+        """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
+        return self._database.word_scores(text, ids)
 
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""

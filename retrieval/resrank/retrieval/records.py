@@ -138,6 +138,19 @@ class SearchHits:
 
 
 @dataclass(frozen=True, slots=True)
+class WordScores:
+    """What a query's words give some records.
+
+    Attributes:
+        scores: Id to BM25, 0 where no word stands; ids that are not in the index are absent.
+        best: The best BM25 of any record.
+    """
+
+    scores: Mapping[str, float]
+    best: float
+
+
+@dataclass(frozen=True, slots=True)
 class IndexDescription:
     """What an index holds.
 

@@ -95,7 +95,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             found = self._store.get(
                 ids, include_texts=request.include_texts, include_embeddings=request.include_embeddings
             )
-            return wire.get_response(ids, found)
+            text = wire.parse_get_text(request)
+            return wire.get_response(ids, found, self._store.word_scores(text, ids) if text else None)
 
         return await self._run(self._reads, work)
 

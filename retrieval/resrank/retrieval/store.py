@@ -15,6 +15,7 @@ from resrank.retrieval.records import (
     SearchQuery,
     StoredRecord,
     UpsertCounts,
+    WordScores,
 )
 
 
@@ -52,6 +53,9 @@ class VectorStore(Protocol):
 
     def list_ids(self, after: str, limit: int) -> list[str]:
         """At most ``limit`` ids of records, those after an id in the order of their UTF-8 bytes."""
+
+    def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
+        """BM25 of records for a query, and the best that any record has; ids that are not there are absent."""
 
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""

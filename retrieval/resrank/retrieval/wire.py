@@ -24,6 +24,7 @@ from resrank.retrieval.records import (
     SearchHits,
     SearchQuery,
     StoredRecord,
+    WordScores,
 )
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -57,9 +58,7 @@ def parse_search(request: pb.SearchRequest) -> SearchQuery:
             raise InvalidInputError("embedding", f"{mode.name} needs a query embedding, the sidecar does not encode")
         embedding = _parse_query_embedding(request.embedding)
     if mode is not SearchMode.DENSE:
-        size = len(request.text.encode())
-        if size > limits.MAX_QUERY_BYTES:
-            raise InvalidInputError("text", "query too long, in bytes", limit=limits.MAX_QUERY_BYTES, value=size)
+        _check_text_size(request.text)
         if not request.text.strip():
             raise InvalidInputError("text", f"{mode.name} needs a query text, but it is empty")
         if mode is SearchMode.LEXICAL and not query_terms(request.text):
@@ -139,6 +138,16 @@ def parse_limit(limit: int) -> int:
     return limit
 
 
+def parse_get_text(request: pb.GetRequest) -> str:
+    """Reads the query of Get, empty where there is none or no word in it.
+
+    Raises:
+        InvalidInputError: It is too long.
+    """
+    _check_text_size(request.text)
+    return request.text if query_terms(request.text) else ""
+
+
 def search_response(hits: SearchHits) -> pb.SearchResponse:
     """Writes an answer; the caller adds the total and the waiting time."""
     return pb.SearchResponse(
@@ -156,9 +165,12 @@ def search_response(hits: SearchHits) -> pb.SearchResponse:
     )
 
 
-def get_response(ids: Sequence[str], found: dict[str, StoredRecord]) -> pb.GetResponse:
+def get_response(ids: Sequence[str], found: dict[str, StoredRecord], words: WordScores | None) -> pb.GetResponse:
     """Writes the records found, in the order of the ids."""
     response = pb.GetResponse(missing_ids=[id_ for id_ in ids if id_ not in found])
+    if words is not None:
+        response.lexical_scores.extend(words.scores.get(id_, 0.0) for id_ in ids if id_ in found)
+        response.max_lexical_score = words.best
     for stored in (found[id_] for id_ in ids if id_ in found):
         response.records.add(
             id=stored.record.id,
@@ -169,6 +181,12 @@ def get_response(ids: Sequence[str], found: dict[str, StoredRecord]) -> pb.GetRe
             content_sha256=stored.content_sha256,
         )
     return response
+
+
+def _check_text_size(text: str) -> None:
+    size = len(text.encode())
+    if size > limits.MAX_QUERY_BYTES:
+        raise InvalidInputError("text", "query too long, in bytes", limit=limits.MAX_QUERY_BYTES, value=size)
 
 
 def _parse_fusion(value: pb.Fusion.ValueType) -> Fusion:

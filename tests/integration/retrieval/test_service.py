@@ -61,6 +61,11 @@ def test_create_read_update_delete(start_sidecar: Any, upsert_request: UpsertReq
     assert got.records[0].embedding == second.records[1].embedding
     assert got.missing_ids == ["x"]
     assert len(stub.Get(pb.GetRequest(ids=["a"])).records[0].content_sha256) == 32
+    zebras = stub.Search(words)
+    scored = stub.Get(pb.GetRequest(ids=["d", "x", "a"], text="Zebras!"))
+    assert scored.lexical_scores == pytest.approx([zebras.lexical_scores[list(zebras.ids).index("d")], 0.0])
+    assert scored.max_lexical_score == pytest.approx(max(zebras.lexical_scores))
+    assert not stub.Get(pb.GetRequest(ids=["a"], text="?!")).lexical_scores  # no word to look for
 
     removed = stub.Delete(pb.DeleteRequest(ids=["a", "nobody"]))
     assert (removed.deleted, removed.missing_ids) == (1, ["nobody"])

@@ -9,10 +9,11 @@ import pytest
 
 from resrank.core.checkpoint import FusionSpec, Projector
 from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import IDENTITY, CosineMap
 from resrank.evaluation.baselines import Projectors
-from resrank.evaluation.evaluation import EvaluationSettings, Row, evaluate_checkpoint
+from resrank.evaluation.evaluation import EvaluationSettings, LexicalJoin, Row, evaluate_checkpoint
 from resrank.evaluation.passes import Question
-from resrank.evaluation.run_files import NO_RANKING
+from resrank.evaluation.run_files import NO_RANKING, Ranking
 from support.scorers import FirstComponentScorer, question
 
 SETTINGS = EvaluationSettings(depth=5, shuffles=4, sizes=(2, 8), measures=("RR", "R@5"))
@@ -75,6 +76,58 @@ def test_the_row_without_the_llm_is_there_when_the_projectors_are() -> None:
         projectors=Projectors(flipped, np.eye(2, dtype=np.float32), fusion),
     )
     assert found.rows[Row.PROJECTORS].runs[0]["one"].ids == ("b", "e", "c", "a", "d")
+
+
+def test_words_count_beside_cosines_and_beside_the_rerankers_scores() -> None:
+    shares = {"one": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0], "none": [], "two": [0.0, 0.5]}
+    questions = [replace(q, lexical=np.array(shares[q.id], np.float32)) for q in QUESTIONS]
+    # Cosines spread by 2 and moved by 1: the order by A(cos) + 1.5 b is that by cos + 0.75 b.
+    join = LexicalJoin(CosineMap(2.0, 0.5, 0.0), 1.5)
+    found = evaluate_checkpoint(questions, QRELS, FirstComponentScorer(), SETTINGS, join=join)
+
+    # By hand: a 0.3 + 0.75 = 1.05 stands before b 0.9.
+    assert found.rows[Row.DENSE_LEXICAL].runs[0]["one"].ids == ("a", "b", "e", "c", "d")
+    # The scorer's scores are the cosines themselves, to which 1.5 b is added.
+    assert found.rows[Row.RERANKED_LEXICAL].runs[0]["one"].ids == ("a", "b", "e", "c", "d")
+    np.testing.assert_allclose(found.rows[Row.RERANKED_LEXICAL].runs[0]["one"].scores[0], 1.8, atol=1e-3)
+    assert found.rows[Row.RERANKED_LEXICAL].runs[0]["two"].ids == ("h", "g")
+    assert found.baselines == (Row.DENSE, Row.CANDIDATES, Row.DENSE_LEXICAL)
+
+
+def test_what_was_found_by_cosines_and_words_is_one_baseline_with_itself() -> None:
+    one = replace(question("one", b=0.9, e=0.7), lexical=np.zeros(2, np.float32))
+    found = evaluate_checkpoint(
+        [one], {"one": {"b": 1}}, FirstComponentScorer(), SETTINGS, join=LexicalJoin(IDENTITY, 0.3)
+    )
+    assert found.baselines == (Row.DENSE, Row.CANDIDATES)
+
+
+def test_feedback_starts_from_the_order_by_cosines_and_words() -> None:
+    # Three passages to the left of the query and three to the right; words say right.
+    first, second = np.cos(np.radians([40, 41, 42])), np.sin(np.radians([40, 41, 42]))
+    vectors = np.stack([np.tile(first, 2), np.concatenate([second, -second])], axis=1).astype(np.float16)
+    found = Ranking(("l1", "l2", "l3", "r1", "r2", "r3"), np.arange(6, 0, -1, dtype=np.float32))
+    shares = np.array([0, 0, 0, 1, 1, 1], np.float32)
+    one = Question("one", "Which?", found, np.array([1.0, 0.0], np.float32), vectors, shares)
+    with_words = evaluate_checkpoint(
+        [one], {"one": {"r1": 1}}, FirstComponentScorer(), EvaluationSettings(), join=LexicalJoin(IDENTITY, 0.3)
+    )
+    alone = evaluate_checkpoint([one], {"one": {"r1": 1}}, FirstComponentScorer(), EvaluationSettings())
+    assert with_words.rows[Row.ROCCHIO].runs[0]["one"].ids[0][0] == "r"
+    assert alone.rows[Row.ROCCHIO].runs[0]["one"].ids[0][0] == "l"
+
+
+def test_a_scorer_that_reads_less_has_a_row_of_its_own() -> None:
+    less = FirstComponentScorer(max_passages=9, penalty=9.0)
+    found = evaluate_checkpoint(
+        [question("one", b=0.9, e=0.95)],
+        {"one": {"b": 1}},
+        FirstComponentScorer(),
+        SETTINGS,
+        ablations={Row.QUERY_ALONE: less},
+    )
+    assert found.rows[Row.QUERY_ALONE].runs[0]["one"].ids == ("e", "b")
+    assert less.passes == [2]
 
 
 def test_one_pass_of_each_order_and_no_more() -> None:

@@ -74,6 +74,17 @@ def test_hybrid_is_the_fusion_of_both_lists(open_store: OpenStore, batch_of: Bat
     assert set(hits.stage_ms) == {"dense", "lexical", "fusion", "gather"}
 
 
+def test_the_words_of_records_that_were_found_otherwise(open_store: OpenStore, batch_of: BatchOf) -> None:
+    store = open_store()
+    store.upsert(batch_of(["a", "b", "c"]))
+    found = store.search(lexical("b title"))
+    words = store.word_scores("b title", ["c", "x", "b"])
+    searched = dict(zip(found.ids, found.scores.tolist(), strict=True))
+    assert words.scores == pytest.approx({"c": searched["c"], "b": searched["b"]})
+    assert words.best == pytest.approx(found.best_bm25)
+    assert store.word_scores("b", ["c"]).scores == {"c": 0.0}
+
+
 WORDS = ("lava", "ash", "salt", "owl", "fern", "tide")
 
 

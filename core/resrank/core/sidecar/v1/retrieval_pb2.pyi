@@ -469,10 +469,13 @@ class GetRequest(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     INCLUDE_TEXTS_FIELD_NUMBER: _builtins.int
     INCLUDE_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     include_texts: _builtins.bool
     """Return titles, texts and metadata."""
     include_embeddings: _builtins.bool
     """Return the stored embeddings."""
+    text: _builtins.str
+    """A query: return the BM25 of the records for it, as LEXICAL scores them."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1000 distinct ids."""
@@ -483,10 +486,11 @@ class GetRequest(_message.Message):
         ids: _abc.Iterable[_builtins.str] | None = ...,
         include_texts: _builtins.bool = ...,
         include_embeddings: _builtins.bool = ...,
+        text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,6 +502,10 @@ class GetResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     MISSING_IDS_FIELD_NUMBER: _builtins.int
+    LEXICAL_SCORES_FIELD_NUMBER: _builtins.int
+    MAX_LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
+    max_lexical_score: _builtins.float
+    """With text: the best BM25 that any passage of the index has for the query."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """The records found, in the order of the request. Id and content_sha256 are always set."""
@@ -506,15 +514,21 @@ class GetResponse(_message.Message):
     def missing_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids that are not in the index, in the order of the request."""
 
+    @_builtins.property
+    def lexical_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """With text: the BM25 of each record, 0 where no word of the query stands in it."""
+
     def __init__(
         self,
         *,
         records: _abc.Iterable[Global___Record] | None = ...,
         missing_ids: _abc.Iterable[_builtins.str] | None = ...,
+        lexical_scores: _abc.Iterable[_builtins.float] | None = ...,
+        max_lexical_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing_ids", b"missing_ids", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lexical_scores", b"lexical_scores", "max_lexical_score", b"max_lexical_score", "missing_ids", b"missing_ids", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
