@@ -129,7 +129,7 @@ def manifest(demo: tuple[Path, str]) -> Any:
 
 def test_the_demo_reports_every_ranker_over_the_trained_default(demo: tuple[Path, str]) -> None:
     _, printed = demo
-    for expected in ("nDCG@10", "lexical", "dense", "hybrid", "reranked", "p50", "documents/s"):
+    for expected in ("nDCG@10", "lexical", "dense", "hybrid", "reranked", "p50", "passages/s"):
         assert expected in printed
     assert "untrained" not in printed
     assert manifest(demo)["checkpoint"]["sha256"] == read_spec(default_checkpoint()).digest()

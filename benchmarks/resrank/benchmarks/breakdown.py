@@ -9,23 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import grpc
-
 from resrank.benchmarks.clustered_vectors import clustered_vectors
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.index_sides import upserts
 from resrank.benchmarks.measurement import Side
+from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.benchmarks.study import Plot, PlotKind, Series, Study
 from resrank.benchmarks.time_parts import PARTS, ClientTime, time_parts
 from resrank.benchmarks.triton_statistics import read_times
 from resrank.benchmarks.workload import CANDIDATES, rerank_workload
 from resrank.client import ResRankClient
 from resrank.client.calls import Call, Server
-from resrank.core.addresses import NO_PROXY
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import Model
 from resrank.core.progress import Notify
-from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.stack.local_stack import LocalStack
 
 INDEXED = 100_000
@@ -93,12 +88,7 @@ def run(
     ):
         metrics = f"http://{stack.triton.metrics_address}/metrics"
         notify(f"storing {indexed} vectors")
-        with grpc.insecure_channel(
-            stack.sidecar.address, [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
-        ) as channel:
-            retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(
-                upserts(vectors, deployment.manifest.checkpoint.encoder_sha256)
-            )
+        store_vectors(stack.sidecar.address, deployment.manifest.checkpoint.encoder_sha256, vectors)
         parts: dict[str, dict[str, float]] = {}
         totals: dict[str, list[float]] = {}
         kinds: dict[str, tuple[Callable[[], object], tuple[Model, ...]]] = {

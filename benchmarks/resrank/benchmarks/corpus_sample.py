@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.addresses import NO_PROXY
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.benchmarks.stored_vectors import store_passages
+from resrank.core.corpus import Passage
 from resrank.core.scoring import normalize
-from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 
 QUERIES = (
     "who wrote the first published algorithm?",
@@ -56,25 +51,8 @@ def fill_with_sample(sidecar: str, encoder_sha256: str, dimension: int, count: i
         dimension: d.
         count: How many.
     """
-    texts, vectors = passage_texts(count, 60), unit_vectors(count, dimension)
-
-    def batches() -> Iterator[pb.UpsertRequest]:
-        for start in range(0, count, MAX_MESSAGE_RECORDS):
-            numbers = range(start, min(start + MAX_MESSAGE_RECORDS, count))
-            yield pb.UpsertRequest(
-                encoder_sha256=encoder_sha256,
-                dimension=dimension,
-                records=[
-                    pb.Record(
-                        id=f"passage-{number}",
-                        title=f"passage {number}",
-                        text=texts[number],
-                        embedding=vectors[number].astype("<f2").tobytes(),
-                    )
-                    for number in numbers
-                ],
-            )
-
-    options = [("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
-    with grpc.insecure_channel(sidecar, options) as channel:
-        retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(batches())
+    passages = [
+        Passage(number + 1, f"passage-{number}", f"passage {number}", text)
+        for number, text in enumerate(passage_texts(count, 60))
+    ]
+    store_passages(sidecar, encoder_sha256, passages, unit_vectors(count, dimension))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,8 +23,9 @@ import psutil
 from numpy.typing import NDArray
 
 from resrank.benchmarks.measurement import BenchmarkError
+from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.core.addresses import NO_PROXY
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.stack.sidecar_process import SidecarProcess
@@ -107,7 +108,7 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
     def _fill(self, stub: retrieval_pb2_grpc.RetrievalServiceStub) -> None:
         self._stub = stub
         started = time.perf_counter()
-        self._stub.Upsert(upserts(self._vectors, _ENCODER))
+        store_vectors(self._process.address, _ENCODER, self._vectors)
         # A kind that must be trained is built behind the scenes once there is enough to train on.
         while self._stub.Describe(pb.DescribeRequest()).dense_index != self._kind.factory:
             if time.perf_counter() - started > _REBUILD_TIMEOUT_S:
@@ -209,20 +210,6 @@ class ChildSide(AbstractContextManager["ChildSide"]):
         if isinstance(answer, Exception):
             raise BenchmarkError(f"a compared index failed to {command}: {answer}")
         return answer
-
-
-def upserts(vectors: NDArray[np.float16], encoder_sha256: str) -> Iterator[pb.UpsertRequest]:
-    """A stream that stores vectors, each row by its number as id, with a short title."""
-    for start in range(0, len(vectors), MAX_MESSAGE_RECORDS):
-        block = vectors[start : start + MAX_MESSAGE_RECORDS]
-        yield pb.UpsertRequest(
-            encoder_sha256=encoder_sha256,
-            dimension=vectors.shape[1],
-            records=[
-                pb.Record(id=str(start + row), title=f"passage {start + row}", embedding=vector.tobytes())
-                for row, vector in enumerate(block)
-            ],
-        )
 
 
 class _Faiss:

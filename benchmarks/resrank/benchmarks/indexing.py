@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -17,17 +18,13 @@ from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.client import AsyncResRankClient, ResRankClient
 from resrank.client.index_build import fill_index
-from resrank.core.addresses import NO_PROXY
+from resrank.client.sidecar import AsyncSidecar
 from resrank.core.checkpoint import ENCODER_DIR, Norm
 from resrank.core.corpus import Passage, check_corpus, read_passages
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import Model
 from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, normalize
-from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.model.quiet import quiet_transformers
-from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.machine import usable_cores
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
@@ -119,19 +116,14 @@ def _build(triton: str, corpus: Path, compared: list[Passage]) -> tuple[float, F
         Seconds, and the stored vectors of some passages, FP32 [len(compared), d].
     """
 
-    async def fill(index: Path) -> float:
-        async with AsyncResRankClient(triton, timeout_s=_TIMEOUT_S) as client, sidecar_of(index) as stub:
-            return (await fill_index(corpus, client, stub)).seconds
+    async def fill(address: str) -> tuple[float, Mapping[str, NDArray[np.float16]]]:
+        async with AsyncResRankClient(triton, timeout_s=_TIMEOUT_S) as client, AsyncSidecar(address) as sidecar:
+            report = await fill_index(corpus, client, sidecar)
+            return report.seconds, await sidecar.vectors([passage.id for passage in compared])
 
     with tempfile.TemporaryDirectory() as folder, SidecarProcess(Path(folder)) as sidecar:
-        seconds = asyncio.run(fill(sidecar.index))
-        options = [("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES), *NO_PROXY]
-        with grpc.insecure_channel(sidecar.address, options) as channel:
-            response = retrieval_pb2_grpc.RetrievalServiceStub(channel).Get(
-                pb.GetRequest(ids=[passage.id for passage in compared], include_embeddings=True)
-            )
-    vectors = np.stack([np.frombuffer(record.embedding, "<f2") for record in response.records])
-    return seconds, vectors.astype(np.float32)
+        seconds, stored = asyncio.run(fill(sidecar.address))
+    return seconds, np.stack([stored[passage.id] for passage in compared]).astype(np.float32)
 
 
 def _require_equal(encoded: Float32, stored: Float32) -> None:

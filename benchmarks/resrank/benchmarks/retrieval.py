@@ -6,7 +6,6 @@ Both sides use one core per query, the same vectors and the same queries.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
+from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.core.addresses import NO_PROXY
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_MESSAGE_RECORDS
+from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.progress import Notify
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
@@ -60,7 +60,7 @@ def run(
             with grpc.insecure_channel(sidecar.address, options) as channel:
                 stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
                 notify(f"storing {n} vectors")
-                stub.Upsert(_batches(vectors))
+                store_vectors(sidecar.address, _ENCODER, vectors)
 
                 def in_process(number: int) -> NDArray[np.float16]:
                     question = questions[number]
@@ -101,16 +101,3 @@ def _flat_index(vectors: NDArray[np.float16]) -> faiss.Index:
     index = faiss.index_factory(vectors.shape[1], "Flat", faiss.METRIC_INNER_PRODUCT)
     index.add(normalised)
     return index
-
-
-def _batches(vectors: NDArray[np.float16]) -> Iterator[pb.UpsertRequest]:
-    for start in range(0, len(vectors), MAX_MESSAGE_RECORDS):
-        block = vectors[start : start + MAX_MESSAGE_RECORDS]
-        yield pb.UpsertRequest(
-            encoder_sha256=_ENCODER,
-            dimension=vectors.shape[1],
-            records=[
-                pb.Record(id=f"passage-{start + row}", title=f"passage {start + row}", embedding=vector.tobytes())
-                for row, vector in enumerate(block)
-            ],
-        )

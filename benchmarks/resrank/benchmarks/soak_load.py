@@ -9,16 +9,13 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-import grpc
 import numpy as np
 
+from resrank.benchmarks.stored_vectors import store_passages
 from resrank.client import ResRankClient
-from resrank.core.addresses import NO_PROXY
 from resrank.core.corpus import Passage
 from resrank.core.errors import ResRankError
 from resrank.core.scoring import Float32
-from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.loadtest.callers import Callers
 from resrank.loadtest.counts import Fixed, Uniform
 from resrank.loadtest.dataset import Dataset
@@ -58,8 +55,7 @@ class SoakLoad:
         """
         self.answered: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
-        self._channel = grpc.insecure_channel(sidecar, NO_PROXY)
-        self._stub = retrieval_pb2_grpc.RetrievalServiceStub(self._channel)
+        self._sidecar = sidecar
         self._passages = passages
         self._vectors = vectors.astype("<f2")
         self._encoder = encoder_sha256
@@ -88,43 +84,28 @@ class SoakLoad:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self._channel.close()
 
     def _repeat(self, name: str, send: Callable[[np.random.Generator], object], rng: np.random.Generator) -> None:
         while not self._stop.is_set():
             try:
                 send(rng)
                 self.answered[name] += 1
-            except (ResRankError, grpc.RpcError) as error:
+            except ResRankError as error:
                 self.failed[f"{name}: {type(error).__name__}"] += 1
                 self._stop.wait(0.1)
 
     def _upsert(self, rng: np.random.Generator) -> None:
         count = len(self._passages)
-        self._stub.Upsert(iter([self._upsert_of(rng.choice(count, min(_BATCH, count), replace=False).tolist())]))
+        self._store(rng.choice(count, min(_BATCH, count), replace=False).tolist())
         self._stop.wait(0.25)  # a corpus that changes, not one that is rebuilt all the time
-
-    def _upsert_of(self, rows: Sequence[int]) -> pb.UpsertRequest:
-        """A message that stores some of the passages."""
-        return pb.UpsertRequest(
-            encoder_sha256=self._encoder,
-            dimension=self._vectors.shape[1],
-            records=[
-                pb.Record(
-                    id=self._passages[row].id,
-                    title=self._passages[row].title,
-                    text=self._passages[row].text,
-                    embedding=self._vectors[row].tobytes(),
-                )
-                for row in rows
-            ],
-        )
 
     def fill(self) -> None:
         """Stores all passages."""
-        size = 500
-        starts = range(0, len(self._passages), size)
-        self._stub.Upsert(self._upsert_of(range(start, min(start + size, len(self._passages)))) for start in starts)
+        self._store(range(len(self._passages)))
+
+    def _store(self, rows: Sequence[int]) -> None:
+        passages = [self._passages[row] for row in rows]
+        store_passages(self._sidecar, self._encoder, passages, self._vectors[list(rows)])
 
 
 def _call(callers: Callers, kind: CallKind, rng: np.random.Generator) -> None:

@@ -80,12 +80,12 @@ class RetrievalHealth:
     Attributes:
         encoder_sha256: The encoder that made the index's vectors; None for an index that has none yet.
         embedding_dim: Their dimension; None for an index that has none yet.
-        documents: Passages in the index.
+        passages: In the index.
     """
 
     encoder_sha256: str | None
     embedding_dim: int | None
-    documents: int
+    passages: int
 
 
 @dataclass(frozen=True)

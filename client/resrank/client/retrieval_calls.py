@@ -28,6 +28,6 @@ def describe() -> Call[RetrievalHealth]:
         parse=lambda response: RetrievalHealth(
             encoder_sha256=response.encoder_sha256 or None,
             embedding_dim=response.dimension or None,
-            documents=response.record_count,
+            passages=response.record_count,
         ),
     )

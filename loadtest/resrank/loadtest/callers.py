@@ -158,7 +158,7 @@ def _require_ready(scenario: Scenario, report: HealthReport) -> None:
         raise LoadTestError(
             next((text for text in report.problems if "sidecar" in text), "no retrieval sidecar answers")
         )
-    if not report.retrieval.documents:
+    if not report.retrieval.passages:
         raise LoadTestError("search needs an index, and the sidecar's is empty: fill it with resrank index build")
     if not report.ok and report.retrieval.encoder_sha256 != report.encoder_sha256:
         raise LoadTestError(report.problems[-1])

@@ -120,7 +120,7 @@ def run(settings: DemoSettings, console: Console) -> None:
     index = settings.work / "demo-index"  # it is deleted, so not by the name that an index of the user's would have
     if owner := read_owner(index):
         raise StackError(f"{index} is in use by process {owner.pid}: stop it, or choose another folder with --work")
-    shutil.rmtree(index, ignore_errors=True)  # a resumed build would say nothing about documents per second
+    shutil.rmtree(index, ignore_errors=True)  # a resumed build would say nothing about passages per second
     screen.section("Serve")
     with LocalStack(repository, index, log_dir=settings.work / "logs") as stack:
         version = stack.triton.install.version() or "of unknown version"
@@ -227,7 +227,7 @@ def _build_index(corpus: Path, stack: LocalStack, screen: Screen) -> None:
     if report.inserted != report.passages:
         raise StackError(f"{corpus} has {report.passages} passages, but {report.inserted} were stored in a new index")
     screen.print(
-        f"{report.inserted} passages in {report.seconds:.1f} s: [bold]{report.passages_per_s:.0f} documents/s[/]"
+        f"{report.inserted} passages in {report.seconds:.1f} s: [bold]{report.passages_per_s:.0f} passages/s[/]"
     )
 
 

@@ -160,7 +160,7 @@ def test_an_index_of_another_encoder_is_refused_with_both_hashes(
         report = client.health()
     assert not report.ok
     assert "f" * 64 in report.problems[0]
-    assert report.retrieval.documents == len(PASSAGES)
+    assert report.retrieval.passages == len(PASSAGES)
 
 
 def test_the_servers_route_is_told_what_is_wanted(client: Any) -> None:

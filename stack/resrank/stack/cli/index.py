@@ -132,7 +132,7 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
         return
     print(
         f"{report.passages} passages: {report.inserted} inserted, {report.updated} updated, "
-        f"{report.unchanged} unchanged in {report.seconds:.1f} s ({report.passages_per_s:.0f} documents/s)"
+        f"{report.unchanged} unchanged in {report.seconds:.1f} s ({report.passages_per_s:.0f} passages/s)"
     )
     if report.pruned:
         print(f"{report.pruned} passages that the corpus does not have were removed")
@@ -148,7 +148,7 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f} documents/s"),
+        TextColumn("{task.fields[rate]:.0f} passages/s"),
         TimeRemainingColumn(),
     )
     # On standard error, so that --output json can be piped.
