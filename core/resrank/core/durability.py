@@ -27,3 +27,8 @@ def flush_tree(folder: Path) -> None:
     """
     for path in (*folder.rglob("*"), folder):
         flush(path)
+
+
+def private(path: str, flags: int) -> int:
+    """An ``opener`` for :func:`open` by which a new file is its owner's alone."""
+    return os.open(path, flags, 0o600)

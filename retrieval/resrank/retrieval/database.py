@@ -21,9 +21,9 @@ import numpy as np
 
 from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.core.passage import content_sha256
-from resrank.retrieval import lexical
+from resrank.retrieval import checksums, lexical
+from resrank.retrieval.checksums import Checksums, damaged
 from resrank.retrieval.errors import StoreWriteError
-from resrank.retrieval.lock import LOCK_FILE
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,
@@ -34,29 +34,9 @@ from resrank.retrieval.records import (
     StoredRecord,
     WordScores,
 )
+from resrank.retrieval.schema import STORE_FILE, make_store, prepare
 
 logger = logging.getLogger(__name__)
-
-STORE_FILE = "store.sqlite3"
-SCHEMA_VERSION = 2
-APPLICATION_ID = 0x52655352  # "ReSR", in the file's header: tells our databases from other programs'
-
-_SCHEMA = f"""
-CREATE TABLE records(
-    key INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    title TEXT NOT NULL,
-    text TEXT NOT NULL,
-    metadata TEXT NOT NULL,
-    content_sha256 BLOB NOT NULL
-);
--- Apart from the texts, so that loading all vectors does not read them.
-CREATE TABLE vectors(key INTEGER PRIMARY KEY REFERENCES records(key), vector BLOB NOT NULL);
-CREATE TABLE encoder(sha256 TEXT NOT NULL, dimension INTEGER NOT NULL);
-{lexical.SCHEMA}
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
 
 _DISK_REFUSED = {
     sqlite3.SQLITE_FULL,
@@ -88,6 +68,7 @@ class Database:
 
     def __init__(self, path: Path, writer: sqlite3.Connection) -> None:
         self._path = path
+        self._file = _identity(path)
         self._writer = writer
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._lexical = lexical.LexicalIndex()
@@ -114,11 +95,12 @@ class Database:
         path = folder / STORE_FILE
         writer: sqlite3.Connection | None = None
         try:
+            if not path.exists():
+                make_store(folder)
             writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            lexical.register(writer)
-            _prepare(writer, path)
+            prepare(writer, path)
             return cls(path, writer)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if writer is not None:
                 writer.close()
             raise IndexFolderError(f"{path} cannot be opened ({error}): restore it or name another") from error
@@ -133,45 +115,53 @@ class Database:
             self._readers.get().close()
         self._writer.close()
 
-    def load_vectors(self, dimension: int) -> tuple[Keys, HalfMatrix]:
+    def load_vectors(self, dimension: int) -> tuple[Keys, HalfMatrix, Checksums]:
         """Reads all vectors.
 
         Args:
             dimension: Their dimension d.
 
         Returns:
-            Keys, ascending, and vectors, fp16 [n, d].
+            Keys, ascending, vectors, fp16 [n, d], and the vectors' checksums, uint32 [n].
 
         Raises:
-            IndexFolderError: A vector is missing, has another size or is not finite.
+            IndexFolderError: A vector is missing, is not what was stored, has another size or is not finite.
         """
         with self._reading() as connection:
             (count,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
             keys = np.empty(count, np.int64)
             vectors = np.empty((count, dimension), np.float16)
-            cursor = connection.execute("SELECT key, vector FROM vectors ORDER BY key")
+            sums = np.empty(count, np.uint32)
+            cursor = connection.execute(
+                "SELECT key, v.vector, s.vector FROM vectors AS v LEFT JOIN checksums AS s USING (key) ORDER BY key"
+            )
             filled = 0
             while rows := cursor.fetchmany(4096):
                 packed = b"".join(row[1] for row in rows)
                 end = filled + len(rows)
                 if any(len(row[1]) != 2 * dimension for row in rows):
                     raise IndexFolderError(f"{self._path} is corrupt: a vector has not {dimension} components")
+                for key, vector, checksum in rows:
+                    if checksums.of_vector(vector) != checksum:
+                        raise IndexFolderError(f"{self._path}: {damaged(f'the vector of record {key}')}")
                 keys[filled:end] = [row[0] for row in rows]
+                sums[filled:end] = [row[2] for row in rows]
                 vectors[filled:end] = np.frombuffer(packed, "<f2").reshape(len(rows), dimension)
                 filled = end
         if count != self.record_count:
             raise IndexFolderError(f"{self._path} is corrupt: {self.record_count} records but {count} vectors")
         if not np.isfinite(vectors).all():
             raise IndexFolderError(f"{self._path} is corrupt: a stored vector is not finite")
-        return keys, vectors
+        return keys, vectors, sums
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Runs what is inside in one transaction, which the caller ends with :meth:`commit`.
 
         Raises:
-            StoreWriteError: The disk refused; the transaction is undone.
+            StoreWriteError: The disk refused, or the file is not in its place any more; the transaction is undone.
         """
+        self._require_own_file()
         with self._translated("write to"):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -181,12 +171,13 @@ class Database:
                     self._writer.execute("ROLLBACK")
 
     def commit(self, change: Change, encoder: Encoder | None) -> None:
-        """Makes the open transaction durable.
+        """Makes the open transaction durable, unless the file was taken away meanwhile.
 
         Args:
             change: What the transaction does.
             encoder: The encoder that the index belongs to from now on.
         """
+        self._require_own_file()
         self._writer.execute("COMMIT")
         self.record_count += len(change.added) - len(change.removed)
         self.last_key = max(self.last_key, int(change.added[-1]) if len(change.added) else 0)
@@ -216,6 +207,15 @@ class Database:
         self._writer.executemany(
             "INSERT INTO vectors(key, vector) VALUES (?, ?)",
             zip(added.tolist(), (vector.astype("<f2").tobytes() for vector in batch.vectors), strict=True),
+        )
+        self._writer.executemany(
+            "INSERT INTO checksums(key, id, content, vector) VALUES (?, ?, ?, ?)",
+            (
+                (key, checksums.of_id(key, record.id), checksums.of_content(record.title, record.text), int(vector))
+                for key, record, vector in zip(
+                    added.tolist(), batch.records, checksums.of_vectors(batch.vectors), strict=True
+                )
+            ),
         )
         if self.encoder is None:
             self._writer.execute(
@@ -264,41 +264,83 @@ class Database:
             return [row[0] for row in rows]
 
     def names(self, keys: Keys) -> list[str]:
-        """The ids of live keys, in their order."""
-        return [row[1] for row in self._in_order("key, id", keys)]
+        """The ids of live keys, in their order.
+
+        Raises:
+            RetrievalError: One is not what was stored.
+        """
+        rows = self._in_order("r.id, s.id", keys)
+        for key, (id_, checksum) in zip(keys.tolist(), rows, strict=True):
+            if checksums.of_id(key, id_) != checksum:
+                raise damaged(f"the id of record {key}")
+        return [row[0] for row in rows]
 
     def names_and_texts(self, keys: Keys) -> tuple[list[str], list[str], list[str]]:
-        """Ids, titles and texts of live keys, in their order."""
-        rows = self._in_order("key, id, title, text", keys)
-        return [row[1] for row in rows], [row[2] for row in rows], [row[3] for row in rows]
+        """Ids, titles and texts of live keys, in their order.
+
+        Raises:
+            RetrievalError: One is not what was stored.
+        """
+        rows = self._in_order("r.id, r.title, r.text, s.id, s.content", keys)
+        for key, (id_, title, text, id_checksum, checksum) in zip(keys.tolist(), rows, strict=True):
+            if checksums.of_id(key, id_) != id_checksum:
+                raise damaged(f"the id of record {key}")
+            if checksums.of_content(title, text) != checksum:
+                raise damaged(f"the text of record {id_!r}")
+        return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
     def get(self, ids: Sequence[str], *, include_texts: bool, include_vectors: bool) -> dict[str, StoredRecord]:
-        """Reads records by id; those that are not there are absent from the answer."""
-        columns = "id, content_sha256"
+        """Reads records by id; those that are not there are absent from the answer.
+
+        Raises:
+            RetrievalError: One is not what was stored.
+        """
+        columns = "key, r.id, s.id, content_sha256"
         columns += ", title, text, metadata" if include_texts else ", '', '', '{}'"
-        columns += ", vector" if include_vectors else ", NULL"
-        source = "records JOIN vectors USING (key)" if include_vectors else "records"
+        columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
+        source = "records AS r LEFT JOIN checksums AS s USING (key)"
+        source += " JOIN vectors AS v USING (key)" if include_vectors else ""
         with self._reading() as connection:
-            rows = connection.execute(f"SELECT {columns} FROM {source} WHERE id IN ({_marks(ids)})", ids).fetchall()
-        return {
-            id_: StoredRecord(
-                record=Record(id=id_, title=title, text=text, metadata=json.loads(metadata)),
+            rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids).fetchall()
+        found = {}
+        for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
+            if checksums.of_id(key, id_) != id_checksum:
+                raise damaged(f"the id of record {key}")
+            fields = _metadata(id_, metadata)
+            if include_texts and content_sha256(title, text, fields) != digest:
+                raise damaged(f"the content of record {id_!r}")
+            if include_vectors and checksums.of_vector(vector) != vector_checksum:
+                raise damaged(f"the vector of record {id_!r}")
+            found[id_] = StoredRecord(
+                record=Record(id=id_, title=title, text=text, metadata=fields),
                 content_sha256=digest,
                 vector=None if vector is None else np.frombuffer(vector, "<f2"),
             )
-            for id_, digest, title, text, metadata, vector in rows
-        }
+        return found
 
     def _in_order(self, columns: str, keys: Keys) -> list[tuple[Any, ...]]:
         wanted = keys.tolist()
+        source = "records AS r LEFT JOIN checksums AS s USING (key)"
         with self._reading() as connection:
-            rows = connection.execute(f"SELECT {columns} FROM records WHERE key IN ({_marks(wanted)})", wanted)
-            by_key = {row[0]: row for row in rows}
+            rows = connection.execute(f"SELECT key, {columns} FROM {source} WHERE key IN ({_marks(wanted)})", wanted)
+            by_key = {row[0]: row[1:] for row in rows}
+        for key in wanted:
+            if key not in by_key:
+                raise damaged(f"record {key}")
         return [by_key[key] for key in wanted]
+
+    def _require_own_file(self) -> None:
+        """What is written to a file that was removed or replaced is gone with the process that holds it open."""
+        if _identity(self._path) != self._file:
+            raise StoreWriteError(
+                f"{self._path} was removed or replaced beneath this process: nothing is stored any more, and searches "
+                "go on with what it holds open; restore the file and restart"
+            )
 
     def _remove(self, keys: Keys) -> None:
         parameters = [(key,) for key in keys.tolist()]
         self._writer.executemany("DELETE FROM vectors WHERE key = ?", parameters)
+        self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)
 
     def _read_encoder(self) -> Encoder | None:
@@ -334,42 +376,22 @@ class Database:
             raise RetrievalError(f"cannot {action} {self._path}: {error}") from error
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Checks that an existing folder may be taken: it is empty or has a store.
-
-    Raises:
-        IndexFolderError: It holds something else.
-    """
-    if (folder / STORE_FILE).exists():
-        return
-    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in {LOCK_FILE, "lost+found"})
-    if strangers:
-        raise IndexFolderError(
-            f"{folder} is not an index folder: it holds {strangers[0]} but no {STORE_FILE}; name another"
-        )
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if tables and application_id != APPLICATION_ID:
-        raise IndexFolderError(f"{path} is another program's database: name another index folder")
-    if tables and not 1 <= version <= SCHEMA_VERSION:
-        raise IndexFolderError(
-            f"{path} has schema version {version}, this release reads up to {SCHEMA_VERSION}: build the index anew"
-        )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    if not tables:
-        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
-    if tables and version < SCHEMA_VERSION:
-        logger.info("bringing %s from schema version %d to %d", path, version, SCHEMA_VERSION)
-        connection.executescript(f"BEGIN; {lexical.MIGRATION_FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-
-
 def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
+
+
+def _metadata(id_: str, stored: str) -> dict[str, str]:
+    try:
+        fields: dict[str, str] = json.loads(stored)
+    except ValueError as error:
+        raise damaged(f"the metadata of record {id_!r}") from error
+    return fields
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies there; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

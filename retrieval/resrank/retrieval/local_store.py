@@ -17,7 +17,7 @@ from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import SearchMode
 from resrank.retrieval import lexical, snapshot
-from resrank.retrieval.database import Change, Database, refuse_foreign
+from resrank.retrieval.database import Change, Database
 from resrank.retrieval.dense import FaissDenseIndex, new_index
 from resrank.retrieval.errors import EncoderMismatchError
 from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
@@ -36,6 +36,7 @@ from resrank.retrieval.records import (
     WordScores,
 )
 from resrank.retrieval.rwlock import ReadWriteLock
+from resrank.retrieval.schema import refuse_foreign
 from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class LocalVectorStore:
         new_index(dense_index, _PROBE_DIMENSION)
         folder = folder.absolute()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             refuse_foreign(folder)
         except OSError as error:
             raise IndexFolderError(f"index folder {folder} cannot be made or read: {error.strerror}") from error
@@ -258,18 +259,19 @@ class LocalVectorStore:
             self._dense = self._build_dense(encoder)
 
     def _build_dense(self, encoder: Encoder) -> FaissDenseIndex:
-        table = VectorTable(*self._database.load_vectors(encoder.dimension))
+        table = VectorTable(*self._database.load_vectors(encoder.dimension)[:2])
         return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table)
 
     def _load_dense(self, encoder: Encoder) -> FaissDenseIndex:
         started = time.perf_counter()
-        keys, vectors = self._database.load_vectors(encoder.dimension)
+        keys, vectors, checksums = self._database.load_vectors(encoder.dimension)
         dense = snapshot.restore(
             self._folder,
             self._dense_index,
             self._dense_search_parameters,
             keys,
             vectors,
+            checksums,
             last_key=self._database.last_key,
         )
         if dense is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from resrank.core.durability import private
 from resrank.core.errors import IndexFolderError
 
 LOCK_FILE = "lock"
@@ -57,7 +58,7 @@ class FolderLock:
         """
         path = folder / LOCK_FILE
         try:
-            file = path.open("a+")
+            file = open(path, "a+", opener=private)  # noqa: SIM115 - the lock lives as long as it is open
         except OSError as error:
             raise IndexFolderError(f"index folder {folder} is not writable: {error.strerror}") from error
         for attempt in range(_ATTEMPTS):

@@ -90,7 +90,10 @@ class SidecarServer:
             await self._stop(grace_s=0)
             raise
         self.address = join_address(settings.host, port)
-        self._store.announce(self.address, transient=settings.transient)
+        protected = settings.tls is not None or settings.bearer_key is not None
+        # For commands on this machine, which have neither certificate nor key.
+        reached = self._socket.target if protected and self._socket is not None else self.address
+        self._store.announce(reached, transient=settings.transient)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info(

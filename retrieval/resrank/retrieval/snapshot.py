@@ -1,7 +1,8 @@
 """Snapshots of the dense index, so that a start need not build it: derived, checked, and thrown away when in doubt.
 
-Layout: magic, length of the header (8 bytes little-endian), header (JSON), keys (int64 little-endian), the FAISS index,
-sha256 of all before it (32 bytes).
+Layout: magic, length of the header (8 bytes little-endian), header (JSON), keys (int64 little-endian), checksums of the
+vectors (uint32 little-endian), the FAISS index, sha256 of all before it (32 bytes). The checksums tie it to its store:
+another index with the same keys has other vectors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from resrank.core.durability import flush
+from resrank.core.durability import flush, private
+from resrank.retrieval.checksums import Checksums, of_vectors
 from resrank.retrieval.dense import FaissDenseIndex
 from resrank.retrieval.records import HalfMatrix, Keys
 from resrank.retrieval.vector_table import VectorTable
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_FILE = "dense.snapshot"
 _callbacks: Any = faiss  # the readers and writers over Python functions, which its type stubs lack
-_MAGIC = b"RESRANK-DENSE-1\n"
+_MAGIC = b"RESRANK-DENSE-2\n"
 _DIGEST_BYTES = 32
 
 
@@ -44,7 +46,7 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
     temporary = folder / f"{SNAPSHOT_FILE}.tmp"
     digest = hashlib.sha256()
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=private) as file:
 
             def write_hashed(data: bytes) -> int:
                 digest.update(data)
@@ -52,6 +54,7 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
 
             write_hashed(_MAGIC + len(header).to_bytes(8, "little") + header)
             write_hashed(table.keys.astype("<i8").tobytes())
+            write_hashed(of_vectors(table.vectors).astype("<u4").tobytes())
             faiss.write_index(dense.index, _callbacks.PyCallbackIOWriter(write_hashed))
             file.write(digest.digest())
             file.flush()
@@ -64,7 +67,14 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
 
 
 def restore(
-    folder: Path, factory: str, search_parameters: str, keys: Keys, vectors: HalfMatrix, *, last_key: int
+    folder: Path,
+    factory: str,
+    search_parameters: str,
+    keys: Keys,
+    vectors: HalfMatrix,
+    checksums: Checksums,
+    *,
+    last_key: int,
 ) -> FaissDenseIndex | None:
     """Reads a snapshot and brings it up to date with the store.
 
@@ -74,6 +84,7 @@ def restore(
         search_parameters: FAISS search-time parameters.
         keys: The store's live keys, ascending.
         vectors: Their vectors, fp16 [n, d].
+        checksums: Their checksums, uint32 [n].
         last_key: The greatest key that the store has ever given.
 
     Returns:
@@ -83,21 +94,19 @@ def restore(
     if not path.exists():
         return None
     try:
-        snapshot_keys, index = _read(path, factory, vectors.shape[1])
+        header, snapshot_keys, snapshot_checksums, index = _read(path)
+        if (header["factory"], header["dimension"]) != (factory, vectors.shape[1]):
+            raise ValueError(f"it holds a {header['factory']!r} index of dimension {header['dimension']}")
+        last = _last(snapshot_keys)
+        if last > last_key:
+            # The store was put back from a backup and will give these keys again: the file must not outlive this start.
+            path.unlink()
+        _require_of_store(snapshot_keys, snapshot_checksums, keys, checksums, last_key)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         logger.warning("dense snapshot not used, building the index anew: %s", error)
         return None
-    last = int(snapshot_keys[-1]) if len(snapshot_keys) else 0
-    if last > last_key:
-        # The store was put back from a backup and will give these keys again: the file must not outlive this start.
-        logger.warning("dense snapshot removed, building the index anew: it is newer than the store")
-        path.unlink()
-        return None
     known = int(np.searchsorted(keys, last, side="right"))
     alive = np.isin(snapshot_keys, keys[:known], assume_unique=True)
-    if alive.sum() != known:
-        logger.warning("dense snapshot not used, building the index anew: it lacks records that the store has")
-        return None
     if alive.all():
         table = VectorTable(snapshot_keys, vectors[:known])
     else:
@@ -112,8 +121,45 @@ def restore(
     return dense
 
 
-def _read(path: Path, factory: str, dimension: int) -> tuple[Keys, Any]:
-    """Reads a snapshot's keys and FAISS index, after its checksum: FAISS's reader may crash on damaged input."""
+def problem(folder: Path, keys: Keys, checksums: Checksums, *, last_key: int) -> str | None:
+    """Says why the snapshot could not be used with a store; None when it can, or there is none.
+
+    Args:
+        folder: The index folder.
+        keys: The store's live keys, ascending.
+        checksums: Their vectors' checksums, uint32 [n].
+        last_key: The greatest key that the store has ever given.
+    """
+    path = folder / SNAPSHOT_FILE
+    if not path.exists():
+        return None
+    try:
+        _, snapshot_keys, snapshot_checksums, _ = _read(path)
+        _require_of_store(snapshot_keys, snapshot_checksums, keys, checksums, last_key)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _last(keys: Keys) -> int:
+    return int(keys[-1]) if len(keys) else 0
+
+
+def _require_of_store(
+    snapshot_keys: Keys, snapshot_checksums: Checksums, keys: Keys, checksums: Checksums, last_key: int
+) -> None:
+    if _last(snapshot_keys) > last_key:
+        raise ValueError("it is newer than the store")
+    known = int(np.searchsorted(keys, _last(snapshot_keys), side="right"))
+    alive = np.isin(snapshot_keys, keys[:known], assume_unique=True)
+    if alive.sum() != known:
+        raise ValueError("it lacks records that the store has")
+    if not np.array_equal(snapshot_checksums[alive], checksums[:known]):
+        raise ValueError("it is of other vectors than the store's")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Keys, Checksums, Any]:
+    """Reads header, keys, checksums and FAISS index, after the digest: FAISS's reader may crash on damaged input."""
     size = path.stat().st_size - _DIGEST_BYTES
     with path.open("rb") as file:
         digest = hashlib.sha256()
@@ -127,10 +173,9 @@ def _read(path: Path, factory: str, dimension: int) -> tuple[Keys, Any]:
         if file.read(len(_MAGIC)) != _MAGIC:
             raise ValueError(f"{path.name} is of another version")
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        if (header["factory"], header["dimension"]) != (factory, dimension):
-            raise ValueError(f"{path.name} holds a {header['factory']!r} index of dimension {header['dimension']}")
         keys = np.frombuffer(file.read(8 * header["rows"]), "<i8").astype(np.int64)
+        checksums = np.frombuffer(file.read(4 * header["rows"]), "<u4").astype(np.uint32)
         index = faiss.read_index(_callbacks.PyCallbackIOReader(file.read))
         if index.ntotal != len(keys):
             raise ValueError(f"{path.name} holds {index.ntotal} vectors for {len(keys)} keys")
-        return keys, index
+        return header, keys, checksums, index

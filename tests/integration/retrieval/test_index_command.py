@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import pytest
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from resrank.retrieval.lock import read_owner
+from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
 
 SHA = "f" * 64
@@ -108,11 +110,35 @@ def test_build_describe_upsert_delete(triton: TritonProcess, tmp_path: Path, ind
     assert run("delete", "p1", "p2", "nobody", *common) == {"deleted": 2, "missing": ["nobody"]}
     about = run("describe", *common)
     assert (about["record_count"], about["dimension"], about["encoder_sha256"]) == (39, 4, SHA)
+    assert run("verify", *common) == {"records": 39, "problems": []}
 
     # What a sidecar serves afterwards is what the model made of title and text.
     got = start_sidecar().stub.Get(pb.GetRequest(ids=["new", "p5"], include_embeddings=True))
     expected = [["new dad".count(letter) + 1 for letter in "abcd"], ["p5 bbbbb".count(letter) + 1 for letter in "abcd"]]
     assert [np.frombuffer(record.embedding, "<f2").tolist() for record in got.records] == expected
+
+
+def test_verify_lists_what_is_damaged_and_fails(start_sidecar: Any, index: Path, upsert_request: Any) -> None:
+    sidecar = start_sidecar()
+    sidecar.stub.Upsert(iter([upsert_request(["a", "b"])]))
+    assert "is owned by process" in run("verify", "--index", index, code=1)
+    sidecar.kill()
+    with sqlite3.connect(index / "store.sqlite3") as connection:
+        connection.execute("UPDATE records SET title = 'other' WHERE id = 'b'")
+    connection.close()
+    failed = subprocess.run(command("verify", "--index", index), capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "record 2 ('b'): its title, text, metadata or their digest is damaged\n" in failed.stdout
+    assert "2 records compared, 2 problems" in failed.stdout  # the lexical index has the old words
+
+
+def test_a_protected_sidecar_is_written_through_its_socket(triton: TritonProcess, tmp_path: Path, index: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef")
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {"a": "text"})
+    with SidecarProcess(index, socket=tmp_path / "s", bearer_key_file=key):
+        built = run("build", corpus, "--index", index, "--triton-url", triton.grpc_address, "--output", "json")
+        assert built["inserted"] == 1
 
 
 def test_writes_through_the_sidecar_that_owns_the_folder(

@@ -111,6 +111,26 @@ def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
         print(f"{name.replace('_', ' '):<16}{visible(str(value))}")
 
 
+@app.command(epilog="Example: `resrank index verify --index var/index`")
+def verify(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
+    """Read everything that an index holds and compare it with what was stored; change nothing.
+
+    For an index that no sidecar serves. Exit code 1 when something is damaged, with a line for each.
+    """
+    from resrank.retrieval.verification import verify as run
+
+    _require(index)
+    found = run(index)
+    if output is Output.JSON:
+        print_json({"records": found.records, "problems": list(found.problems)})
+    else:
+        for problem in found.problems:
+            print(visible(problem))
+        print(f"{found.records} records compared, {len(found.problems) or 'no'} problems")
+    if found.problems:
+        raise typer.Exit(1)
+
+
 def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, output: Output) -> None:
     from resrank.client import AsyncResRankClient
     from resrank.client.index_build import fill_index

@@ -1,0 +1,130 @@
+"""Reads everything that an index holds and compares it with what was stored."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resrank.core.errors import IndexFolderError
+from resrank.core.passage import content_sha256
+from resrank.retrieval import checksums, lexical, snapshot
+from resrank.retrieval.lock import FolderLock
+from resrank.retrieval.schema import APPLICATION_ID, SCHEMA_VERSION, STORE_FILE
+
+_RECORDS = """
+SELECT r.key, r.id, r.title, r.text, r.metadata, r.content_sha256, v.vector, s.id, s.content, s.vector
+FROM records AS r LEFT JOIN vectors AS v USING (key) LEFT JOIN checksums AS s USING (key) ORDER BY key
+"""
+_ORPHANS = """
+SELECT count(*) FROM (SELECT key FROM vectors UNION SELECT key FROM checksums)
+    WHERE key NOT IN (SELECT key FROM records)
+"""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Attributes:
+        records: How many records were compared.
+        problems: A sentence for each thing that is not what was stored; empty when all is well.
+    """
+
+    records: int
+    problems: tuple[str, ...]
+
+
+def verify(folder: Path) -> Verification:
+    """Verifies an index that no process serves; changes nothing.
+
+    The database's structure, each record's content, id and vector, the lexical index against the texts, and the
+    snapshot of the dense index against the vectors. Reads the whole folder.
+
+    Args:
+        folder: The index folder.
+
+    Raises:
+        IndexFolderError: It is no index folder, of another schema, or owned by another process.
+    """
+    path = folder / STORE_FILE
+    if not path.is_file():
+        raise IndexFolderError(f"{folder} is not an index folder: it holds no {STORE_FILE}")
+    if path.stat().st_size == 0:
+        return Verification(0, (f"{path} is empty, its content was lost",))
+    lock = FolderLock.acquire(folder)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            lexical.register(connection)
+            return _verify(folder, connection)
+    except sqlite3.DatabaseError as error:
+        return Verification(0, (f"{path} cannot be read: {error}",))
+    finally:
+        lock.release()
+
+
+def _verify(folder: Path, connection: sqlite3.Connection) -> Verification:
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if (application_id, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        raise IndexFolderError(
+            f"{folder / STORE_FILE} has schema version {version}, and this release verifies {SCHEMA_VERSION}: serve it "
+            "once with this release, which brings it there"
+        )
+    problems = [f"database: {row[0]}" for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    problems += _lexical_problems(connection)
+    encoder = connection.execute("SELECT dimension FROM encoder").fetchone()
+    keys: list[int] = []
+    sums: list[int] = []
+    count = 0
+    for row in connection.execute(_RECORDS):
+        count += 1
+        problems += _record_problems(row, 0 if encoder is None else encoder[0])
+        keys.append(row[0])
+        sums.append(row[9] or 0)
+    (orphans,) = connection.execute(_ORPHANS).fetchone()
+    if orphans:
+        problems.append(f"{orphans} vectors or checksums belong to no record")
+    last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+    problem = snapshot.problem(
+        folder, np.array(keys, np.int64), np.array(sums, np.uint32), last_key=last[0] if last else 0
+    )
+    if problem is not None:
+        problems.append(f"{snapshot.SNAPSHOT_FILE} would not be used, and built anew at the next start: {problem}")
+    return Verification(count, tuple(problems))
+
+
+def _lexical_problems(connection: sqlite3.Connection) -> list[str]:
+    connection.execute("BEGIN IMMEDIATE")  # FTS5 takes the question as a write
+    try:
+        connection.execute("INSERT INTO lexical(lexical, rank) VALUES ('integrity-check', 1)")
+    except sqlite3.DatabaseError as error:
+        return [f"lexical index: {error}"]
+    finally:
+        connection.execute("ROLLBACK")
+    return []
+
+
+def _record_problems(row: tuple[object, ...], dimension: int) -> list[str]:
+    key, id_, title, text, metadata, digest, vector, id_checksum, content_checksum, vector_checksum = row
+    if not (isinstance(key, int) and all(isinstance(value, str) for value in (id_, title, text, metadata))):
+        return [f"record {key}: a text is none"]
+    name = f"record {key} ({id_!r})"
+    problems = []
+    if checksums.of_id(key, str(id_)) != id_checksum:
+        problems.append(f"{name}: its id is damaged")
+    try:
+        whole = content_sha256(str(title), str(text), json.loads(str(metadata))) == digest
+    except (ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole or checksums.of_content(str(title), str(text)) != content_checksum:
+        problems.append(f"{name}: its title, text, metadata or their digest is damaged")
+    if not isinstance(vector, bytes):
+        problems.append(f"{name}: its vector is missing")
+    elif len(vector) != 2 * dimension or checksums.of_vector(vector) != vector_checksum:
+        problems.append(f"{name}: its vector is damaged")
+    return problems
