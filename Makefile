@@ -8,10 +8,10 @@ REPOSITORY := var/repository
 INDEX := var/index
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint serve bench clean
+.PHONY: help setup demo test test-full unit integration e2e docs lint serve bench clean
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 setup: $(READY)  ## Make .venv with all dependencies
 
@@ -22,8 +22,23 @@ $(READY): pyproject.toml constraints.txt scripts/setup
 demo: $(READY)  ## Everything once: checkpoint, export, Triton, index, search, measures
 	@$(BIN)/resrank demo $(ARGS)
 
-test: lint  ## Lint, types and all tests
-	$(BIN)/pytest --durations=10 $(ARGS)
+test: lint docs unit integration e2e  ## All that has to pass
+
+test-full: FULL := --full
+test-full: test  ## The same, and what takes long: every family, precision and generation of GPU
+
+# Tests of one file share what is made once a file, so a file goes to one process.
+unit: $(READY)  ## Tests without a server, on all cores
+	$(BIN)/pytest tests/unit -n auto --dist loadfile --durations=10 $(FULL) $(ARGS)
+
+integration: $(READY)  ## Tests against a real Triton and a real sidecar
+	$(BIN)/pytest tests/integration --durations=10 $(FULL) $(ARGS)
+
+e2e: $(READY)  ## The README's commands
+	$(BIN)/pytest tests/e2e --durations=10 $(FULL) $(ARGS)
+
+docs: $(READY)  ## The documentation as a site in var/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lint: $(READY)  ## ruff, mypy and who may import whom
 	$(BIN)/ruff check .
