@@ -11,7 +11,7 @@ INDEX := var/index
 .PHONY: help setup demo test test-full unit integration e2e docs lint serve bench clean
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
 
 setup: $(READY)  ## Make .venv with all dependencies
 
@@ -22,20 +22,17 @@ $(READY): pyproject.toml constraints.txt scripts/setup
 demo: $(READY)  ## Everything once: checkpoint, export, Triton, index, search, measures
 	@$(BIN)/resrank demo $(ARGS)
 
-test: lint docs unit integration e2e  ## All that has to pass
+# On all cores; a test that needs a server has it to itself and its folder (see tests/conftest.py).
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup --durations=10
 
-test-full: FULL := --full
-test-full: test  ## The same, and what takes long: every family, precision and generation of GPU
+test: lint docs  ## All that has to pass
+	$(PYTEST) $(ARGS)
 
-# Tests of one file share what is made once a file, so a file goes to one process.
-unit: $(READY)  ## Tests without a server, on all cores
-	$(BIN)/pytest tests/unit -n auto --dist loadfile --durations=10 $(FULL) $(ARGS)
+test-full: lint docs  ## The same, and what takes long: every family, precision and generation of GPU
+	$(PYTEST) --full $(ARGS)
 
-integration: $(READY)  ## Tests against a real Triton and a real sidecar
-	$(BIN)/pytest tests/integration --durations=10 $(FULL) $(ARGS)
-
-e2e: $(READY)  ## The README's commands
-	$(BIN)/pytest tests/e2e --durations=10 $(FULL) $(ARGS)
+unit integration e2e: $(READY)  ## Its part of the tests: without servers, against real ones, the README's commands
+	$(PYTEST) tests/$@ $(ARGS)
 
 docs: $(READY)  ## The documentation as a site in var/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

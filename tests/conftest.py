@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 # Shared machines stall for longer than hypothesis allows an example, so time is no failure here. In CI the examples
 # are the same in every run: a red build must be red again when somebody looks into it.
@@ -21,11 +25,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked full, which `make test` leaves out")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS):
-            item.add_marker(item.path.relative_to(TESTS).parts[0])
+            kind, folder = item.path.relative_to(TESTS).parts[:2]
+            item.add_marker(kind)
+            # Servers are started once a folder, everything else is made once a file.
+            item.add_marker(pytest.mark.xdist_group(str(item.path) if kind == "unit" else f"{kind}-{folder}"))
     if not config.getoption("full"):
         full = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in full]
         config.hook.pytest_deselected(items=full)
+
+
+@pytest.fixture(scope="session")
+def shared_traces(pytestconfig: pytest.Config) -> Iterator[None]:
+    """One tracing for each graph; see :mod:`support.shared_traces`."""
+    if pytestconfig.getoption("full"):
+        yield
+        return
+    from support.shared_traces import share_traces
+
+    with pytest.MonkeyPatch.context() as patch:
+        share_traces(patch.setattr)
+        yield

@@ -14,6 +14,11 @@ from resrank.stack.triton_process import TritonProcess
 StartTriton = Callable[..., TritonProcess]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_graph_is_traced_twice(shared_traces: None) -> None:
+    """No graph is traced twice."""
+
+
 @pytest.fixture(scope="session")
 def start_triton() -> Iterator[StartTriton]:
     """``start_triton(repository, **options)`` returns a ready :class:`TritonProcess`, stopped when the session ends."""

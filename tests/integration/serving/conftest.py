@@ -158,9 +158,13 @@ def served(request: pytest.FixtureRequest, exported: Callable[[str], Exported]) 
 
 @dataclass(frozen=True)
 class Searching(Served):
-    """Behind a Triton that knows a sidecar's socket, and whose embedding cache is the smallest there is."""
+    """Behind a Triton that knows a sidecar's socket, and whose embedding cache is the smallest there is.
+
+    Its log tells of every warm-up.
+    """
 
     socket: Path
+    log: Path
 
     def cache_metric(self, name: str) -> float:
         """A figure of ``rerank_text`` on the metrics page."""
@@ -187,9 +191,11 @@ def searching(exported: Callable[[str], Exported], tmp_path_factory: pytest.Temp
     config_file.write_text(text_format.MessageToString(config))
     # In /tmp: pytest's own folders may be too deep for a socket.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        socket = Path(folder, "s")
+        socket, log = Path(folder, "s"), Path(folder, "triton.log")
+        process = TritonProcess(repository, retrieval_socket=socket, log_path=log)
+        process.command.append("--log-verbose=1")
         with (
-            TritonProcess(repository, retrieval_socket=socket) as triton,
+            process as triton,
             triton_grpc.InferenceServerClient(triton.grpc_address) as client,
         ):
             yield Searching(
@@ -200,4 +206,5 @@ def searching(exported: Callable[[str], Exported], tmp_path_factory: pytest.Temp
                 client,
                 triton.metrics_address,
                 socket,
+                log,
             )

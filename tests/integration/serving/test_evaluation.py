@@ -24,6 +24,7 @@ from .conftest import Served
 TOLERANCE = 1e-3
 WORDS = ("fox", "Seine", "river", "vector", "moon", "orbit", "lazy", "France")
 # A query over the token limit, to see it cut alike on both paths.
+ONE = pytest.mark.parametrize("served", ["query_residual-linear-openvino"], indirect=True)  # what all have in common
 QUESTIONS = {f"q{number}": f"What of the {word}?" for number, word in enumerate(WORDS[:5])} | {"long": "river " * 60}
 
 
@@ -90,6 +91,7 @@ def test_scores_through_the_stack_are_those_of_torch(
     assert shuffled.max() > 10 * TOLERANCE  # orders do differ by more than the two paths do
 
 
+@ONE
 def test_an_index_of_the_evaluations_own_gives_the_same(
     served: Served, sidecar: SidecarProcess, collection: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ def test_an_index_of_the_evaluations_own_gives_the_same(
         np.testing.assert_allclose(np.sort(own["dense"][question].scores), np.sort(found.scores), atol=TOLERANCE)
 
 
+@ONE
 @pytest.mark.parametrize(
     ("change", "complaint", "code"),
     [

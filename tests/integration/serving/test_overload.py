@@ -176,7 +176,8 @@ def cmdline(process: psutil.Process) -> str:
 def test_a_full_bulk_queue_is_nobody_elses(narrow: Served, tmp_path: Path) -> None:
     """As a GPU's encoder has it: the priority of a request travels through the ensemble to the encoder's queue."""
     repository = tmp_path / "repository"
-    shutil.copytree(narrow.repository, repository)
+    for model in ("embed_passage", "passage_tokenizer", "encoder"):
+        shutil.copytree(narrow.repository / model, repository / model)
     path = repository / "encoder" / "config.pbtxt"
     config = text_format.Parse(path.read_text(), ModelConfig())
     del config.parameters["max_queue_size"]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.stack.triton_process import TritonProcess
-
-from .conftest import Exported
+from .conftest import Searching
 
 WARMED = {
     ("passage_tokenizer", "passage"),
@@ -23,16 +18,12 @@ WARMED = {
 }
 
 
-def test_every_model_with_something_to_warm_is_warm_when_the_server_is_ready(
-    exported: Callable[[str], Exported], tmp_path: Path
-) -> None:
-    repository = exported("query_residual-linear-openvino").repository
-    configs = [text_format.Parse(path.read_text(), ModelConfig()) for path in repository.glob("*/config.pbtxt")]
+def test_every_model_with_something_to_warm_is_warm_when_the_server_is_ready(searching: Searching) -> None:
+    configs = [
+        text_format.Parse(path.read_text(), ModelConfig()) for path in searching.repository.glob("*/config.pbtxt")
+    ]
     assert {(config.name, sample.name) for config in configs for sample in config.model_warmup} == WARMED
-    triton = TritonProcess(repository, log_path=tmp_path / "triton.log")
-    triton.command.append("--log-verbose=1")
-    with triton:
-        log = (tmp_path / "triton.log").read_text()
+    log = searching.log.read_text()
     for model, sample in WARMED:
         assert f"model '{model}' instance {model}_0_0 is running warmup sample '{sample}'" in log
     # An error in one of them would have ended the server before it was ready.

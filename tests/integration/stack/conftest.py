@@ -29,11 +29,16 @@ class TritonPythonModel:
 """
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """An ``echo`` model, which takes two seconds for the text ``slow``."""
-    version = tmp_path / "repository" / "echo" / "1"
+def write_echo(folder: Path) -> Path:
+    """Writes the ``echo`` model, which takes two seconds for the text ``slow``."""
+    version = folder / "repository" / "echo" / "1"
     version.mkdir(parents=True)
     (version.parent / "config.pbtxt").write_text(CONFIG)
     (version / "model.py").write_text(MODEL)
-    return tmp_path / "repository"
+    return folder / "repository"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository of :func:`write_echo`."""
+    return write_echo(tmp_path)

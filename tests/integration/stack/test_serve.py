@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.export.manifest import ManifestError, Runtime
 from resrank.loadtest.server_metrics import read_metrics
+from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.lock import read_owner
+from resrank.retrieval.records import Encoder, Record, RecordBatch
 from resrank.stack import local_stack
 from resrank.stack.local_stack import LocalStack
 from resrank.stack.ports import choose_ports
@@ -100,28 +102,23 @@ def echo(address: str, text: str) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_everything(exported: Path, tmp_path: Path, number: signal.Signals) -> None:
-    with serving(exported, tmp_path / "index") as served:
+def test_a_signal_stops_everything_once_what_is_in_flight_is_answered(
+    exported: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(1) as caller:
         assert echo(served.triton, "a") == "a"
         with grpc.insecure_channel(served.sidecar) as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         assert served.segments()
+        answer = caller.submit(echo, served.triton, "slow")
+        time.sleep(1)
         served.process.send_signal(number)
+        assert answer.result() == "slow"
         served.process.communicate(timeout=60)
         assert served.process.returncode == 0
         assert served.gone(0)
         assert served.segments() == []
-
-
-def test_what_is_in_flight_is_answered_before_the_end(exported: Path, tmp_path: Path) -> None:
-    with serving(exported, tmp_path / "index") as served, ThreadPoolExecutor(1) as caller:
-        answer = caller.submit(echo, served.triton, "slow")
-        time.sleep(1)
-        served.process.terminate()
-        assert answer.result() == "slow"
-        served.process.communicate(timeout=60)
-        assert served.process.returncode == 0
 
 
 def test_a_killed_stack_takes_its_servers_along(exported: Path, tmp_path: Path) -> None:
@@ -222,19 +219,12 @@ def test_a_taken_port_is_named_before_anything_starts(exported: Path, tmp_path: 
     assert not (tmp_path / "index").exists()
 
 
-def test_logs_are_kept_and_followed(exported: Path, tmp_path: Path) -> None:
+def test_a_stack_keeps_and_tells_its_logs_and_takes_its_socket_along(exported: Path, tmp_path: Path) -> None:
     lines: list[tuple[str, str]] = []
     log_dir = tmp_path / "log"
     with LocalStack(
         exported, tmp_path / "index", log_dir=log_dir, on_line=lambda name, line: lines.append((name, line))
-    ):
-        pass
-    for name in ("triton", "retrieval"):
-        assert [line for source, line in lines if source == name] == (log_dir / f"{name}.log").read_text().splitlines()
-
-
-def test_triton_is_told_of_the_sidecars_socket_which_goes_with_the_stack(exported: Path, tmp_path: Path) -> None:
-    with LocalStack(exported, tmp_path / "index") as stack:
+    ) as stack:
         socket_path = stack.sidecar.socket
         assert socket_path is not None
         assert psutil.Process(stack.triton.pid).environ()["RESRANK_RETRIEVAL_SOCKET"] == str(socket_path)
@@ -243,14 +233,15 @@ def test_triton_is_told_of_the_sidecars_socket_which_goes_with_the_stack(exporte
         assert described.record_count == 0
         os.kill(stack.sidecar.pid, signal.SIGKILL)  # which leaves the socket behind
     assert not socket_path.parent.exists()
+    for name in ("triton", "retrieval"):
+        assert [line for source, line in lines if source == name] == (log_dir / f"{name}.log").read_text().splitlines()
 
 
 def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) -> None:
     other = "b" * 64
-    with LocalStack(exported, tmp_path / "index") as stack, grpc.insecure_channel(stack.sidecar.address) as channel:
-        record = pb.Record(id="p", title="t", embedding=np.ones(4, "<f2").tobytes())
-        batch = pb.UpsertRequest(encoder_sha256=other, dimension=4, records=[record])
-        retrieval_pb2_grpc.RetrievalServiceStub(channel).Upsert(iter([batch]))
+    batch = RecordBatch(Encoder(other, 4), (Record("p", "t", ""),), np.ones((1, 4), np.float16))
+    with closing(LocalVectorStore.open(tmp_path / "index")) as store:
+        store.upsert(batch)
     with pytest.raises(StackError, match=f"belongs to encoder {other}, Triton serves encoder {ENCODER_SHA256}"):
         LocalStack(exported, tmp_path / "index").__enter__()
 

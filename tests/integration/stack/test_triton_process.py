@@ -20,6 +20,8 @@ from resrank.core.errors import StackError
 from resrank.loadtest.server_metrics import read_metrics
 from resrank.stack.triton_process import TritonProcess
 
+from .conftest import write_echo
+
 BROKEN_MODEL = """
 class TritonPythonModel:
     def initialize(self, args):
@@ -50,8 +52,10 @@ def wait_gone(processes: list[psutil.Process], timeout_s: float) -> bool:
     return True
 
 
-def test_serves_and_leaves_nothing_behind(repository: Path) -> None:
-    with TritonProcess(repository) as triton:
+def test_serves_keeps_its_log_and_leaves_nothing_else_behind(repository: Path, tmp_path: Path) -> None:
+    log_path = tmp_path / "logs" / "triton.log"
+    with TritonProcess(repository, log_path=log_path) as triton:
+        assert "Started GRPCInferenceService" in log_path.read_text()
         assert echo(triton.grpc_address, "grüezi") == "grüezi"
         stubs = psutil.Process(triton.pid).children(recursive=True)
         assert stubs
@@ -59,15 +63,20 @@ def test_serves_and_leaves_nothing_behind(repository: Path) -> None:
     assert triton.returncode == 0
     assert wait_gone(stubs, 0)
     assert segments(triton.shared_memory_prefix) == []
+    assert triton.log_tail(1) in log_path.read_text()
 
 
-def test_a_killed_server_leaves_nothing_behind(repository: Path) -> None:
-    with TritonProcess(repository) as triton:
-        stubs = psutil.Process(triton.pid).children(recursive=True)
-        os.kill(triton.pid, signal.SIGKILL)
-    assert triton.returncode == -signal.SIGKILL
-    assert wait_gone(stubs, 0)
-    assert segments(triton.shared_memory_prefix) == []
+def test_of_two_servers_side_by_side_a_killed_one_leaves_nothing_behind_but_the_other(repository: Path) -> None:
+    with TritonProcess(repository) as first:
+        with TritonProcess(repository) as second:
+            assert echo(first.grpc_address, "a") == "a"
+            assert echo(second.grpc_address, "b") == "b"
+            stubs = psutil.Process(second.pid).children(recursive=True)
+            os.kill(second.pid, signal.SIGKILL)
+        assert second.returncode == -signal.SIGKILL
+        assert wait_gone(stubs, 0)
+        assert segments(second.shared_memory_prefix) == []
+        assert echo(first.grpc_address, "c") == "c"
 
 
 def test_a_killed_owner_takes_the_server_along(repository: Path) -> None:
@@ -125,12 +134,6 @@ def test_neither_odd_paths_nor_a_proxy_are_in_the_way(
     assert not link.parent.exists()
 
 
-def test_two_servers_run_side_by_side(repository: Path) -> None:
-    with TritonProcess(repository) as first, TritonProcess(repository) as second:
-        assert echo(first.grpc_address, "a") == "a"
-        assert echo(second.grpc_address, "b") == "b"
-
-
 @pytest.fixture
 def segment() -> Iterator[str]:
     name = f"resrank_test_{secrets.token_hex(4)}"
@@ -139,8 +142,17 @@ def segment() -> Iterator[str]:
     Path("/dev/shm", name).unlink()
 
 
-def test_what_only_its_owner_needs_is_refused_to_others(repository: Path, segment: str) -> None:
-    with TritonProcess(repository) as triton, triton_grpc.InferenceServerClient(triton.grpc_address) as client:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+    """One server for the tests that only knock at its doors."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with TritonProcess(write_echo(folder), log_path=folder / "log") as triton:
+        yield triton
+
+
+def test_what_only_its_owner_needs_is_refused_to_others(guarded: TritonProcess, segment: str) -> None:
+    triton = guarded
+    with triton_grpc.InferenceServerClient(triton.grpc_address) as client:
         models_own = next(name for name in segments(triton.shared_memory_prefix))
         for attempt in (
             lambda: client.register_system_shared_memory("mine", f"/{segment}", 64),
@@ -160,22 +172,21 @@ def test_what_only_its_owner_needs_is_refused_to_others(repository: Path, segmen
         assert echo(triton.grpc_address, "a") == "a"
 
 
-def test_steering_takes_a_key_that_nobody_can_read(repository: Path, tmp_path: Path) -> None:
-    with TritonProcess(repository, log_path=tmp_path / "log") as triton:
-        listening = psutil.Process(triton.pid).net_connections("tcp")
-        (port,) = {connection.laddr.port for connection in listening} - {triton.grpc_port, triton.metrics_port}
-        assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
-        for path in ("/v2", "/v2/health/ready", "/v2/health/live", "/v2/models/echo/config", "/v2/models/stats"):
-            with pytest.raises(HTTPError, match="403"):
-                urlopen(f"http://127.0.0.1:{port}{path}", timeout=10)
-        for path in ("/v2/repository/index", "/v2/repository/models/echo/load", "/v2/models/echo/infer", "/v2/logging"):
-            with pytest.raises(HTTPError, match="403"):
-                urlopen(Request(f"http://127.0.0.1:{port}{path}", data=b"{}"), timeout=10)
-        (given,) = [word for word in triton.command if word.startswith("--http-restricted-api=")]
-        key = given.rpartition("=")[2]
-        assert len(key) == 32
-        assert key not in " ".join(psutil.Process(triton.pid).cmdline())
-        assert key not in (tmp_path / "log").read_text()
+def test_steering_takes_a_key_that_nobody_can_read(guarded: TritonProcess) -> None:
+    listening = psutil.Process(guarded.pid).net_connections("tcp")
+    (port,) = {connection.laddr.port for connection in listening} - {guarded.grpc_port, guarded.metrics_port}
+    assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
+    for path in ("/v2", "/v2/health/ready", "/v2/health/live", "/v2/models/echo/config", "/v2/models/stats"):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(f"http://127.0.0.1:{port}{path}", timeout=10)
+    for path in ("/v2/repository/index", "/v2/repository/models/echo/load", "/v2/models/echo/infer", "/v2/logging"):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(Request(f"http://127.0.0.1:{port}{path}", data=b"{}"), timeout=10)
+    (given,) = [word for word in guarded.command if word.startswith("--http-restricted-api=")]
+    key = given.rpartition("=")[2]
+    assert len(key) == 32
+    assert key not in " ".join(psutil.Process(guarded.pid).cmdline())
+    assert key not in guarded.log_path.read_text()
 
 
 def test_a_server_whose_model_died_is_not_ready_and_ends_at_once(repository: Path) -> None:
@@ -209,10 +220,3 @@ def test_the_images_health_check_notices_a_dead_model(repository: Path, number: 
         asked = ask()
         assert asked.returncode == 1
         assert asked.stderr.startswith("healthcheck: the process of model instance")
-
-
-def test_the_log_goes_to_the_file(repository: Path, tmp_path: Path) -> None:
-    log_path = tmp_path / "logs" / "triton.log"
-    with TritonProcess(repository, log_path=log_path) as triton:
-        assert "Started GRPCInferenceService" in log_path.read_text()
-    assert triton.log_tail(1) in log_path.read_text()

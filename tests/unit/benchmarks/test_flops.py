@@ -43,6 +43,7 @@ def test_only_constant_matrices_of_products_count_and_shared_ones_at_each_use(tm
     assert matrix_parameters(tmp_path / "model.onnx") == 16 + 16 + 12
 
 
+@pytest.mark.usefixtures("shared_traces")
 @pytest.mark.parametrize("hidden_size", [48, 32])
 def test_parameters_of_an_exported_reranker(tmp_path: Path, hidden_size: int) -> None:
     make_tiny_checkpoint(tmp_path / "checkpoint", embedding_dim=32, hidden_size=hidden_size)

@@ -98,6 +98,7 @@ def test_show_describes_an_adapter_checkpoint(adapter: Path, capsys: pytest.Capt
     assert "LoRA of rank 4 in 14 layers" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("shared_traces")
 def test_export_merges_first(shipped: Path, tmp_path: Path) -> None:
     """The manifest names the merged checkpoint, and nothing of the merge is left beside the repository."""
     folder = tmp_path / "exported"

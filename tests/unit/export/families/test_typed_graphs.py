@@ -126,14 +126,22 @@ def test_keys_and_values_are_not_repeated(case: Case, precision: Precision) -> N
         assert [shapes[name][1] for name in node.input[:3]] == [heads, groups, groups]
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize(
+    ("precision", "capabilities"),
+    [
+        (Precision.BF16, CAPABILITIES[-1:]),
+        *(pytest.param(precision, CAPABILITIES, marks=pytest.mark.full) for precision in Precision),
+    ],
+    ids=lambda value: value.value if isinstance(value, Precision) else "-".join(map(str, value)),
+)
 def test_plans_are_built_with_attention_as_one_kernel(
-    rtx: EngineBuilder, case: Case, precision: Precision, tmp_path: Path
+    rtx: EngineBuilder, case: Case, precision: Precision, capabilities: tuple[int, ...], tmp_path: Path
 ) -> None:
+    """One plan of each graph; with ``--full`` in every precision for two generations of GPU."""
     graph = case.graphs[precision]
     shapes = default_profiles(case.model.spec, case.layout).all_shapes(case.role, case.model.spec)
-    built = rtx.build_each(graph, shapes[:1], {sm: tmp_path / f"model.sm{sm}.plan" for sm in CAPABILITIES})
-    assert [plan.compute_capability for plan in built] == list(CAPABILITIES)
+    built = rtx.build_each(graph, shapes[:1], {sm: tmp_path / f"model.sm{sm}.plan" for sm in capabilities})
+    assert [plan.compute_capability for plan in built] == list(capabilities)
     for plan in built:
         assert plan.fused_attention is (precision is not Precision.FP32)  # there are kernels for 16-bit types alone
         assert plan.path.stat().st_size == plan.bytes

@@ -28,6 +28,8 @@ from resrank.serving.engines import Precision
 from support.backbone_sizes import Backbone
 from support.graph_cost import graph_cost
 
+pytestmark = pytest.mark.full
+
 BATCH, QUERY_TOKENS, CANDIDATES = 2, 24, 100
 BYTES = 2  # of a weight in bf16
 CLOSE = 1.02
