@@ -36,6 +36,7 @@ from support.triton_requests import rerank_inputs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CANONICAL = json.loads(Path(__file__).with_name("canonical_scores.json").read_text(encoding="utf-8"))
 RESRANK = [sys.executable, "-m", "resrank.stack"]
 QUESTION = "Which magazine was started first?"
 DEMO_LIMIT_S = 900
@@ -173,6 +174,17 @@ def test_the_deployed_scores_are_those_that_training_computes(
     vectors = candidates.astype(np.float32)
     cosines = vectors @ embedding / np.linalg.norm(vectors, axis=1) / np.linalg.norm(embedding)
     assert np.abs(scores - cosines).max() > tolerance
+
+
+def test_the_deployed_scores_are_the_canonical_ones(served: Served) -> None:
+    """Computed once from the checkpoint's files, by transformers and torch alone: scripts/make_canonical_scores.py."""
+    assert CANONICAL["checkpoint"] == read_spec(default_checkpoint()).digest()
+    texts = [passage["text"] for passage in CANONICAL["passages"]]
+    with ResRankClient(served.triton) as client:
+        ranked = client.rerank(CANONICAL["query"], passages=texts)
+    scores = {passage.index: passage.score for passage in ranked.passages}
+    expected = [passage["score"] for passage in CANONICAL["passages"]]
+    np.testing.assert_allclose([scores[place] for place in range(len(texts))], expected, atol=1e-3)
 
 
 def scores_in_training(candidates: NDArray[np.float16]) -> NDArray[np.float32]:
