@@ -18,6 +18,14 @@ _RESOLVERS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "g
 """gRPC's own name resolvers (https://github.com/grpc/grpc/blob/master/doc/naming.md)."""
 
 
+_V4, _V6, _PORT = r"\d+(?:\.\d+){3}", r"\[[0-9a-fA-F:.%\w]+\]", r":\d{1,5}"
+_READABLE = {
+    "dns": r"(?://[^/]*/)?[^/:\[\]]+(?::\d+)?|(?://[^/]*/)?\[[^\]]+\](?::\d+)?",
+    "ipv4": rf"(?:///)?{_V4}{_PORT}(?:,{_V4}{_PORT})*",
+    "ipv6": rf"(?:///)?{_V6}{_PORT}(?:,{_V6}{_PORT})*",
+}
+
+
 def is_local(target: str) -> bool:
     """Whether a gRPC target leads to this machine: loopback, a Unix socket, or the address of no host.
 
@@ -89,8 +97,12 @@ def check_target(field: str, target: object) -> str:
     scheme, found, _ = target.partition("://")
     if found and scheme not in _RESOLVERS:
         raise InvalidInputError(field, f"{target!r} is no address: give host:port, without {scheme}://")
-    if target.partition(":")[0] in _RESOLVERS and not re.fullmatch(r"\w+:\d+", target):
-        return target  # gRPC's own resolver reads it
+    resolver, colon, rest = target.partition(":")
+    if colon and resolver in _RESOLVERS and not re.fullmatch(r"\w+:\d+", target):
+        # gRPC's own resolver reads it; what it cannot read at all fails at the first call, without a word on why.
+        if not re.fullmatch(_READABLE.get(resolver, r".+"), rest):
+            raise InvalidInputError(field, f"{target!r} is no address as {resolver} has them")
+        return target
     if target.count(":") > 1 and not target.startswith("["):
         raise InvalidInputError(field, f"{target!r}: an IPv6 address wants brackets before its port, [::1]:8001")
     match = re.fullmatch(r"(?:\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?", target)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from resrank.core.errors import CheckpointError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.core.json_lines import parse_json
 from resrank.core.limits import MAX_EMBEDDING_DIM
 from resrank.core.names import CHECKPOINT_FILE
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_tensors
@@ -390,7 +391,7 @@ def is_adapter(path: Path) -> bool:
     """Whether a ``resrank.json``, or the one of a folder, calls itself an adapter checkpoint's; never raises."""
     file = path / CHECKPOINT_FILE if path.is_dir() else path
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and fields.get("kind") == ADAPTER_KIND

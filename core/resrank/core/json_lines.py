@@ -40,19 +40,32 @@ def read_json_lines(
             yield line, content
 
 
+def parse_json(text: str | bytes) -> Any:
+    """As :func:`json.loads`, of a file whose author may be anybody.
+
+    Args:
+        text: The JSON.
+
+    Raises:
+        ValueError: It is none, or is nested more deeply than Python reads, which says RecursionError.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
 class _BadLineError(ValueError):
     """A line is no JSON object; its text is what is wrong."""
 
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         raise _BadLineError(f"is not valid JSON ({error.msg} at column {error.colno})") from error
-    except ValueError as error:  # a number of more digits than Python reads
+    except ValueError as error:  # nested too deeply, or a number of more digits than Python reads
         raise _BadLineError(f"is not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise _BadLineError("is JSON nested too deeply") from error
     if not isinstance(content, dict):
         raise _BadLineError(f"must be a JSON object, not {type(content).__name__}")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from resrank.core.checkpoint import EncoderSpec, RerankerSpec
 from resrank.core.errors import CheckpointError, InvalidInputError, Place
+from resrank.core.json_lines import parse_json
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
 from resrank.core.prompt import PromptLayout
@@ -257,8 +257,8 @@ def _special_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 def _eos_id(folder: Path, tokenizer: Tokenizer) -> int:
     path = folder / "tokenizer_config.json"
     try:
-        eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token")
-    except (OSError, ValueError) as error:
+        eos = parse_json(path.read_text(encoding="utf-8")).get("eos_token")
+    except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: needed for encoder.append_eos: {error}") from error
     token = eos["content"] if isinstance(eos, dict) else eos
     eos_id = tokenizer.token_to_id(token) if isinstance(token, str) else None

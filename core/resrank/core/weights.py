@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resrank.core.errors import CheckpointError
+from resrank.core.json_lines import parse_json
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX_FILE = "model.safetensors.index.json"
@@ -61,7 +62,7 @@ def read_tensors(file: Path) -> dict[str, StoredTensor]:
             length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
             if not 0 < length <= min(_MAX_HEADER_BYTES, size - _LENGTH_BYTES):
                 raise CheckpointError(f"{file}: not a safetensors file, or cut short ({size} bytes)")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
         start = _LENGTH_BYTES + length
         tensors = {
             name: _stored(name, entry, file, start)
@@ -107,7 +108,7 @@ def backbone_tensors(folder: Path) -> dict[str, StoredTensor]:
     if not index.is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS_FILE} (only safetensors are read, never pickles)")
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not a list of safetensors files: {error}") from error
     tensors: dict[str, StoredTensor] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -44,6 +43,7 @@ from resrank.core.checkpoint import (
 from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.core.json_lines import parse_json
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
 from resrank.export.compact import CompactDecoder
 from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights
@@ -470,7 +470,7 @@ def _read_json(path: Path, empty: _Json) -> _Json:
     if not path.is_file():
         return empty
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     return content if isinstance(content, type(empty)) else empty

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from resrank.core.checkpoint import Sha256, StrictModel
 from resrank.core.durability import flush
 from resrank.core.errors import ResRankError
+from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, PLAN_FILE, Model
 from resrank.serving.engines.base import EngineKind, Precision
 
@@ -284,7 +285,7 @@ def read_manifest(repository: Path) -> Manifest:
     path = repository / MANIFEST_FILE
     again = f"make one with resrank export CHECKPOINT --out {repository}"
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
         schema = fields["schema_version"]
     except FileNotFoundError:
         raise ManifestError(

@@ -12,6 +12,7 @@ from typing import IO, Self
 
 from resrank.core.durability import private
 from resrank.core.errors import IndexFolderError
+from resrank.core.json_lines import parse_json
 
 LOCK_FILE = "lock"
 
@@ -130,7 +131,7 @@ def read_owner(folder: Path) -> Owner | None:
 def _parse(file: IO[str]) -> Owner | None:
     file.seek(0)
     try:
-        content = json.loads(file.read())
+        content = parse_json(file.read())
         return Owner(int(content["pid"]), content["address"], bool(content.get("transient", False)))
     except (ValueError, KeyError, TypeError):
         return None

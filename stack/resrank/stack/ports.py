@@ -24,6 +24,16 @@ def is_free(host: str, port: int) -> bool:
     return _obstacle(host, port) is None
 
 
+def check_host(host: str) -> None:
+    """Refuses what servers would take for every address of the machine, or for none.
+
+    Raises:
+        InvalidInputError: It is empty, or holds white space.
+    """
+    if not bare_host(host) or host.split() != [host]:
+        raise InvalidInputError("host", f"{host!r} is no address to listen on: 127.0.0.1, ::1, 0.0.0.0 or a name")
+
+
 def check_distinct(*wanted: int | None) -> None:
     """Refuses a port that two servers are to listen on.
 
@@ -50,9 +60,10 @@ def choose_ports(host: str, *wanted: int | None) -> list[int]:
         The ports, all different.
 
     Raises:
-        InvalidInputError: A port is given twice.
+        InvalidInputError: A port is given twice, or the host is empty.
         StackError: A given port is taken, or nothing can listen on the host.
     """
+    check_host(host)
     check_distinct(*wanted)
     ports = []
     with ExitStack() as held:

@@ -21,6 +21,7 @@ from resrank.core.checkpoint import (
     validate_folder,
 )
 from resrank.core.errors import CheckpointError
+from resrank.core.tokenization import EncoderTokenizer
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 
@@ -303,3 +304,18 @@ def test_a_file_of_other_projectors_is_refused(checkpoint: Path) -> None:
     edit(checkpoint, lambda f: (relational(f), f["fusion"].update(projectors_sha256=None)))
     with pytest.raises(CheckpointError, match=r"holds p_in.weight \[48, 32\], p_out.* not p_in.weight \[48, 52\]"):
         validate_folder(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "name", ["resrank.json", "encoder/tokenizer_config.json", "encoder/model.safetensors.index.json"]
+)
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "", "\ufeff{}"])
+def test_json_that_no_program_wrote_is_named(checkpoint: Path, name: str, content: str) -> None:
+    edit(checkpoint, lambda f: f["encoder"].update(append_eos=True))
+    if name.endswith("index.json"):
+        (checkpoint / "encoder" / "model.safetensors").unlink()
+    (checkpoint / name).write_text(content)
+
+    with pytest.raises(CheckpointError, match=name):
+        spec = validate_folder(checkpoint)
+        EncoderTokenizer(checkpoint / "encoder", spec.encoder, for_queries=True)

@@ -274,3 +274,42 @@ def test_an_id_that_no_passage_has_is_bad_input(tmp_path: Path, capsys: pytest.C
 def test_an_id_that_is_not_there_is_shown_and_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["index", "delete", "a\x1b[2J", "--index", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "deleted 0, not in the index: a\\x1b[2J\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index", "build", "", "--index", "x"],
+        ["index", "build", "x", "--index", ""],
+        ["index", "describe", "--index", ""],
+        ["serve", ""],
+        ["serve", "x", "--index", ""],
+        ["serve", "x", "--log-dir", ""],
+        ["export", "", "--out", "x"],
+        ["export", "x", "--out", ""],
+        ["checkpoint", "show", ""],
+        ["eval", "", "--out", "x"],
+        ["eval", "x", "--indexes", ""],
+        ["train", ""],
+        ["demo", "--work", ""],
+        ["loadtest", "run", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    assert "the path is empty" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["serve", "{repository}"], ["doctor"]])
+def test_an_empty_host_is_not_every_address(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    models = make_manifest().models
+    fileless = {model: facts.model_copy(update={"onnx_sha256": {}}) for model, facts in models.items()}
+    write_tiny_manifest(tmp_path, models=fileless)
+    assert run([*(part.format(repository=tmp_path) for part in command), "--host", ""]) == 2
+    assert capsys.readouterr().err.startswith("Error: host: ")

@@ -44,6 +44,12 @@ def test_ipv6_with_brackets_and_without(host: str) -> None:
     assert is_free(host, free)
 
 
+@pytest.mark.parametrize("host", ["", "[]", " ", "a b", "127.0.0.1\n"])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^host: .* is no address to listen on"):
+        choose_ports(host, None)
+
+
 def test_a_port_for_two_servers_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"ports: 9001 is given twice"):
         choose_ports("127.0.0.1", 9001, None, 9001)

@@ -18,7 +18,7 @@ from resrank.stack.cli.options import (
     RetrievalPortOption,
     TritonPortOption,
 )
-from resrank.stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT, check_distinct
+from resrank.stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT, check_distinct, check_host
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -44,6 +44,7 @@ def doctor(
     from resrank.stack.check import Status
     from resrank.stack.doctor import examine
 
+    check_host(host)
     check_distinct(triton_port, metrics_port, retrieval_port)
     checks = examine(host, (triton_port, metrics_port, retrieval_port), repository)
     ok = all(check.status is not Status.FAILED for check in checks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -42,4 +44,30 @@ class LazyGroup(TyperGroup):
         command.name = cmd_name
         # typer gives every app these two; once, at the root, is enough.
         command.params = [option for option in command.params if option.name not in _COMPLETION_OPTIONS]
+        _refuse_empty_paths(command)
         return command
+
+
+def _refuse_empty_paths(command: Any) -> None:
+    """Has every path of a command, and of those below it, refuse the empty text: a variable that a shell did not have.
+
+    ``Path("")`` is the working directory, in which an index or a repository would be made.
+    """
+    for parameter in command.params:
+
+        def filled(
+            ctx: typer.Context,
+            value: Any,
+            *,
+            parameter: Any = parameter,
+            read: Callable[..., Any] = parameter.process_value,
+        ) -> Any:
+            found = read(ctx, value)
+            texts, paths = (value, found) if isinstance(value, list | tuple) else ([value], [found])
+            if "" in texts and any(isinstance(path, Path) for path in paths or ()):
+                raise typer.BadParameter("the path is empty", ctx=ctx, param=parameter)
+            return found
+
+        parameter.process_value = filled
+    for inner in getattr(command, "commands", {}).values():
+        _refuse_empty_paths(inner)

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from resrank.core.checkpoint import Sha256, StrictModel, file_sha256
 from resrank.core.errors import StackError
+from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, Model
 from resrank.stack.machine import Machine, describe_machine
 
@@ -103,7 +104,7 @@ def read_settings(repository: Path) -> TunedSettings | None:
         return None
     file = settings_file(repository, MachineFacts.of(describe_machine()))
     try:
-        return TunedSettings.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return TunedSettings.model_validate(parse_json(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, ValidationError) as error:
