@@ -214,6 +214,8 @@ class AsyncSidecar:
             said = error.details() or error.code().name
             if error.code() is StatusCode.INVALID_ARGUMENT:
                 raise InvalidInputError.parse(said) or InvalidInputError("request", said) from error
+            if error.code() is StatusCode.UNIMPLEMENTED:
+                said = "what answers there is another server; check the address"
             raise _ERRORS.get(error.code(), RetrievalError)(f"the retrieval sidecar: {said}") from error
 
 

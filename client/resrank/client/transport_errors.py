@@ -91,6 +91,10 @@ def _access(failure: _Failure) -> ResRankError:
     return ResRankError(failure.says("access refused; check bearer_token, headers and the TLS certificate"))
 
 
+def _another_server(failure: _Failure) -> ResRankError:
+    return ResRankError(failure.says(f"what answers there is not {failure.server}; check the address"))
+
+
 def _retrieval(failure: _Failure) -> ResRankError:
     return RetrievalError(failure.says("the search failed"))
 
@@ -132,6 +136,7 @@ _RULES = (
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"", _queue_full),
     _Rule(None, Code.UNAUTHENTICATED, r"", _access),
     _Rule(None, Code.PERMISSION_DENIED, r"", _access),
+    _Rule(None, Code.UNIMPLEMENTED, r"", _another_server),
     _Rule(Server.RETRIEVAL, None, r"", _retrieval),
     _Rule(None, None, r"", _unexpected),
 )

@@ -19,6 +19,10 @@ MEASURES = ("nDCG@10", "RR@10", "AP", "R@100")
 recall."""
 
 
+_DEEPEST = 1_000_000
+"""Largest cutoff: a thousand times the longest list here, and far from where a provider's integers end."""
+
+
 def ranked(passage_ids: Sequence[str]) -> dict[str, float]:
     """One question's part of a run from its passages in order.
 
@@ -109,5 +113,7 @@ def _parse(measures: Sequence[str]) -> dict[str, Any]:
         # trec_eval ends the whole process on a cutoff below 1.
         if (cutoff := measure.params.get("cutoff", 1)) < 1:
             raise InvalidInputError("measures", f"{name} has a cutoff too small", limit=1, value=cutoff)
+        if cutoff > _DEEPEST:
+            raise InvalidInputError("measures", f"{name} has a cutoff too large", limit=_DEEPEST, value=cutoff)
         parsed[name] = measure
     return parsed

@@ -85,5 +85,5 @@ class JudgedCollection:
 
 
 def _first(collection: Collection, count: int | None) -> Collection:
-    queries = dict(islice(collection.queries.items(), count))
+    queries = dict(islice(collection.queries.items(), None if count is None else min(count, len(collection.queries))))
     return Collection(queries, {query: collection.qrels[query] for query in queries})

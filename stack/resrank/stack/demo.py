@@ -302,7 +302,7 @@ def _search(client: ResRankClient, text: str, ranker: Ranker) -> SearchResult:
 
 
 def _first(collection: Collection, count: int) -> Collection:
-    queries = dict(islice(collection.queries.items(), count))
+    queries = dict(islice(collection.queries.items(), min(count, len(collection.queries))))
     return Collection(queries, {query: collection.qrels[query] for query in queries})
 
 

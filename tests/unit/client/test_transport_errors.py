@@ -132,3 +132,9 @@ def test_only_what_is_worth_sending_again_is_retryable() -> None:
     assert error_of(TRITON, StatusCode.UNAVAILABLE, "Connection refused").retryable
     assert not error_of(TRITON, StatusCode.INVALID_ARGUMENT, "QUERY: empty").retryable
     assert not error_of(TRITON, StatusCode.INTERNAL, "broken").retryable
+
+
+@pytest.mark.parametrize("server", [TRITON, SIDECAR])
+def test_another_server_at_the_address_is_called_that(server: Server) -> None:
+    error = error_of(server, StatusCode.UNIMPLEMENTED, "Method not found!")
+    assert f"what answers there is not {server}; check the address" in str(error)

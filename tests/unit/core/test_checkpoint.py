@@ -22,6 +22,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import CheckpointError
 from resrank.core.tokenization import EncoderTokenizer
+from resrank.core.weights import backbone_tensors
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 
@@ -306,16 +307,17 @@ def test_a_file_of_other_projectors_is_refused(checkpoint: Path) -> None:
         validate_folder(checkpoint)
 
 
-@pytest.mark.parametrize(
-    "name", ["resrank.json", "encoder/tokenizer_config.json", "encoder/model.safetensors.index.json"]
-)
 @pytest.mark.parametrize("content", ["[" * 100_000, "[]", "", "\ufeff{}"])
-def test_json_that_no_program_wrote_is_named(checkpoint: Path, name: str, content: str) -> None:
-    edit(checkpoint, lambda f: f["encoder"].update(append_eos=True))
-    if name.endswith("index.json"):
-        (checkpoint / "encoder" / "model.safetensors").unlink()
-    (checkpoint / name).write_text(content)
+def test_json_that_no_program_wrote_is_named(checkpoint: Path, content: str) -> None:
+    spec = read_spec(checkpoint)
+    encoder = spec.encoder.model_copy(update={"append_eos": True})
+    (checkpoint / "encoder" / "model.safetensors").unlink()
+    for name in ("resrank.json", "encoder/tokenizer_config.json", "encoder/model.safetensors.index.json"):
+        (checkpoint / name).write_text(content)
 
-    with pytest.raises(CheckpointError, match=name):
-        spec = validate_folder(checkpoint)
-        EncoderTokenizer(checkpoint / "encoder", spec.encoder, for_queries=True)
+    with pytest.raises(CheckpointError, match=r"resrank\.json: "):
+        read_spec(checkpoint)
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: "):
+        EncoderTokenizer(checkpoint / "encoder", encoder, for_queries=True)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json: "):
+        backbone_tensors(checkpoint / "encoder")

@@ -49,6 +49,10 @@ def test_the_first_questions(folder: Path) -> None:
     assert list(found.queries) == list(found.qrels) == ["1", "3"]
 
 
+def test_more_questions_than_there_are_is_all(folder: Path) -> None:
+    assert len(JudgedCollection.load(folder, "test", questions=10**30).queries) == 3
+
+
 def test_judgements_from_elsewhere(folder: Path) -> None:
     (folder.parent / "pooled.tsv").write_text("query-id\tcorpus-id\tscore\n2\tb\t3\n")
     found = JudgedCollection.load(folder, "test", qrels_file=folder.parent / "pooled.tsv")

@@ -60,6 +60,7 @@ def test_the_default_measures_can_be_computed() -> None:
     [
         (["Niceness@10"], "not known to ir-measures: .*Niceness"),
         (["nDCG@10 AP"], "not known to ir-measures"),
+        (["nDCG@99999999999999999999"], r"nDCG@9+ has a cutoff too large \(limit 1000000, got 9"),
         (["nDCG@0"], r"nDCG@0 has a cutoff too small \(limit 1, got 0\)"),
         (["alpha_nDCG@10"], "alpha_nDCG@10 cannot be computed here"),
         (["AP", "RR", "MAP"], "AP and MAP are the same"),
