@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from resrank.core.run_files import Ranking
 from resrank.evaluation.passes import Question
-from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.scorer import CandidateVectors
 
 

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from resrank.training.config import TrainConfig
 from resrank.training.config_file import parse_config
-from resrank.training.development import DevelopmentScore
+from resrank.training.development import DevelopmentScore, SetScore
 from resrank.training.logs import read_log
 from resrank.training.processes import Processes
 from resrank.training.progress import RunProgress
 from resrank.training.run_folder import RunFolder
-from resrank.training.sources import Source, TrainingData
+from resrank.training.sources import DevelopmentSet, Source, TrainingData
 from resrank.training.state import Progress
 from resrank.training.trainable import TrainableResRank
 from resrank.training.trainer import Trainer
@@ -28,7 +28,9 @@ _SMALL = {"lists_per_step": 4, "steps": 4}
 def tiny_data(lists: int = 12) -> TrainingData:
     """Training and development lists that share no question."""
     made = tiny_lists(lists + 4)
-    return TrainingData((Source("tiny", 1.0, tuple(made[:lists])),), tuple(made[lists:]))
+    return TrainingData(
+        (Source("tiny", 1.0, tuple(made[:lists])),), (DevelopmentSet("tiny development", tuple(made[lists:])),)
+    )
 
 
 def tiny_config(output: Path, **sections: Any) -> TrainConfig:
@@ -39,7 +41,7 @@ def tiny_config(output: Path, **sections: Any) -> TrainConfig:
         "start": {"checkpoint": "not read by the trainer"},
         "data": {
             "train": [{"kind": "listwise", "path": "not read by the trainer"}],
-            "development": {"hold_back": 1},
+            "development": [{"hold_back": 1}],
             "candidates": {"min_passages": 2, "max_passages": 4},
         },
         "model": {"compute": {"precision": "fp32"}},
@@ -49,6 +51,11 @@ def tiny_config(output: Path, **sections: Any) -> TrainConfig:
         "logging": {"every_steps": 1},
     }
     return parse_config({**fields, **sections})
+
+
+def one_set(retrieved: float, shuffled: float, *, dense: float, name: str = "tiny development") -> DevelopmentScore:
+    """A score of one development set."""
+    return DevelopmentScore((SetScore(name, retrieved, shuffled, dense, lists=4),))
 
 
 class RecordingWriter:

@@ -18,13 +18,13 @@ from resrank.core.corpus import Passage
 from resrank.core.errors import IndexFolderError, InvalidInputError, RetrievalError
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.progress import Progress
+from resrank.core.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.terms import query_terms
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.passes import Question
-from resrank.evaluation.run_files import NO_RANKING, Ranking, read_candidates
 from resrank.evaluation.scorer import Float16, Float32
 
 SidecarOf = Callable[[Path], AbstractAsyncContextManager[AsyncSidecar]]
@@ -48,7 +48,7 @@ class GivenCandidates:
         """Reads a file for one collection.
 
         Args:
-            path: As :func:`~resrank.evaluation.run_files.read_candidates` takes it.
+            path: As :func:`~resrank.core.run_files.read_candidates` takes it.
             retriever: Which of several retrievers' lists.
             collection: What its ids mean.
 

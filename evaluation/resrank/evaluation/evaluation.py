@@ -14,10 +14,10 @@ from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import CosineMap
 from resrank.core.measures import MEASURES, check_measures, per_question, ranked
 from resrank.core.progress import Progress
+from resrank.core.run_files import NO_RANKING, Ranking
 from resrank.core.scoring import ranking
 from resrank.evaluation.baselines import Projectors, dense_scores, rocchio_scores
 from resrank.evaluation.passes import Int64, Presented, Question, present, rankings
-from resrank.evaluation.run_files import NO_RANKING, Ranking
 from resrank.evaluation.scorer import Float32, Scorer
 from resrank.evaluation.sensitivity import (
     BlockResult,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.progress import Progress
+from resrank.core.run_files import Ranking
 from resrank.core.scoring import ranking
 from resrank.evaluation.baselines import dense_scores
-from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.scorer import CandidateVectors, Float16, Float32, Scorer
 
 Int64 = NDArray[np.int64]

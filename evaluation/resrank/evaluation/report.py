@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resrank.core.run_files import write_run
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.evaluation import Evaluation, Row
-from resrank.evaluation.run_files import write_run
 from resrank.evaluation.seen import SeenSplit
 
 LARGEST_CHANGES = 5

@@ -16,6 +16,7 @@ from resrank.core import __version__
 from resrank.core.addresses import check_target
 from resrank.core.errors import InvalidInputError
 from resrank.core.progress import Notify, Progress
+from resrank.core.run_files import check_run_ids
 from resrank.core.search import SearchMode
 from resrank.evaluation.backends import Backend
 from resrank.evaluation.candidates import GivenCandidates, OwnIndex, RunningIndex, SidecarOf, find_questions
@@ -23,7 +24,6 @@ from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.evaluation import EvaluationSettings, evaluate_checkpoint
 from resrank.evaluation.passes import Question
 from resrank.evaluation.report import CollectionReport
-from resrank.evaluation.run_files import check_run_ids
 from resrank.evaluation.seen import seen_documents, split_by_seen
 
 OpenBackend = Callable[[Path, Notify], AbstractContextManager[Backend]]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from resrank.core.collection import Qrels, load_collection
 from resrank.core.corpus import Passage, corpus_file, read_passages
+from resrank.core.run_files import Ranking
 from resrank.evaluation.evaluation import Evaluation, Row, judged_row
-from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.significance import Difference, difference
 from resrank.training.exclusion import document_key
 from resrank.training.listwise_file import ListwiseFile

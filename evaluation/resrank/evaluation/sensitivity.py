@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from resrank.core.progress import Progress
+from resrank.core.run_files import Ranking
 from resrank.evaluation.passes import Int64, Presented, Question, present, rankings
-from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.scorer import Float32, Scorer
 
 Float64 = NDArray[np.float64]

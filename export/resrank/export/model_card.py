@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+
+
+@dataclass(frozen=True)
+class DevelopmentFigures:
+    """What a run measured on one development set.
+
+    Attributes:
+        lists: How many lists the figures are means of.
+        ndcg: Each way to rank them to its nDCG@10, dense retrieval among them; the same ways in every set.
+    """
+
+    lists: int
+    ndcg: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -20,8 +33,7 @@ class RunCard:
         data: Each training source's name to how many lists it gave.
         recipe: The run's config, as plain JSON values.
         seed: The run's seed.
-        development: Each way to rank the development lists to its nDCG@10, dense retrieval among them.
-        development_lists: How many lists that is a mean of.
+        development: Each development set's name to its figures.
     """
 
     name: str
@@ -30,8 +42,7 @@ class RunCard:
     data: Mapping[str, int]
     recipe: Mapping[str, Any]
     seed: int
-    development: Mapping[str, float]
-    development_lists: int
+    development: Mapping[str, DevelopmentFigures]
 
 
 def run_card(run: RunCard) -> str:
@@ -66,13 +77,13 @@ passage, and the encoder that makes these vectors.
 
 ## Data
 
-{_table(("source", "lists"), {name: f"{lists:,}" for name, lists in run.data.items()})}
+{_table(("source", "lists"), {name: [f"{lists:,}"] for name, lists in run.data.items()})}
 
 ## Figures
 
-nDCG@10 over {run.development_lists:,} development lists, which the best step of the run was chosen by:
+nDCG@10 over the development lists, which the best step of the run was chosen by:
 
-{_table(("ranking", "nDCG@10"), {name: f"{value:.4f}" for name, value in run.development.items()})}
+{_figures(run.development)}
 
 Not evaluated beyond development: `resrank eval` measures it on other collections, in retrieved and in shuffled order.
 
@@ -91,11 +102,20 @@ def _yaml(fields: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True)
 
 
-def _table(heads: tuple[str, str], rows: Mapping[str, str]) -> str:
+def _figures(development: Mapping[str, DevelopmentFigures]) -> str:
+    ways = next(iter(development.values())).ndcg
+    rows = {
+        name: [f"{figures.lists:,}", *(f"{figures.ndcg[way]:.4f}" for way in ways)]
+        for name, figures in development.items()
+    }
+    return _table(("set", "lists", *ways), rows)
+
+
+def _table(heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
     lines = [
-        f"| {heads[0]} | {heads[1]} |",
-        "|---|---|",
-        *(f"| {_line(name)} | {text} |" for name, text in rows.items()),
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * len(heads),
+        *(f"| {' | '.join((_line(name), *cells))} |" for name, cells in rows.items()),
     ]
     return "\n".join(lines)
 

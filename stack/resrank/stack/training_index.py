@@ -15,9 +15,30 @@ from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import SearchMode
 from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery
+from resrank.retrieval.schema import STORE_FILE
+from resrank.retrieval.stored_texts import stored_texts
+from resrank.training.lists import TrainingPassage
 from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows
+from resrank.training.passages import corpus_passages
 
 _NO_ENCODER = "0" * 64  # nobody but this process ever asks whose vectors these are
+
+
+def passages_at(path: Path) -> Iterator[TrainingPassage]:
+    """Reads the passages of an index folder, which a sidecar may serve meanwhile, or of a corpus.
+
+    Args:
+        path: An index folder, or what :func:`resrank.training.passages.corpus_passages` reads.
+
+    Raises:
+        IndexFolderError: The index cannot be read.
+        InvalidInputError: The path is neither.
+    """
+    texts = stored_texts(path) if (path / STORE_FILE).is_file() else None
+    if texts is None:
+        yield from corpus_passages(path)
+    else:
+        yield from (TrainingPassage(title, text) for title, text in texts)
 
 
 class StoreIndex:

@@ -13,11 +13,12 @@ from resrank.core.errors import InvalidInputError
 from resrank.core.progress import Notify
 from resrank.export.adapters import BackboneAdapter, merge_adapter, write_adapter
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
+from resrank.export.compact import COMPACT, CompactDecoder
 from resrank.export.initialize import InitOptions, initialize, source_name
-from resrank.export.model_card import RunCard, run_card
+from resrank.export.model_card import DevelopmentFigures, RunCard, run_card
 from resrank.export.trained_checkpoint import write_trained
 from resrank.model.quiet import quiet_transformers
-from resrank.stack.training_index import StoreIndexes
+from resrank.stack.training_index import StoreIndexes, passages_at
 from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
 from resrank.training.mining import Retriever
 from resrank.training.precision import settled
@@ -26,10 +27,11 @@ from resrank.training.progress import RunProgress
 from resrank.training.run_folder import Opening, RunFolder
 from resrank.training.sources import TrainingData, load_data
 from resrank.training.stage_config import Mode
-from resrank.training.start_encoder import StartEncoder
+from resrank.training.start_encoder import StartEncoder, vectors_identity
 from resrank.training.state import Progress
 from resrank.training.trainable import Role, TrainableResRank
 from resrank.training.trainer import Trainer
+from resrank.training.vector_cache import VectorCache
 
 
 def train(config: TrainConfig, opening: Opening, processes: Processes, progress: RunProgress) -> Progress:
@@ -60,14 +62,16 @@ def train(config: TrainConfig, opening: Opening, processes: Processes, progress:
             )
             # Told before candidates are mined, which may take hours.
             spec = validate_folder(start, verify_hashes=False)
-            check_fit(config, spec, processes=processes.count, sharded=processes.sharded)
-            encoder = StartEncoder(start, config.model, processes.device, progress.encoding)
+            check_fit(config, spec, processes=processes.count)
+            vectors = cache_folder() / "vectors"
+            known = VectorCache(vectors, vectors_identity(spec, config.model))
+            encoder = StartEncoder(start, config.model, processes.device, progress.encoding, known)
             # The other processes read what the first one retrieved.
             retriever = Retriever(encoder, StoreIndexes(), cache_folder() / "mined")
-            data = load_data(config.data, retriever, progress.note)
+            data = load_data(config.data, retriever, progress.note, passages_at)
             del encoder, retriever
         writer = RunCheckpointWriter(config, start, data)
-        return Trainer(config, start, data, folder, writer, processes, progress).run(opening)
+        return Trainer(config, start, data, folder, writer, processes, progress, vectors).run(opening)
 
 
 def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify: Notify) -> Path:
@@ -151,6 +155,7 @@ class RunCheckpointWriter:
 
     def _card(self, spec: CheckpointSpec, progress: Progress) -> str:
         assert progress.best is not None  # a checkpoint is written because of its score
+        assert progress.dense_start is not None
         score = progress.best.score
         return run_card(
             RunCard(
@@ -161,12 +166,17 @@ class RunCheckpointWriter:
                 recipe=_public(self._config.model_dump(mode="json")),
                 seed=self._config.seed,
                 development={
-                    "reranked, candidates in retrieved order": score.retrieved,
-                    "reranked, candidates shuffled": score.shuffled,
-                    "dense, by this encoder": score.dense,
-                    "dense, by the encoder before training": progress.dense_start,
+                    part.name: DevelopmentFigures(
+                        lists=part.lists,
+                        ndcg={
+                            "reranked, retrieved order": part.retrieved,
+                            "reranked, shuffled": part.shuffled,
+                            "dense, this encoder": part.dense,
+                            "dense, before training": before.dense,
+                        },
+                    )
+                    for part, before in zip(score.sets, progress.dense_start.sets, strict=True)
                 },
-                development_lists=score.lists,
             )
         )
 
@@ -195,25 +205,35 @@ def _wanted(start: Path, *, renew: bool) -> bool:
 
 def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notify: Notify) -> None:
     """Makes the start checkpoint from two backbones."""
+    compact = CompactDecoder(layers=start.layers or 2, width=start.width, seed=config.seed)
     folders: list[str | Path] = []
     sources: list[str] = []
     for given in (start.encoder, start.reranker):
+        if given == COMPACT:
+            sources.append(compact.source)
+            continue
         packaged = next((backbone for backbone in PACKAGED_BACKBONES if backbone.name == given), None)
         folders.append(given if packaged is None else materialize(packaged, cache_folder(), notify))
         sources.append(source_name(given) if packaged is None else packaged.source)
     notify("assembling the start checkpoint")
+    gate = config.model.fusion.gate.start
     spec = initialize(
         folders[0],
-        folders[1],
+        compact if start.reranker == COMPACT else folders[1],
         out,
         InitOptions(
             name=config.name,
             pooling=start.pooling,
-            residual_gate=0.0 if start.query_residual else 1.0,
+            residual_gate=(0.0 if start.query_residual else 1.0) if gate is None else gate,
             query_residual=start.query_residual,
             max_passage_tokens=start.max_passage_tokens,
             max_query_tokens=start.max_query_tokens,
             max_passages=start.max_passages,
+            layers=None if start.reranker == COMPACT else start.layers,
+            slots=start.slots.spec(),
+            score_residual=start.score_residual,
+            cosine_map=None if start.cosine_map is None else start.cosine_map.spec(),
+            lexical_weight=start.lexical_weight,
             seed=config.seed,
         ),
         sources=(sources[0], sources[1]),

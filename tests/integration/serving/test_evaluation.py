@@ -13,7 +13,7 @@ import pytest
 
 from resrank.client import AsyncResRankClient
 from resrank.client.index_build import fill_index
-from resrank.evaluation.run_files import Ranking, read_candidates
+from resrank.core.run_files import Ranking, read_candidates
 from resrank.stack.cli.app import run
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.sidecar_process import SidecarProcess

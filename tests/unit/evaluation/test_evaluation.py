@@ -10,10 +10,10 @@ import pytest
 from resrank.core.checkpoint import FusionSpec, Projector
 from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import IDENTITY, CosineMap
+from resrank.core.run_files import NO_RANKING, Ranking
 from resrank.evaluation.baselines import Projectors
 from resrank.evaluation.evaluation import EvaluationSettings, LexicalJoin, Row, evaluate_checkpoint
 from resrank.evaluation.passes import Question
-from resrank.evaluation.run_files import NO_RANKING, Ranking
 from support.scorers import FirstComponentScorer, question
 
 SETTINGS = EvaluationSettings(depth=5, shuffles=4, sizes=(2, 8), measures=("RR", "R@5"))

@@ -9,10 +9,10 @@ import pytest
 
 from resrank.core.corpus import Passage
 from resrank.core.measures import evaluate, ranked
+from resrank.core.run_files import read_candidates
 from resrank.evaluation.collection import JudgedCollection
 from resrank.evaluation.evaluation import EvaluationSettings, Row, evaluate_checkpoint
 from resrank.evaluation.report import CollectionReport
-from resrank.evaluation.run_files import read_candidates
 from resrank.evaluation.seen import split_by_seen
 from support.scorers import FirstComponentScorer, question
 

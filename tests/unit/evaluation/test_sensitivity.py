@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from resrank.core.measures import per_question, ranked
+from resrank.core.run_files import Ranking
 from resrank.evaluation.passes import present
-from resrank.evaluation.run_files import Ranking
 from resrank.evaluation.sensitivity import (
     block_sensitivity,
     order_sensitivity,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resrank.evaluation.run_files import read_candidates
+from resrank.core.run_files import read_candidates
 from resrank.evaluation.torch_scorer import TorchScorer
 from resrank.export.adapters import merge_adapter
 from resrank.stack.cli.app import run

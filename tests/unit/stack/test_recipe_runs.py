@@ -30,7 +30,7 @@ from resrank.training.list_scores import score_lists
 from resrank.training.stage_config import Precision
 from resrank.training.trainable import ROLES, TrainableResRank
 from support.tiny_checkpoint import byte_level_tokenizer, make_llama, make_qwen3
-from support.tiny_run import losses
+from support.tiny_run import losses, one_set
 from support.tiny_training import tiny_lists
 
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
@@ -72,7 +72,7 @@ class Run:
             self.scores.append(self.score()[1])
             self.weights.append({name: value.clone() for name, value in model.trained_state().items()})
             better = 0.5 + len(self.scores) / 100
-            return DevelopmentScore(better, better, dense=0.5, lists=len(LISTS))
+            return one_set(better, better, dense=0.5)
 
         patch.setattr(Development, "evaluate", evaluate)
 
@@ -131,7 +131,7 @@ def train(recipe: str, make_backbone: Callable[[Path, int], None], folder: Path)
         **{f"start.{role}": folder / role for role in ROLES},
         "data.train": f"[{{kind: listwise, path: {folder / 'lists.jsonl'}}}]",
         "data.exclude": "[]",
-        "data.development.hold_back": 2,
+        "data.development": "[{hold_back: 2}]",
     }
     for stage in STAGES:
         # Higher rates than a trained model would bear, so that every stage moves the scores within two steps.

@@ -24,6 +24,7 @@ from resrank.training.list_scores import score_lists
 from resrank.training.stage_config import ModelConfig
 from resrank.training.trainable import TrainableResRank
 from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
+from support.tiny_run import one_set
 from support.tiny_training import tiny_lists
 
 Train = Callable[..., int]
@@ -42,7 +43,7 @@ def better(monkeypatch: pytest.MonkeyPatch) -> list[DevelopmentScore]:
 
     def evaluate(self: Development, *arguments: Any, **options: Any) -> DevelopmentScore:
         found.append(original(self, *arguments, **options))
-        return DevelopmentScore(0.5 + len(found) / 100, 0.6 + len(found) / 100, dense=0.5, lists=found[-1].lists)
+        return one_set(0.5 + len(found) / 100, 0.6 + len(found) / 100, dense=0.5)
 
     monkeypatch.setattr(Development, "evaluate", evaluate)
     return found
@@ -77,7 +78,7 @@ def config(tmp_path: Path) -> Path:
         },
         "data": {
             "train": [{"kind": "listwise", "path": str(tmp_path / "lists.jsonl")}],
-            "development": {"hold_back": 4},
+            "development": [{"hold_back": 4}],
             "candidates": {"origin": "retrieved", "depth": 100, "max_passages": 8},
         },
         "model": {"compute": {"precision": "fp32"}, "fusion": {"gate": {"start": 0.3}}},
@@ -212,7 +213,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
 def test_a_run_that_is_not_better_than_dense_start_ends_with_1(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Development, "evaluate", lambda *_, **__: DevelopmentScore(0.5, 0.5, dense=0.5, lists=4))
+    monkeypatch.setattr(Development, "evaluate", lambda *_, **__: one_set(0.5, 0.5, dense=0.5))
     assert run(["train", str(config), "--set", "stages.joint=null"]) == 1
     assert "Error: nothing was kept" in capsys.readouterr().err
 

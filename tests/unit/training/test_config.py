@@ -20,7 +20,7 @@ data:
   train:
     - {kind: listwise, path: lists.jsonl.gz}
     - {kind: beir, path: nfcorpus, weight: 2}
-  development: {hold_back: 10}
+  development: [{hold_back: 10}]
 stages:
   joint:
     steps: 10
@@ -103,8 +103,13 @@ def test_a_config_written_as_json_reads_back_the_same(file: Path) -> None:
         ("stages.joint.reranker.clip_norm=.inf",
          "stages.joint.reranker.clip_norm: must be a finite number, not inf"),
         ("data.train=[]", "data.train: must have at least 1 item after validation, not 0 (limit 1, got a list)"),
-        ("data.train.0.kind=csv", "data.train.0.kind: must be one of listwise, beir, not 'csv'"),
-        ("data.development=null", "data.development: must have hold_back, or kind listwise or beir"),
+        ("data.train.0.kind=csv", "data.train.0.kind: must be one of listwise, beir, synthetic, not 'csv'"),
+        ("data.development.0=null",
+         "data.development.0: must have hold_back, or kind listwise or beir: only judged lists or lists held back "
+         "of data.train can be chosen by"),
+        ("data.development=[{kind: synthetic, path: corpus}]",
+         "data.development.0: must have hold_back, or kind listwise or beir: only judged lists or lists held back "
+         "of data.train can be chosen by"),
         ("name=null", "name: must be a valid string, not nothing"),
         ("start.checkpoint=x", "start: must have either checkpoint, or encoder and reranker"),
         ("start={encoder: x}", "start.reranker: missing"),
@@ -123,12 +128,9 @@ def test_a_config_written_as_json_reads_back_the_same(file: Path) -> None:
          "model.reranker.train_token_embeddings: has no effect, since model.reranker.mode is lora"),
         ("model.reranker={mode: frozen, dropout: true}",
          "model.reranker.dropout: has no effect, since model.reranker.mode is frozen"),
-        ("model.fusion.projector_start=ridge",
-         "model.fusion.projector_start: ridge is fitted before stages.reranker_alignment, which does not run"),
-        ("model.fusion.projector_ridge=0.1",
-         "model.fusion.projector_ridge: is for projector_start ridge or ranking, but that is keep"),
-        ("model.fusion.projector_lists=5",
-         "model.fusion.projector_lists: is for projector_start ranking, but that is keep"),
+        ("data.train=[{kind: synthetic, path: corpus}]",
+         "data.train: corpus-synthetic is synthetic, and stages.joint needs labels: synthetic lists are made of "
+         "vectors of an encoder that stays as it is"),
         ("start.max_passages=40", "data.candidates.max_passages: 50 is above start.max_passages, 40"),
         ("development.candidates=200", "development.candidates: 200 is above start.max_passages, 128"),
         ("stages.encoder_alignment={contrastive: {weight: 0}}",

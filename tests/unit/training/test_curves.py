@@ -19,11 +19,10 @@ def record(kind: str, stage: str, total_step: int, **values: float) -> str:
 
 
 LOG = [
-    record("development", "start", 0, retrieved=0.5, shuffled=0.5, dense=0.5, score=0.5),
+    record("development", "start", 0, retrieved=0.5, shuffled=0.5, dense=0.5, gain=0.0),
     record("training", "reranker_alignment", 10, loss=2.0, ranking=1.0, gate=0.1),
-    record("projector", "reranker_alignment", 0, passages=3, cosine=0.9, explained=0.5),
     record("training", "joint", 20, loss=1.5, ranking=0.5, contrastive=0.5, gate=0.2),
-    record("development", "joint", 20, retrieved=0.6, shuffled=0.55, dense=0.51, score=0.55),
+    record("development", "joint", 20, retrieved=0.6, shuffled=0.55, dense=0.51, gain=0.05),
 ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from resrank.training.batches import Tokenizers, token_budget_chunks
 from resrank.training.embedding_table import EmbeddingTable, encode_texts
 from resrank.training.lists import CandidateList, TrainingPassage
 from resrank.training.trainable import TrainableResRank
+from resrank.training.vector_cache import VectorCache
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_training import tiny_lists, tiny_trainable
 
@@ -69,10 +73,39 @@ def test_progress_counts_every_text_up_to_all(trainable: tuple[TrainableResRank,
     model, tokenizers = trainable
     seen: list[tuple[int, int]] = []
     table = EmbeddingTable.build(model, tokenizers, LISTS, progress=lambda done, of: seen.append((done, of)))
-    of = len(table.passages) + len(table.queries)
-    assert seen[-1] == (of, of)
-    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    kinds = [[done for done, of in seen if of == len(texts)] for texts in (table.passages, table.queries)]
+    assert sum(map(len, kinds)) == len(seen)
+    for texts, counts in zip((table.passages, table.queries), kinds, strict=True):
+        assert counts == sorted(set(counts))
+        assert counts[-1] == len(texts)
     assert len(seen) > 2  # a pass has no more than 300 tokens
+
+
+def test_a_question_that_is_a_vector_stands_as_it_is(trainable: tuple[TrainableResRank, Tokenizers]) -> None:
+    model, tokenizers = trainable
+    vectors = np.random.default_rng(0).normal(size=(2, model.spec.encoder.embedding_dim)).astype("<f4")
+    asked = [
+        replace(candidates, query="", query_vector=vector.tobytes())
+        for candidates, vector in zip(LISTS, vectors, strict=False)
+    ]
+    table = EmbeddingTable.build(model, tokenizers, [asked[0], *LISTS[2:], asked[1], asked[0]])
+    assert len(table.queries) == 4
+    _, queries = table.gather([*asked, LISTS[3]], model.device)
+    assert torch.equal(queries[:2], torch.from_numpy(vectors))
+    expected = one_at_a_time(model, tokenizers.queries, [LISTS[3].query])
+    torch.testing.assert_close(queries[2], expected[0], atol=1e-5, rtol=1e-4)
+
+
+def test_vectors_of_an_encoder_that_stays_are_taken_from_the_cache(
+    trainable: tuple[TrainableResRank, Tokenizers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizers = trainable
+    cache = VectorCache(tmp_path, "tiny")
+    first = EmbeddingTable.build(model, tokenizers, LISTS, cache=cache)
+    monkeypatch.setattr(model, "forward", None)  # nothing is encoded
+    second = EmbeddingTable.build(model, tokenizers, LISTS[::-1], cache=cache)
+    for one, other in zip(first.gather(LISTS, model.device), second.gather(LISTS, model.device), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_text_that_was_not_encoded_is_a_key_error(trainable: tuple[TrainableResRank, Tokenizers]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from resrank.training.losses.contrastive import cosines, false_negatives, info_nce
-from resrank.training.losses.ranking import RankingLoss, ranking_loss
+from resrank.training.losses.ranking import RankingLoss, ranking_loss, retriever_penalty
 
 KINDS = ("ranknet", "listmle", "softmax")
 
@@ -181,3 +181,14 @@ def test_false_negatives_are_those_far_above_the_best_positive() -> None:
     positive = torch.tensor([[True, False, False, False, True], [False, False, False, False, False]])
     found = false_negatives(similarities, positive, 0.1)
     assert found.tolist() == [[False, True, False, True, False], [False] * 5]
+
+
+def test_the_penalty_is_the_mean_square_of_what_scores_moved() -> None:
+    """By hand: differences 0.1, -0.2 and 0.3 over three passages; padding has no share and no gradient."""
+    scores = torch.tensor([[0.5, 0.3], [0.9, 7.0]], requires_grad=True)
+    retrieved = torch.tensor([[0.4, 0.5], [0.6, -7.0]])
+    found = retriever_penalty(scores, retrieved, torch.tensor([[True, True], [True, False]]))
+    found.backward()
+    assert found.item() == pytest.approx((0.01 + 0.04 + 0.09) / 3)
+    assert scores.grad is not None
+    assert scores.grad.tolist()[1] == pytest.approx([0.2, 0.0])

@@ -19,10 +19,11 @@ from resrank.training.data_config import Leaks
 from resrank.training.mining import Rows
 from resrank.training.pool import PassagePool
 from resrank.training.sources import load_data
+from resrank.training.stage_config import Mode
 
 ROOT = Path(__file__).parents[3]
 RECIPES = Path("training", "recipes")
-NAMES = ("ablation", "adapt", "default", "qwen3_4b", "same_family", "smoke")
+NAMES = ("adapt", "adapt_unlabelled", "default", "llm", "qwen3_4b", "same_family", "smoke")
 SAMPLE = Path("examples", "hotpotqa-mini")
 MADE = Path("var")  # what the user makes: git ignores it
 TRAINED = Path("checkpoints", "default")
@@ -97,11 +98,14 @@ def test_lists_that_have_to_be_made_are_those_that_the_script_makes() -> None:
     made = {MADE / "data" / f"{name}.jsonl.gz" for name in re.findall(r'^ {8}name="(\w+)"', script, re.MULTILINE)}
     for name in NAMES:
         paths = {source.path for source in load_config(recipe(name)).data.train}
-        assert {path for path in paths if path.is_relative_to(MADE / "data")} <= made, name
+        assert {path for path in paths if path and path.is_relative_to(MADE / "data")} <= made, name
 
 
-def test_the_adaptation_starts_from_the_trained_default() -> None:
-    start = load_config(recipe("adapt")).start
+@pytest.mark.parametrize("name", ["adapt", "adapt_unlabelled"])
+def test_an_adaptation_starts_from_the_trained_default_and_keeps_its_indexes_valid(name: str) -> None:
+    config = load_config(recipe(name))
+    assert config.model.encoder.mode is Mode.FROZEN
+    start = config.start
     assert isinstance(start, StartFromCheckpoint)
     assert start.checkpoint == TRAINED
 
@@ -119,7 +123,7 @@ def test_what_is_trained_on_hotpotqa_excludes_the_sample_collection_made_of_it()
             assert SAMPLE in data.exclude, name
             assert data.leaks is Leaks.REFUSE, name
             excluding.add(name)
-    assert excluding == set(NAMES) - {"adapt"}
+    assert excluding == set(NAMES) - {"adapt", "adapt_unlabelled"}
 
 
 class Unasked:
@@ -133,11 +137,12 @@ def test_smoke_shares_no_question_with_the_sample_collection() -> None:
     """Loaded as a run loads it, and compared without the normaliser of the exclusion."""
     data = load_data(load_config(recipe("smoke")).data, Unasked())
     trained = [candidates for source in data.train for candidates in source.lists]
-    assert (len(data.development), len(trained)) == (30, 370)
+    held_back = [candidates for part in data.development for candidates in part.lists]
+    assert (len(held_back), len(trained)) == (30, 160)
     with gzip.open(SAMPLE / "queries.jsonl.gz", "rt", encoding="utf-8") as file:
         evaluated = {letters(json.loads(line)["text"]) for line in file}
     assert len(evaluated) == 200
-    assert evaluated.isdisjoint(letters(candidates.query) for candidates in (*data.development, *trained))
+    assert evaluated.isdisjoint(letters(candidates.query) for candidates in (*held_back, *trained))
 
 
 def letters(text: str) -> str:

@@ -113,3 +113,36 @@ def test_the_same_state_gives_the_same_sample() -> None:
 
     assert sampler.sample(candidates, np.random.default_rng(5)) == sampler.sample(candidates, np.random.default_rng(5))
     assert sampler.sample(candidates, np.random.default_rng(5)) != sampler.sample(candidates, np.random.default_rng(6))
+
+
+@given(GRADED | SCORED, BOUNDS, st.sampled_from([1.1, 1.5, 3.0]), st.integers(0, 2**32))
+def test_a_spread_sample_is_drawn_from_the_first_candidates(
+    candidates: CandidateList, bounds: list[int], spread: float, seed: int
+) -> None:
+    assume(any(candidates.relevant) and len(set(candidates.labels)) > 1)
+    shortest, longest = bounds
+    config = CandidatesConfig(min_passages=shortest, max_passages=longest, spread=spread, shuffle=0)
+    sampled = CandidateSampler(config).sample(candidates, np.random.default_rng(seed))
+
+    kept = positions(sampled)
+    assert kept == sorted(set(kept))
+    assert min(shortest, len(candidates)) <= len(kept) <= min(longest, len(candidates))
+    assert any(sampled.relevant)
+    assert len(set(sampled.labels)) > 1
+    relevant = [row for row, is_relevant in enumerate(candidates.relevant) if is_relevant]
+    other = [row for row, is_relevant in enumerate(candidates.relevant) if not is_relevant]
+    # Where the first of both sides stand far enough in front, nothing is taken from beyond the window.
+    if other and max(relevant[0], other[0]) < int(spread * min(shortest, len(candidates)) + 1e-9):
+        assert kept[-1] < max(int(spread * len(kept) + 1e-9), 2)
+
+
+def test_a_spread_sample_leaves_some_of_the_first_out() -> None:
+    candidates = make_list([1.0, *[0.0] * 39])
+    config = CandidatesConfig(min_passages=10, max_passages=10, spread=1.5, shuffle=0)
+    seen = Counter[int]()
+    for seed in range(400):
+        kept = positions(CandidateSampler(config).sample(candidates, np.random.default_rng(seed)))
+        assert len(kept) == 10
+        seen.update(kept)
+    assert set(seen) == set(range(15))
+    assert all(200 < seen[row] < 330 for row in range(1, 15))

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from resrank.core.errors import CheckpointError, TrainingError
 from resrank.training import state
-from resrank.training.development import DevelopmentScore
 from resrank.training.sources import Source, TrainingData
 from resrank.training.state import Best, Origin, Progress, StateFolder, data_sha256
-from support.tiny_run import tiny_config, tiny_data
+from support.tiny_run import one_set, tiny_config, tiny_data
 
 
 def origin(**changes: object) -> Origin:
@@ -27,10 +26,11 @@ def origin(**changes: object) -> Origin:
 
 
 def progress(total_step: int) -> Progress:
-    score = DevelopmentScore(retrieved=0.75, shuffled=0.625, dense=0.5, lists=3)
-    best = Best(stage="joint", step=1, total_step=3, score=score)
+    score = one_set(0.75, 0.625, dense=0.5)
+    best = Best(stage="joint", step=1, total_step=3, score=score, gain=0.125)
+    before = one_set(0.5, 0.5, dense=0.5)
     return Progress(
-        stage="joint", step=2, total_step=total_step, position=9, seconds=1.5, dense_start=0.5, best=best
+        stage="joint", step=2, total_step=total_step, position=9, seconds=1.5, dense_start=before, best=best
     )  # fmt: skip
 
 
@@ -149,13 +149,19 @@ def test_the_datas_digest_sees_every_text_label_and_weight() -> None:
     relabelled = replace(source.lists[0], labels=tuple(label + 1 for label in source.lists[0].labels))
     passages = (replace(source.lists[0].passages[0], text="another"), *source.lists[0].passages[1:])
     reworded = replace(source.lists[0], passages=passages)
+    (part,) = data.development
+    asked = replace(source.lists[0], query="", query_vector=b"\0\0\x80?")
     digests = {
         data_sha256(data),
         data_sha256(TrainingData((Source("tiny", 2.0, source.lists),), data.development)),
         data_sha256(TrainingData((Source("tiny", 1.0, source.lists[::-1]),), data.development)),
-        data_sha256(TrainingData(data.train, data.development[1:])),
+        data_sha256(TrainingData(data.train, (replace(part, lists=part.lists[1:]),))),
         data_sha256(TrainingData((Source("tiny", 1.0, (relabelled, *source.lists[1:])),), data.development)),
         data_sha256(TrainingData((Source("tiny", 1.0, (reworded, *source.lists[1:])),), data.development)),
+        data_sha256(TrainingData((Source("tiny", 1.0, (asked, *source.lists[1:])),), data.development)),
+        data_sha256(
+            TrainingData((Source("tiny", 1.0, (replace(asked, query_vector=b"\0\0\0?"), *source.lists[1:])),), (part,))
+        ),
     }
-    assert len(digests) == 6
+    assert len(digests) == 8
     assert data_sha256(data) == data_sha256(tiny_data())

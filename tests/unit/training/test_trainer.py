@@ -24,12 +24,11 @@ from resrank.training.config import TrainConfig
 from resrank.training.config_file import parse_config
 from resrank.training.development import Development, DevelopmentScore
 from resrank.training.lists import CandidateList
-from resrank.training.logs import read_log
 from resrank.training.run_folder import Opening
 from resrank.training.stages.joint import Joint
 from resrank.training.stages.reranker_alignment import RerankerAlignment
 from support.tiny_checkpoint import make_tiny_checkpoint
-from support.tiny_run import RecordingWriter, development, losses, tiny_config, tiny_data, tiny_trainer
+from support.tiny_run import RecordingWriter, development, losses, one_set, tiny_config, tiny_data, tiny_trainer
 
 Step = Callable[[Any, Sequence[CandidateList], Callable[[Tensor], None]], dict[str, float]]
 
@@ -83,7 +82,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     told: list[tuple[float, float]] = []
 
     def evaluate(self: Development, *_: object, **__: object) -> DevelopmentScore:
-        return DevelopmentScore(*told.pop(0), dense=0.5, lists=4)
+        return one_set(*told.pop(0), dense=0.5)
 
     monkeypatch.setattr(Development, "evaluate", evaluate)
     return told
@@ -189,7 +188,7 @@ def test_the_best_of_the_worse_order_is_kept_if_it_is_above_dense_start(
     config, writer = tiny_config(tmp_path / "run"), RecordingWriter()
     ended = tiny_trainer(config, start, writer=writer).run(Opening.NEW)
 
-    assert [(score.retrieved, score.shuffled) for score in writer.kept] == [(0.6, 0.55), (0.58, 0.7)]
+    assert [(score.sets[0].retrieved, score.sets[0].shuffled) for score in writer.kept] == [(0.6, 0.55), (0.58, 0.7)]
     assert (config.output / "checkpoint" / "step").read_text() == "8"
     assert sorted(path.name for path in config.output.iterdir()) == [
         "checkpoint", "config.yaml", "curves.png", "log.jsonl", "result.json", "state", "tensorboard"
@@ -208,8 +207,9 @@ def test_a_run_that_is_never_above_dense_start_says_so_and_keeps_nothing(
         tiny_trainer(config, start).run(Opening.NEW)
 
     assert str(caught.value) == (
-        "nothing was kept: the best development nDCG@10 (the worse of both orders) is 0.5000, after step 2 of joint, "
-        f"and dense-start has 0.5000; {config.output / 'state'} holds the last step"
+        "nothing was kept: the best, after step 2 of joint, gains +0.0000 over dense-start (development nDCG@10, the "
+        "worse of both orders): nDCG@10 0.5000 in retrieved order, 0.5000 shuffled (dense 0.5000); "
+        f"{config.output / 'state'} holds the last step"
     )
     assert not (config.output / "checkpoint").exists()
     assert json.loads((config.output / "result.json").read_text())["kept"] is False
@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_lists(
     named = message.partition(" on lists ")[2].partition(";")[0].split(", ")
     assert len(named) == 4
     assert set(named) <= {f"tiny:{candidates.id}" for candidates in data.train[0].lists}
-    assert f"{config.output / 'checkpoint'} is the best so far (nDCG@10 0.7000)" in message
+    assert f"{config.output / 'checkpoint'} is the best so far (+0.2000 over dense-start)" in message
     assert f"--resume goes on from {config.output / 'state' / 'step-00000004'}" in message
     assert (config.output / "checkpoint" / "step").read_text() == "4"
     assert (config.output / "curves.png").is_file()
@@ -291,7 +291,7 @@ def test_a_disk_that_fills_up_leaves_the_last_state_and_checkpoint(
 
     assert str(caught.value) == (
         "state/tensors: cannot be written (No space left on device); "
-        f"{config.output / 'checkpoint'} is the best so far (nDCG@10 0.6000); "
+        f"{config.output / 'checkpoint'} is the best so far (+0.1000 over dense-start); "
         f"--resume goes on from {config.output / 'state' / 'step-00000002'}"
     )
     assert (config.output / "checkpoint" / "step").read_text() == "2"
@@ -309,7 +309,7 @@ def test_the_config_of_a_run_is_written_with_all_its_defaults(finished: Finished
     ("sections", "message"),
     [
         (
-            {"data": {"train": [{"kind": "listwise", "path": "x"}], "development": {"hold_back": 1},
+            {"data": {"train": [{"kind": "listwise", "path": "x"}], "development": [{"hold_back": 1}],
                       "candidates": {"max_passages": 17}}},
             "data.candidates.max_passages: is above the checkpoint's max_passages (limit 16, got 17)",
         ),
@@ -325,16 +325,8 @@ def test_the_config_of_a_run_is_written_with_all_its_defaults(finished: Finished
             {"model": {"fusion": {"query_slot": True}}},
             "model.fusion.query_slot: true needs a checkpoint with query_residual",
         ),
-        (
-            {"model": {"fusion": {"projector_start": "ridge"}}},
-            "model.fusion.projector_start: ridge needs a linear projector, the checkpoint has the identity",
-        ),
-        (
-            {"model": {"fusion": {"projector_start": "ranking"}}},
-            "model.fusion.projector_start: ranking needs a checkpoint with query_residual, and a gate that is not 0",
-        ),
     ],
-    ids=["candidates", "development", "gate", "query slot", "projector", "ranking"],
+    ids=["candidates", "development", "gate", "query slot"],
 )  # fmt: skip
 def test_what_does_not_fit_the_start_is_refused_before_anything_is_written(
     paper_form: Path, tmp_path: Path, sections: dict[str, Any], message: str
@@ -360,26 +352,6 @@ def test_development_is_measured_before_the_first_step_and_at_the_end_of_every_s
     ]  # fmt: skip
 
 
-def test_what_p_out_starts_as_is_scored_and_may_be_the_best(
-    start: Path, tmp_path: Path, scores: list[tuple[float, float]]
-) -> None:
-    scores += [(0.6, 0.6), (0.9, 0.9), (0.8, 0.8)]
-    writer = RecordingWriter()
-    fusion = {"query_slot": True, "projector_start": "ranking", "projector_lists": 32}
-    config = tiny_config(
-        tmp_path / "run",
-        model={"compute": {"precision": "fp32"}, "fusion": fusion},
-        stages={"reranker_alignment": {"steps": 1, "lists_per_step": 4}},
-    )
-    done = tiny_trainer(config, start, writer=writer).run(Opening.NEW)
-    assert done.best is not None
-    assert (done.best.stage, done.best.step, len(writer.kept)) == ("reranker_alignment", 0, 1)
-    (fit,) = (record for record in read_log(tmp_path / "run" / "log.jsonl") if record["kind"] == "projector")
-    assert fit["lists"] == 32
-    assert fit["states"] > 100
-    assert math.isfinite(fit["loss"])
-
-
 def test_vectors_are_computed_again_only_in_a_stage_that_trains_the_encoder(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]]
 ) -> None:
@@ -399,7 +371,7 @@ def test_vectors_are_computed_again_only_in_a_stage_that_trains_the_encoder(
 
 def test_a_person_without_a_terminal_reads_stages_losses_and_scores(finished: Finished) -> None:
     lines = finished.shown.splitlines()
-    assert lines[0].startswith("4 development lists; dense-start nDCG@10 0.")
+    assert lines[0].startswith("tiny development: 4 development lists, dense-start nDCG@10 0.")
     assert "reranker_alignment: 4 steps" in lines
     assert sum("lists/s" in line and "loss" in line for line in lines) == 8
     assert sum("in retrieved order" in line for line in lines) == 5
@@ -437,9 +409,11 @@ def test_positions_go_on_from_stage_to_stage_and_every_list_is_seen(
 
 def test_development_questions_with_nothing_to_find_are_refused(start: Path, tmp_path: Path) -> None:
     data = tiny_data()
-    hopeless = replace(data, development=tuple(_without_relevant_first(c) for c in data.development))
-    with pytest.raises(InvalidInputError, match="no development list has a relevant passage among its first 2"):
-        tiny_trainer(tiny_config(tmp_path / "run", development={"candidates": 2}), start, data=hopeless)
+    (part,) = data.development
+    hopeless = replace(part, lists=tuple(_without_relevant_first(candidates) for candidates in part.lists))
+    data = replace(data, development=(hopeless,))
+    with pytest.raises(InvalidInputError, match="no list of tiny development has a relevant passage among its first 2"):
+        tiny_trainer(tiny_config(tmp_path / "run", development={"candidates": 2}), start, data=data)
 
 
 def _without_relevant_first(candidates: CandidateList) -> CandidateList:

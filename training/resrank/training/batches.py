@@ -10,11 +10,10 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec
-from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer, load_tokenizer
+from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
 from resrank.training.lists import CandidateList
 
 Int64 = NDArray[np.int64]
@@ -31,13 +30,11 @@ class Tokenizers:
         passages: Passages as the encoder reads them.
         queries: Queries as the encoder reads them.
         prompt: Queries as the reranker reads them, and the layout around them.
-        words: The reranker's own vocabulary, for any text; special tokens in it are plain text.
     """
 
     passages: EncoderTokenizer
     queries: EncoderTokenizer
     prompt: PromptTokenizer
-    words: Tokenizer
 
     @classmethod
     def from_checkpoint(cls, folder: Path, spec: CheckpointSpec) -> Self:
@@ -50,13 +47,10 @@ class Tokenizers:
         Raises:
             CheckpointError: A tokenizer cannot be read.
         """
-        words = load_tokenizer(folder / RERANKER_DIR)
-        words.encode_special_tokens = True
         return cls(
             EncoderTokenizer(folder / ENCODER_DIR, spec.encoder, for_queries=False),
             EncoderTokenizer(folder / ENCODER_DIR, spec.encoder, for_queries=True),
             PromptTokenizer(folder / RERANKER_DIR, spec.reranker),
-            words,
         )
 
 
@@ -197,13 +191,18 @@ def ranking_batch(tokenizer: PromptTokenizer, lists: Sequence[CandidateList], de
         device: Where the tensors go.
     """
     counts = [len(candidates) for candidates in lists]
-    queries = tokenizer.encode([candidates.query.encode() for candidates in lists], truncate=True)
+    queries = [_prompt_query(tokenizer, candidates) for candidates in lists]
     prompt = tokenizer.layout.batch(queries, counts)
     valid = np.arange(max(counts)) < np.asarray(counts)[:, None]
     labels = np.zeros(valid.shape, dtype=np.float32)
     labels[valid] = np.concatenate([candidates.labels for candidates in lists])
     arrays = (prompt.input_ids, prompt.passage_positions, prompt.last_position, labels, valid)
     return RankingBatch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _prompt_query(tokenizer: PromptTokenizer, candidates: CandidateList) -> list[int]:
+    """A question's ids, of which one that is a vector has none."""
+    return tokenizer.encode([candidates.query.encode()], truncate=True)[0] if candidates.query else []
 
 
 def padded_rows(rows: Sequence[Int64]) -> Tensor:

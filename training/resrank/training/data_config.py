@@ -21,7 +21,6 @@ class _Strict(BaseModel):
 
 
 class _SourceConfig(_Strict):
-    path: Path = Field(description="Where it lies; a relative path counts from the working directory.")
     name: str = Field(
         default="",
         max_length=100,
@@ -36,13 +35,6 @@ class _SourceConfig(_Strict):
         description="Share of the training lists that this source gives, relative to the other sources' weights and "
         "whatever its size.",
     )
-    limit: int | None = Field(
-        default=None,
-        ge=1,
-        description="Takes this many of its questions, chosen by a hash of their ids (a smaller limit's are among a "
-        "larger one's); none takes all.",
-        json_schema_extra=dict(_LISTS),
-    )
 
     @property
     def label(self) -> str:
@@ -53,7 +45,18 @@ class _SourceConfig(_Strict):
         raise NotImplementedError
 
 
-class ListwiseSource(_SourceConfig):
+class _LabelledSource(_SourceConfig):
+    path: Path = Field(description="Where it lies; a relative path counts from the working directory.")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Takes this many of its questions, chosen by a hash of their ids (a smaller limit's are among a "
+        "larger one's); none takes all.",
+        json_schema_extra=dict(_LISTS),
+    )
+
+
+class ListwiseSource(_LabelledSource):
     """A file of JSON lines, ``{id, query, passages: [{title?, text, label | score}]}``, plain or gzipped."""
 
     kind: Literal["listwise"] = Field(description="A file of JSON lines with one labelled list each.")
@@ -62,17 +65,67 @@ class ListwiseSource(_SourceConfig):
         return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-class BeirSource(_SourceConfig):
-    """A folder in BEIR layout: the judged questions of one split, with candidates retrieved from its corpus."""
+class BeirSource(_LabelledSource):
+    """A folder in BEIR layout: the judged questions of one split, with candidates from its corpus."""
 
-    kind: Literal["beir"] = Field(description="A folder in BEIR layout; its candidates are always retrieved.")
+    kind: Literal["beir"] = Field(description="A folder in BEIR layout, judged by one of its splits.")
     split: str = Field(default="train", pattern=r"^[\w.-]+$", description="Which judgements: qrels/SPLIT.tsv.")
+    candidates: Path | None = Field(
+        default=None,
+        description="Each question's candidates, as `resrank eval --candidates` reads them: a TREC run, or JSON lines "
+        "with qid and docids. None retrieves them with the encoder before training.",
+    )
+    retriever: str | None = Field(
+        default=None, description="Which of several retrievers' lists in candidates; in a TREC run its tag."
+    )
+
+    @model_validator(mode="after")
+    def _retriever_of_candidates(self) -> Self:
+        if self.retriever is not None and self.candidates is None:
+            raise ValueError("retriever names lists of candidates, which is not given")
+        return self
 
     def _default_name(self) -> str:
         return f"{self.path.resolve().name}-{self.split}"
 
 
-SourceConfig = Annotated[ListwiseSource | BeirSource, Field(discriminator="kind")]
+class SyntheticSource(_SourceConfig):
+    """Passages without judgements, of which lists are made by the encoder's vectors alone."""
+
+    kind: Literal["synthetic"] = Field(
+        description="Lists made of any passages' vectors, without judgements: `resrank.training.synthetic` says how."
+    )
+    path: Path | None = Field(
+        default=None,
+        description="The passages: a folder in BEIR layout, its corpus file alone, or an index folder, which may be "
+        "served meanwhile. None takes the passages and questions of the other training sources.",
+    )
+    queries: Path | None = Field(
+        default=None,
+        description="A log of questions that people asked: a text file with one in each line, or JSON lines with query "
+        "or text. Only how they differ from what they find is used. None takes sentences of the passages instead.",
+    )
+    lists: int = Field(
+        default=3000, ge=1, le=1_000_000, description="How many to make.", json_schema_extra=dict(_LISTS)
+    )
+    passages: int = Field(
+        default=20_000,
+        ge=1,
+        description="Passages that are read at most, chosen by a hash of their texts: encoding them takes time.",
+        json_schema_extra=dict(_PASSAGES),
+    )
+
+    @model_validator(mode="after")
+    def _path_has_what_is_asked_of_it(self) -> Self:
+        if self.path is None and self.queries is not None:
+            raise ValueError("queries needs a path: without one the other sources' questions are taken")
+        return self
+
+    def _default_name(self) -> str:
+        return "synthetic" if self.path is None else f"{self.path.resolve().name.split('.')[0]}-synthetic"
+
+
+SourceConfig = Annotated[ListwiseSource | BeirSource | SyntheticSource, Field(discriminator="kind")]
 
 
 class HeldBack(_Strict):
@@ -80,8 +133,10 @@ class HeldBack(_Strict):
 
     hold_back: int = Field(
         ge=1,
-        description="Lists of every training source kept for development, chosen by a hash of their ids, so that "
-        "neither the seed nor a source's limit changes them.",
+        description="Lists of every training source that has a path kept for development, a set of its own for each. "
+        "Judged questions are chosen by a hash of their ids, so that neither the seed nor a limit changes them, and no "
+        "training list has a passage of a held back list of a file; a fifth of the passages of a synthetic source "
+        "is kept for these alone.",
         json_schema_extra=dict(_LISTS),
     )
 
@@ -100,7 +155,8 @@ DevelopmentConfig = Annotated[
     Discriminator(
         _development_kind,
         custom_error_type="development_kind",
-        custom_error_message="must have hold_back, or kind listwise or beir",
+        custom_error_message="must have hold_back, or kind listwise or beir: only judged lists or lists held back of "
+        "data.train can be chosen by",
     ),
 ]
 
@@ -139,6 +195,13 @@ class CandidatesConfig(_Strict):
         ge=2,
         description="Longest list to train on; the length is drawn anew each time a list is seen.",
         json_schema_extra=dict(_PASSAGES),
+    )
+    spread: float = Field(
+        default=1.0,
+        ge=1,
+        le=10,
+        description="A list of N passages is drawn from the first spread × N candidates; 1 takes the first N.",
+        json_schema_extra={"unit": "factor", "source": "1: what retrieval hands over when asked for N"},
     )
     shuffle: float = Field(
         default=1.0,
@@ -180,8 +243,21 @@ class DataConfig(_Strict):
         description="What becomes of training data with such a question. refuse: the run does not start. leave_out: "
         "the lists of these questions are left out, and told.",
     )
-    development: DevelopmentConfig = Field(
-        description="What the best checkpoint is chosen by: a source of its own, or lists held back from training."
+    development: tuple[DevelopmentConfig, ...] = Field(
+        min_length=1,
+        max_length=100,
+        description="What the best checkpoint is chosen by: sets of lists of several kinds, each a source of its own "
+        "or lists held back from training. development.choose says how their scores are joined.",
+    )
+    encoder_share: float | None = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Share of each labelled source's questions that encoder_alignment alone is trained on, by a hash "
+        "of the question, where a stage that trains the reranker runs too; that stage has the others. On lists that "
+        "the encoder was trained on, what is relevant stands first already, and nothing is left to learn. Null: all "
+        "stages share all lists.",
+        json_schema_extra={"unit": "share or null", "source": "half for each"},
     )
     candidates: CandidatesConfig = Field(
         default_factory=CandidatesConfig, description="Which candidates a training list has, and in which order."
@@ -192,4 +268,26 @@ class DataConfig(_Strict):
         name, count = Counter(source.label for source in self.train).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{count} training sources are called {name!r}: give them distinct names")
+        held_back = [part for part in self.development if isinstance(part, HeldBack)]
+        if len(held_back) > 1:
+            raise ValueError("hold_back stands in development more than once")
+        names = [part.label for part in self.development if not isinstance(part, HeldBack)]
+        if held_back:
+            names += [source.label for source in self.train if not is_derived(source)]
+        if not names:
+            raise ValueError("development has hold_back alone, and no training source has a path to hold lists back of")
+        name, count = Counter(names).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"{count} sets of development lists are called {name!r}: give them distinct names")
         return self
+
+    @model_validator(mode="after")
+    def _derived_has_an_origin(self) -> Self:
+        if all(is_derived(source) for source in self.train):
+            raise ValueError("every training source is synthetic without a path: there is no passage to make lists of")
+        return self
+
+
+def is_derived(source: SourceConfig) -> bool:
+    """Whether a source is made of the other sources' passages."""
+    return isinstance(source, SyntheticSource) and source.path is None

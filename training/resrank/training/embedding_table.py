@@ -16,9 +16,10 @@ from resrank.core.tokenization import EncoderTokenizer
 from resrank.training.batches import Int64, Tokenizers, padded_rows, token_budget_chunks
 from resrank.training.lists import CandidateList
 from resrank.training.trainable import TrainableResRank
+from resrank.training.vector_cache import Side, VectorCache
 
 Progress = Callable[[int, int], None]
-"""Called with the number of texts encoded so far and of all."""
+"""Called with the number of texts encoded so far and of those of its kind that have to be."""
 
 
 def encode_texts(
@@ -63,6 +64,43 @@ def encode_texts(
     return table
 
 
+def encode_side(
+    model: TrainableResRank,
+    tokenizers: Tokenizers,
+    side: Side,
+    texts: Sequence[str],
+    *,
+    progress: Progress = lambda done, of: None,
+    cache: VectorCache | None = None,
+) -> Tensor:
+    """Encodes passages as an index stores them, or queries as the server computes them.
+
+    Args:
+        model: As for :func:`encode_texts`.
+        tokenizers: Of the checkpoint.
+        side: Which of the two the texts are.
+        texts: What is too long is cut.
+        progress: Called after each pass.
+        cache: Of the encoder as it stands; None encodes every text.
+
+    Returns:
+        [n, d] on the CPU, in the order of ``texts``: FP16 for passages, FP32 for queries.
+
+    Raises:
+        InvalidInputError: An embedding is not finite.
+    """
+    tokenizer, dtype = (
+        (tokenizers.passages, torch.float16) if side == "passages" else (tokenizers.queries, torch.float32)
+    )
+
+    def encode(some: Sequence[str]) -> Tensor:
+        return encode_texts(model, tokenizer, some, dtype=dtype, progress=progress)
+
+    if cache is None:
+        return encode(texts)
+    return cache.complete(side, texts, model.spec.encoder.embedding_dim, dtype, encode)
+
+
 @dataclass(frozen=True)
 class EmbeddingTable:
     """Embeddings of every distinct text of some lists.
@@ -85,14 +123,16 @@ class EmbeddingTable:
         lists: Iterable[CandidateList],
         *,
         progress: Progress = lambda done, of: None,
+        cache: VectorCache | None = None,
     ) -> Self:
-        """Encodes every distinct text once.
+        """Encodes every distinct text once; a question that is a vector stands as it is.
 
         Args:
             model: Its encoder, as it stands.
             tokenizers: Of the checkpoint.
             lists: The lists; repetitions cost nothing.
             progress: Called after each pass.
+            cache: Of the model's encoder as it stands.
 
         Raises:
             InvalidInputError: An embedding is not finite.
@@ -101,28 +141,19 @@ class EmbeddingTable:
         queries: dict[bytes, int] = {}
         passage_texts: list[str] = []
         query_texts: list[str] = []
+        vectors: dict[bytes, bytes] = {}
         for candidates in lists:
-            _number(candidates.query, queries, query_texts)
+            if candidates.query_vector is None:
+                _number(candidates.query, queries, query_texts)
+            else:
+                vectors[_query_key(candidates)] = candidates.query_vector
             for passage in candidates.passages:
                 _number(passage.encoder_text, passages, passage_texts)
-        of = len(passage_texts) + len(query_texts)
-        return cls(
-            encode_texts(
-                model,
-                tokenizers.passages,
-                passage_texts,
-                dtype=torch.float16,
-                progress=lambda done, _: progress(done, of),
-            ),
-            encode_texts(
-                model,
-                tokenizers.queries,
-                query_texts,
-                progress=lambda done, _: progress(len(passage_texts) + done, of),
-            ),
-            passages,
-            queries,
-        )
+        encoded = encode_side(model, tokenizers, "passages", passage_texts, progress=progress, cache=cache)
+        asked = encode_side(model, tokenizers, "queries", query_texts, progress=progress, cache=cache)
+        queries.update(zip(vectors, range(len(query_texts), len(query_texts) + len(vectors)), strict=True))
+        given = np.frombuffer(b"".join(vectors.values()), "<f4").reshape(len(vectors), asked.shape[1])
+        return cls(encoded, torch.cat([asked, torch.from_numpy(given.copy())]), passages, queries)
 
     def passage_rows(self, candidates: CandidateList) -> Int64:
         """INT64 [N], where a list's passages stand in :attr:`passages`.
@@ -146,13 +177,19 @@ class EmbeddingTable:
             KeyError: A text was not among those lists.
         """
         rows = padded_rows([self.passage_rows(candidates) for candidates in lists])
-        queries = torch.tensor([self._query_rows[_key(candidates.query)] for candidates in lists])
+        queries = torch.tensor([self._query_rows[_query_key(candidates)] for candidates in lists])
         return self.passages[rows].to(device), self.queries[queries].to(device)
 
 
 def _key(text: str) -> bytes:
     """Sixteen bytes in place of a text: a table of a million passages need not hold them."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _query_key(candidates: CandidateList) -> bytes:
+    """Of a question's text, or of the vector that stands for it."""
+    vector = candidates.query_vector
+    return _key(candidates.query) if vector is None else hashlib.blake2b(vector, digest_size=15).digest()
 
 
 def _number(text: str, rows: dict[bytes, int], texts: list[str]) -> None:

@@ -44,11 +44,12 @@ class CandidateList:
 
     Attributes:
         id: Distinct within its source.
-        query: The question.
+        query: The question; empty where ``query_vector`` stands for it.
         passages: The candidates in the order they were given or retrieved in, best first.
         labels: One per passage, finite.
         kind: What the labels mean.
         source: Name of the source it comes from.
+        query_vector: Of a question that has no text: its embedding, little-endian FP32 [d].
     """
 
     id: str
@@ -57,6 +58,7 @@ class CandidateList:
     labels: tuple[float, ...]
     kind: LabelKind
     source: str
+    query_vector: bytes | None = None
 
     def __len__(self) -> int:
         """The number of candidates."""

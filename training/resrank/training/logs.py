@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from resrank.core.errors import TrainingError
 
-TRAINING, DEVELOPMENT, PROJECTOR = "training", "development", "projector"
-"""Kinds of records: means over some steps; a development score; the fit of the first projector."""
+TRAINING, DEVELOPMENT = "training", "development"
+"""Kinds of records: means over some steps; a development score."""
 
 Record = dict[str, Any]
 

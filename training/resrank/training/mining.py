@@ -103,14 +103,22 @@ class Retriever:
         file = self._cache and self._cache / f"mined-{self._digest(pool, queries, depth)}.npy"
         if file and (known := _read_rows(file, (len(queries), depth), len(pool))) is not None:
             return known
-        with self._indexes.over(self._vectors(pool)) as index:
-            rows = index.nearest(_usable(self._encoder.encode_queries(queries), "query"), depth)
+        with self.index(pool) as index:
+            rows = index.nearest(self.query_vectors(queries), depth)
         if file:
             _write_rows(file, rows)
         return rows
 
-    def _vectors(self, pool: PassagePool) -> HalfMatrix:
-        """A pool's vectors; the last pool's are kept, since two splits of a collection have one corpus."""
+    def index(self, pool: PassagePool) -> AbstractContextManager[NegativeIndex]:
+        """An index over a pool's vectors, usable inside a ``with``."""
+        return self._indexes.over(self.vectors(pool))
+
+    def query_vectors(self, texts: Sequence[str]) -> FloatMatrix:
+        """Questions' vectors, fp32 [len(texts), d]."""
+        return _usable(self._encoder.encode_queries(texts), "query")
+
+    def vectors(self, pool: PassagePool) -> HalfMatrix:
+        """A pool's vectors, fp16 [P, d]; the last pool's are kept: two splits of a collection have one corpus."""
         if self._encoded is None or self._encoded[0] != pool.sha256:
             self._encoded = pool.sha256, _usable(self._encoder.encode_passages(pool.texts()), "passage")
         return self._encoded[1]
@@ -138,7 +146,7 @@ class Mined:
     nothing_to_rank: int
 
 
-def mine(questions: Sequence[JudgedQuestion], pool: PassagePool, rows: Rows, source: str) -> Mined:
+def mine(questions: Sequence[JudgedQuestion], pool: PassagePool, rows: Sequence[Sequence[int]], source: str) -> Mined:
     """Makes lists of exactly what was retrieved.
 
     Relevant passages further down are not added: beside passages that the retriever likes, they would be the ones it
@@ -147,7 +155,7 @@ def mine(questions: Sequence[JudgedQuestion], pool: PassagePool, rows: Rows, sou
     Args:
         questions: With their judgements.
         pool: What was searched.
-        rows: What :meth:`Retriever.retrieve` found for them.
+        rows: Of each question's candidates, best first.
         source: Name that the lists carry.
 
     Returns:
@@ -155,7 +163,7 @@ def mine(questions: Sequence[JudgedQuestion], pool: PassagePool, rows: Rows, sou
     """
     lists = []
     without_relevant = nothing_to_rank = 0
-    for question, found in zip(questions, rows.tolist(), strict=True):
+    for question, found in zip(questions, rows, strict=True):
         labels = tuple(question.grades.get(row, 0.0) for row in found)
         if not any(labels):
             without_relevant += 1

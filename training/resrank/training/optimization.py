@@ -15,6 +15,8 @@ from resrank.training.stage_config import StageConfig
 from resrank.training.trainable import ParameterGroup
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_BETAS = (0.9, 0.98)
+"""As in arXiv 1706.03762, section 5.3: a run of a thousand steps is over before moments of 0.999 have settled."""
 
 
 def rate_factor(step: int, steps: int, warmup_share: float) -> float:
@@ -52,7 +54,7 @@ class StageOptimizer:
         self._names = names
         self._rates = {group.name.value: group.learning_rate for group in groups}
         # Fused: one pass over the weights instead of ten, which on a CPU is most of the time of a full-parameter step.
-        self._adamw = AdamW([part for group in groups for part in group.optimizer_groups()], fused=True)
+        self._adamw = AdamW([part for group in groups for part in group.optimizer_groups()], betas=_BETAS, fused=True)
 
     @property
     def parameters(self) -> Iterator[nn.Parameter]:

@@ -101,11 +101,8 @@ class RunProgress:
             score: The score.
             kept: Whether it is the best so far, and above dense-start.
         """
-        self._show(ndcg=f"nDCG@10 {score.score:.4f}")
-        self.note(
-            f"  step {step}: nDCG@10 {score.retrieved:.4f} in retrieved order, {score.shuffled:.4f} shuffled "
-            f"(dense {score.dense:.4f})" + (", kept" if kept else "")
-        )
+        self._show(ndcg="nDCG@10 " + " ".join(f"{part.score:.4f}" for part in score.sets))
+        self.note(f"  step {step}: {described(score)}" + (", kept" if kept else ""))
 
     def encoding(self, what: str) -> EncodingProgress:
         """Shows how many texts are encoded, until the context ends.
@@ -119,6 +116,15 @@ class RunProgress:
         self._numbers.update(numbers)
         if self._task is not None:
             self._bar.update(self._task, numbers=" · ".join(self._numbers.values()))
+
+
+def described(score: DevelopmentScore) -> str:
+    """A score in words, with the name of each set where there are several."""
+    return "; ".join(
+        f"{f'{part.name} ' if len(score.sets) > 1 else ''}nDCG@10 {part.retrieved:.4f} in retrieved order, "
+        f"{part.shuffled:.4f} shuffled (dense {part.dense:.4f})"
+        for part in score.sets
+    )
 
 
 class EncodingProgress:

@@ -45,14 +45,6 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-class ProjectorStart(StrEnum):
-    """Where the projectors start from."""
-
-    KEEP = "keep"
-    RIDGE = "ridge"
-    RANKING = "ranking"
-
-
 def _field(default: object, description: str, *, unit: str, source: str, **limits: Any) -> Any:
     extra: JsonDict = {"unit": unit, "source": source}
     if isinstance(default, type):
@@ -144,35 +136,6 @@ class FusionTraining(_Strict):
         unit="true, false or null",
         source="measured on NFCorpus, docs/training.md",
     )
-    projector_start: ProjectorStart = _field(
-        ProjectorStart.KEEP,
-        "keep: the checkpoint's. Before reranker_alignment, ridge: P_in is fitted, so that a slot starts as its "
-        "passage's rarer words in the reranker's own vocabulary; ranking: P_out is fitted, so that the reranker starts "
-        "with what a linear map of the vectors learns from the training lists in seconds.",
-        unit="keep, ridge or ranking",
-        source="the checkpoint",
-    )
-    projector_passages: int = _field(
-        20_000,
-        "With ridge: passages in the fit, drawn from the training lists.",
-        unit="passages",
-        source="fifty for each of the default encoder's 384 dimensions",
-        ge=1,
-    )
-    projector_lists: int = _field(
-        10_000,
-        "With ranking: lists that the map is trained on, repetitions counted.",
-        unit="lists",
-        source="four times the training questions of NFCorpus, docs/training.md",
-        ge=1,
-    )
-    projector_ridge: float = _field(
-        0.01,
-        "With ridge and ranking: penalty on the projector, relative to the mean square of what it reads.",
-        unit="factor",
-        source=_CUSTOM,
-        gt=0,
-    )
 
     def applied_to(self, spec: CheckpointSpec) -> CheckpointSpec:
         """The fields of the checkpoint that is trained: the start's, but for what is decided here."""
@@ -221,6 +184,15 @@ class RankingLossConfig(_Strict):
     )
     temperature: float = _field(0.1, "τ2: scores are divided by it.", unit="cosine", source=_E2RANK, gt=0)
     weight: float = _field(2.0, "Factor on L_rank in the sum.", unit="factor", source=_E2RANK, gt=0)
+    penalty: float = _field(
+        0.0,
+        "p in p · mean (s_i − A(cos(e_q, e_i)))², added to L_rank: holds scores near the retriever's, so that what was "
+        "learned on one kind of collection costs nothing on another.",
+        unit="factor",
+        source="0 leaves it out; 40 on e5-small's mapped cosines, docs/training.md",
+        ge=0,
+        le=1e6,
+    )
 
 
 class ContrastiveConfig(_Strict):

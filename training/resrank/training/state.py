@@ -54,12 +54,14 @@ class Best(_Record):
         step: Steps of that stage done.
         total_step: Steps of all stages done.
         score: The score.
+        gain: What it has gained over dense-start, as ``development.choose`` says.
     """
 
     stage: str
     step: int
     total_step: int
     score: DevelopmentScore
+    gain: float
 
 
 class Progress(_Record):
@@ -71,7 +73,7 @@ class Progress(_Record):
         total_step: Steps of all stages done.
         position: Of the next list in the stream.
         seconds: Spent so far.
-        dense_start: nDCG@10 of the encoder's own order before the first step.
+        dense_start: The score before the first step, whose ``dense`` is the encoder's own order; None before that.
         best: None before the first evaluation of a trained model.
     """
 
@@ -80,13 +82,13 @@ class Progress(_Record):
     total_step: int
     position: int
     seconds: float
-    dense_start: float
+    dense_start: DevelopmentScore | None
     best: Best | None
 
     @property
     def kept(self) -> Best | None:
         """What the run's checkpoint is: the best, if it is above dense-start."""
-        return self.best if self.best is not None and self.best.score.score > self.dense_start else None
+        return self.best if self.best is not None and self.best.gain > 0 else None
 
 
 class _Fields(_Record):
@@ -192,9 +194,11 @@ def data_sha256(data: TrainingData) -> str:
     digest = hashlib.sha256()
     numbers: dict[TrainingPassage, int] = {}
     digest.update(repr([(source.name, source.weight, len(source.lists)) for source in data.train]).encode())
-    for lists in (*(source.lists for source in data.train), data.development):
+    digest.update(repr([(part.name, len(part.lists)) for part in data.development]).encode())
+    for lists in (*(source.lists for source in data.train), *(part.lists for part in data.development)):
         for candidates in lists:
             digest.update(f"{candidates.id}\0{candidates.query}\0{candidates.kind}\0{candidates.labels}".encode())
+            digest.update(candidates.query_vector or b"")
             for passage in candidates.passages:
                 if passage in numbers:  # a text that stands in many lists is read once
                     digest.update(f"\0{numbers[passage]}".encode())

@@ -14,17 +14,19 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from resrank.core.checkpoint import CheckpointSpec, Projector
+from resrank.core.checkpoint import P_IN, P_OUT, SCORE_HEAD, CheckpointSpec, projector_shapes
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.model.modeling import ResRankModel
+from resrank.model.relations import canonical_order, relations
 from resrank.training.attention import TRAINING_ATTENTION
 from resrank.training.stage_config import BackboneTraining, GroupName, GroupOptimization, Mode, ModelConfig, Precision
 from resrank.training.stored_vectors import as_stored
 
 Role = Literal["encoder", "reranker"]
-Call = Literal["encode", "rank", "states"]
+Call = Literal["encode", "rank"]
 
 ROLES: tuple[Role, Role] = ("encoder", "reranker")
 
@@ -96,7 +98,7 @@ class TrainableResRank(nn.Module):
             self._prepare_backbone(role, getattr(config, role))
         start = self.spec.fusion.residual_gate if config.fusion.gate.start is None else config.fusion.gate.start
         gate = torch.full((1,), start, device=self.device)  # one dimension: FSDP shards no scalars
-        if config.fusion.gate.learned:
+        if config.fusion.gate.learned and self.spec.fusion.has_vector_residual:
             del model.residual_gate
             model.residual_gate = nn.Parameter(gate, requires_grad=False)
         else:
@@ -137,12 +139,15 @@ class TrainableResRank(nn.Module):
                     )
                 if trained:
                     members[GroupName(role)].append(f"model.{role}.{name}")
-        for module in ("p_in", "p_out"):
-            if isinstance(getattr(self.model, module), nn.Linear):
-                members[GroupName.PROJECTORS].append(f"model.{module}.weight")
+        members[GroupName.PROJECTORS] += [f"model.{name}" for name in self._projector_names]
         if isinstance(self.model.residual_gate, nn.Parameter):
             members[GroupName.GATE].append("model.residual_gate")
         return {group: tuple(names) for group, names in members.items()}
+
+    @property
+    def _projector_names(self) -> list[str]:
+        """Those of ``projectors.safetensors``."""
+        return list(projector_shapes(self.spec.encoder, self.spec.reranker, self.spec.fusion))
 
     def backbone(self, role: Role) -> PreTrainedModel:
         """The encoder or the reranker."""
@@ -207,25 +212,20 @@ class TrainableResRank(nn.Module):
         """Every pass with or without gradients.
 
         Args:
-            call: ``encode``: texts to embeddings. ``rank``: queries and candidates to scores. ``states``: the same to
-                the reranker's states before P_out.
+            call: ``encode``: texts to embeddings. ``rank``: queries and candidates to scores.
             *inputs: For ``encode`` INT64 [B, L] ids and mask. For ``rank`` INT64 [B, S] ids, INT64 [B, N] slots, INT64
                 [B, 1] EOS position (of :class:`resrank.core.prompt.PromptBatch`), FP16 or FP32 [B, N, d] candidates and
                 FP32 [B, d] query embeddings, read only with ``query_residual``. With ``query_slot`` there is one slot
-                more than candidates. For ``states`` the first three and the vectors of :meth:`slot_vectors`.
+                more than candidates.
 
         Returns:
-            ``encode``: FP32 [B, d]. ``rank``: FP32 [B, N] cosines, without meaning on padding. ``states``: FP32 [B, N',
-            h] of the slots.
+            ``encode``: FP32 [B, d]. ``rank``: FP32 [B, N] cosines, without meaning on padding.
         """
         match call:
             case "encode":
                 return self._encode(*inputs)
             case "rank":
                 return self._rank(*inputs)
-            case "states":
-                with self._autocast():
-                    return self.model.hidden_states(*inputs)[:, :-1]
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         with self._autocast():
@@ -234,12 +234,55 @@ class TrainableResRank(nn.Module):
     def _rank(
         self, input_ids: Tensor, slots: Tensor, last: Tensor, candidates: Tensor, query_embeddings: Tensor
     ) -> Tensor:
+        content = self.spec.reranker.slots
+        if not content.content.has_relations:
+            return self._score(input_ids, slots, last, candidates, query_embeddings, None)
+        # Padding stands at the slot of a row's last candidate, in whatever order it is.
+        counts = 1 + (slots.diff(dim=1) > 0).sum(dim=1)
+        order = canonical_order(query_embeddings, candidates, counts)
+        place = torch.minimum(torch.arange(order.shape[1], device=order.device), counts[:, None] - 1)
+        ordered = candidates.gather(1, order.gather(1, place)[:, :, None].expand_as(candidates))
+        related = relations(
+            query_embeddings,
+            ordered,
+            counts,
+            neighbors=content.neighbors or 0,
+            cosine_map=self.spec.fusion.cosine_map,
+        )
+        scores = self._score(input_ids, slots, last, ordered, query_embeddings, related)
+        return scores.gather(1, order.argsort(dim=1))
+
+    def _score(
+        self,
+        input_ids: Tensor,
+        slots: Tensor,
+        last: Tensor,
+        candidates: Tensor,
+        query_embeddings: Tensor,
+        related: Tensor | None,
+    ) -> Tensor:
+        """FP32 [B, N], of candidates in the order in which the reranker reads them."""
         vectors = self.slot_vectors(slots, last, candidates, query_embeddings)
-        with self._autocast():
-            passage_states, query_state = self.model.states(input_ids, slots, last, vectors)
-        passage_states = passage_states[:, : candidates.shape[1]]
+        with self._autocast(self._reranker_gains_by_bf16):
+            found = self.model.outputs(input_ids, slots, last, vectors, related)
+        passages = None if found.passage_states is None else found.passage_states[:, : candidates.shape[1]].float()
+        query = None if found.query_state is None else found.query_state.float()
         residual = candidates if self.config.fusion.residual else torch.zeros_like(candidates)
-        return self.model.score(passage_states.float(), query_state.float(), residual, query_embeddings)
+        return self.model.score(passages, query, residual, query_embeddings, found.score_residuals)
+
+    def retriever_scores(self, candidates: Tensor, query_embeddings: Tensor) -> Tensor:
+        """The scores of dense-start, A(cos(e_q, e_i)).
+
+        Args:
+            candidates: FP16 or FP32 [B, N, d].
+            query_embeddings: FP32 [B, d].
+
+        Returns:
+            FP32 [B, N].
+        """
+        cosines = functional.cosine_similarity(candidates.float(), query_embeddings[:, None], dim=-1)
+        cosine_map = self.spec.fusion.cosine_map
+        return cosines if cosine_map is None else cosine_map.apply(cosines)
 
     def slot_vectors(self, slots: Tensor, last: Tensor, candidates: Tensor, query_embeddings: Tensor) -> Tensor:
         """What stands in the slots of a batch: the candidates and, with ``query_slot``, the query behind them.
@@ -259,8 +302,13 @@ class TrainableResRank(nn.Module):
         vectors = torch.cat([candidates.float(), candidates[:, -1:].float()], dim=1)
         return torch.where((slots == last)[:, :, None], as_stored(query_embeddings)[:, None], vectors)
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.compute.precision is Precision.BF16
+    @property
+    def _reranker_gains_by_bf16(self) -> bool:
+        # One that reads slots alone is too small to pay for the conversions, and its relations would lose digits.
+        return self.spec.reranker.prompt is not None
+
+    def _autocast(self, gains: bool = True) -> torch.autocast:
+        enabled = gains and self.config.compute.precision is Precision.BF16
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -314,10 +362,8 @@ class TrainableResRank(nn.Module):
         return _saved(get_peft_model_state_dict(self._adapted[role], save_embedding_layers=False))
 
     def projector_state(self) -> dict[str, Tensor]:
-        """The projectors under the names of ``projectors.safetensors``; empty for the identity."""
-        if self.spec.fusion.projector is Projector.IDENTITY:
-            return {}
-        return _saved({f"{name}.weight": getattr(self.model, name).weight for name in ("p_in", "p_out")})
+        """The projectors and w under the names of ``projectors.safetensors``; empty where there is no such file."""
+        return _saved({name: self.model.get_parameter(name) for name in self._projector_names})
 
     def trained_spec(self) -> CheckpointSpec:
         """The checkpoint's fields with the gate as it stands; digests of weights are still those of the start.
@@ -344,8 +390,9 @@ class TrainableResRank(nn.Module):
             spec,
             self._merged_backbone("encoder"),
             self._merged_backbone("reranker"),
-            projectors.get("p_in.weight"),
-            projectors.get("p_out.weight"),
+            projectors.get(P_IN),
+            projectors.get(P_OUT),
+            projectors.get(SCORE_HEAD),
         )
         return merged.to(self.device).eval()
 

@@ -7,7 +7,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,23 +19,21 @@ from resrank.model.modeling import ResRankModel
 from resrank.training.batches import Tokenizers
 from resrank.training.config import TrainConfig, check_fit
 from resrank.training.curves import draw_curves
-from resrank.training.development import Development
+from resrank.training.development import Development, DevelopmentScore
 from resrank.training.embedding_table import EmbeddingTable
 from resrank.training.lists import CandidateList
-from resrank.training.logs import DEVELOPMENT, PROJECTOR, TRAINING, Meter, RunLog
+from resrank.training.logs import DEVELOPMENT, TRAINING, Meter, RunLog
 from resrank.training.optimization import StageOptimizer
 from resrank.training.processes import Processes, whole
-from resrank.training.progress import RunProgress
-from resrank.training.projector_alignment import align_projector
-from resrank.training.projector_ranking import rank_projectors
+from resrank.training.progress import RunProgress, described
 from resrank.training.run_folder import Opening, RunFolder
 from resrank.training.sampling import CandidateSampler
-from resrank.training.sources import TrainingData
+from resrank.training.sources import Source, TrainingData, encoder_and_reranker_lists
 from resrank.training.stage_config import (
     EncoderAlignmentConfig,
     GroupName,
     JointConfig,
-    ProjectorStart,
+    Mode,
     RerankerAlignmentConfig,
     StageConfig,
 )
@@ -44,13 +41,35 @@ from resrank.training.stages.encoder_alignment import EncoderAlignment
 from resrank.training.stages.joint import Joint
 from resrank.training.stages.reranker_alignment import RerankerAlignment
 from resrank.training.stages.stage import Stage
+from resrank.training.start_encoder import vectors_identity
 from resrank.training.state import Best, Origin, Progress, StateFolder, data_sha256
 from resrank.training.stream import ListStream
 from resrank.training.trainable import TrainableResRank
+from resrank.training.vector_cache import VectorCache
 
 _START = "start"  # what logs call the time before the first stage
 _WEIGHTS, _MOMENTS, _RANDOM = "weights/", "moments/", "random/"  # parts of a state's tensors
 _LISTS_NAMED = 8  # of those that a message about a step names
+
+
+def divided(config: TrainConfig, sources: tuple[Source, ...]) -> dict[str, tuple[Source, ...]]:
+    """What each stage of a run is trained on: the encoder's own stage and those of the reranker share no question.
+
+    Args:
+        config: The run; ``data.encoder_share`` and its stages decide.
+        sources: All training sources.
+
+    Returns:
+        The sources of each stage that runs, by its name.
+
+    Raises:
+        InvalidInputError: A source has too few lists to be divided.
+    """
+    stages, share = config.active_stages, config.data.encoder_share
+    if share is None or EncoderAlignment.name not in stages or len(stages) == 1:
+        return dict.fromkeys(stages, sources)
+    of_encoder, of_reranker = encoder_and_reranker_lists(sources, share)
+    return {name: of_encoder if name == EncoderAlignment.name else of_reranker for name in stages}
 
 
 class CheckpointWriter(Protocol):
@@ -78,6 +97,7 @@ class Trainer:
         writer: CheckpointWriter,
         processes: Processes,
         progress: RunProgress,
+        vectors: Path | None = None,
     ) -> None:
         """Checks what can be checked without loading the weights; writes nothing.
 
@@ -89,13 +109,14 @@ class Trainer:
             writer: Writes the best checkpoint.
             processes: Those that share the work.
             progress: Where it is shown how the run goes.
+            vectors: Folder that remembers vectors of encoders that are not trained; None for none.
 
         Raises:
             CheckpointError: ``start`` is not a valid checkpoint.
             InvalidInputError: A field of the config does not fit the checkpoint, the data or the processes.
         """
         spec = validate_folder(start)
-        check_fit(config, spec, processes=processes.count, sharded=processes.sharded)
+        check_fit(config, spec, processes=processes.count)
         self._config = config
         self._start = start
         self._data = data
@@ -104,8 +125,13 @@ class Trainer:
         self._processes = processes
         self._progress = progress
         self._tokenizers = Tokenizers.from_checkpoint(start, config.model.fusion.applied_to(spec))
-        self._development = Development(data.development, config.development, self._tokenizers)
-        self._stream = ListStream(data.train, CandidateSampler(config.data.candidates), config.seed)
+        # Vectors of an encoder that is not trained are those of every other run with it.
+        frozen = config.model.encoder.mode is Mode.FROZEN
+        self._cache = VectorCache(vectors, vectors_identity(spec, config.model)) if vectors and frozen else None
+        self._development = Development(data.development, config.development, self._tokenizers, self._cache)
+        sampler, sources = CandidateSampler(config.data.candidates), divided(config, data.train)
+        self._sources = sources
+        self._streams = {name: ListStream(part, sampler, config.seed) for name, part in sources.items()}
         self._states = StateFolder(folder.state, config.checkpoints.keep)
         self._origin = Origin(
             config=config,
@@ -119,7 +145,7 @@ class Trainer:
         )
         self._model: TrainableResRank
         self._log: RunLog | None = None
-        self._done = Progress(stage=_START, step=0, total_step=0, position=0, seconds=0.0, dense_start=0.0, best=None)
+        self._done = Progress(stage=_START, step=0, total_step=0, position=0, seconds=0.0, dense_start=None, best=None)
         self._clock = time.monotonic()
 
     def run(self, opening: Opening) -> Progress:
@@ -183,7 +209,7 @@ class Trainer:
             return
         self._done = self._done.model_copy(update={"stage": name, "step": first_step})
         self._progress.stage(name, config.steps, done=first_step)
-        stage = self._make_stage(name, config, fresh=not saved)
+        stage = self._make_stage(name, config)
         parameters = {parameter: full_name for full_name, parameter in self._model.named_parameters()}
         optimizer = StageOptimizer(stage.groups, config, parameters)
         if saved:
@@ -209,36 +235,20 @@ class Trainer:
             if done % self._config.checkpoints.every_steps == 0 or last:
                 self._save(optimizer)
 
-    def _make_stage(self, name: str, config: StageConfig, *, fresh: bool) -> Stage:
+    def _make_stage(self, name: str, config: StageConfig) -> Stage:
         match config:
             case EncoderAlignmentConfig():
                 return EncoderAlignment(config, self._model, self._tokenizers, chunk_count=self._processes.largest)
             case JointConfig():
                 return Joint(config, self._model, self._tokenizers, chunk_count=self._processes.largest)
             case RerankerAlignmentConfig():
-                return self._reranker_alignment(config, fresh=fresh)
+                return self._reranker_alignment(config)
         raise TypeError(f"no stage for {name}")
 
-    def _reranker_alignment(self, config: RerankerAlignmentConfig, *, fresh: bool) -> Stage:
-        lists = [candidates for source in self._data.train for candidates in source.lists]
+    def _reranker_alignment(self, config: RerankerAlignmentConfig) -> Stage:
+        lists = [candidates for source in self._sources[RerankerAlignment.name] for candidates in source.lists]
         with self._progress.encoding("encoding the training lists") as encoding:
-            table = EmbeddingTable.build(self._model, self._tokenizers, lists, progress=encoding)
-        start = self._config.model.fusion.projector_start
-        if fresh and start is ProjectorStart.RANKING:
-            ranked = rank_projectors(self._model, self._tokenizers, table, self._stream.at, config.ranking)
-            self._write_log(PROJECTOR, asdict(ranked))
-            self._progress.note(
-                f"  P_out starts as a map trained on {ranked.lists} lists: loss {ranked.loss:.4f}, cosine with it "
-                f"{ranked.cosine:.3f}"
-            )
-            self._evaluate(encoder_changed=False)  # where a run of minutes may have its best already
-        if fresh and start is ProjectorStart.RIDGE:
-            fit = align_projector(self._model, self._tokenizers, table, lists, seed=self._config.seed)
-            values = {"passages": fit.passages, "cosine": fit.cosine, "explained": fit.explained}
-            self._write_log(PROJECTOR, values)
-            self._progress.note(
-                f"  P_in fitted to {fit.passages} passages: cosine {fit.cosine:.3f}, R² {fit.explained:.3f}"
-            )
+            table = EmbeddingTable.build(self._model, self._tokenizers, lists, progress=encoding, cache=self._cache)
         return RerankerAlignment(config, self._model, self._tokenizers, table)
 
     def _step(self, stage: Stage, optimizer: StageOptimizer, step: int) -> dict[str, float]:
@@ -258,7 +268,7 @@ class Trainer:
         for number in range(config.accumulate):
             first = self._done.position + number * per_pass + processes.rank
             last = self._done.position + (number + 1) * per_pass
-            lists = [self._stream.at(position) for position in range(first, last, processes.count)]
+            lists = [self._streams[stage.name].at(position) for position in range(first, last, processes.count)]
             seen += lists
             for name, part in stage.step(lists, backward).items():
                 means[name] += part / config.accumulate
@@ -299,9 +309,10 @@ class Trainer:
         with self._progress.encoding("encoding the development lists") as encoding:
             score = self._development.evaluate(self._model, encoder_changed=True, progress=encoding)
         score = self._processes.gather(score)[0]
-        self._done = self._done.model_copy(update={"dense_start": score.dense})
-        self._progress.note(f"{score.lists} development lists; dense-start nDCG@10 {score.dense:.4f}")
-        self._write_log(DEVELOPMENT, {**asdict(score), "score": score.score})
+        self._done = self._done.model_copy(update={"dense_start": score})
+        for part in score.sets:
+            self._progress.note(f"{part.name}: {part.lists} development lists, dense-start nDCG@10 {part.dense:.4f}")
+        self._write_log(DEVELOPMENT, {**score.values, "gain": self._gain(score)})
         self._progress.development(0, score, kept=False)
 
     def _evaluate(self, *, encoder_changed: bool) -> None:
@@ -310,16 +321,21 @@ class Trainer:
             found = self._development.evaluate(self._model, encoder_changed=encoder_changed, progress=encoding)
         score = self._processes.gather(found)[0]  # all must decide alike
         done = self._done
-        better = done.best is None or score.score > done.best.score.score
+        gain = self._gain(score)
+        better = done.best is None or gain > done.best.gain
         if better:
-            best = Best(stage=done.stage, step=done.step, total_step=done.total_step, score=score)
+            best = Best(stage=done.stage, step=done.step, total_step=done.total_step, score=score, gain=gain)
             done = done.model_copy(update={"best": best})
         kept = better and self._kept(done) is not None
         if kept:
             self._keep(done)
         self._done = done
-        self._write_log(DEVELOPMENT, {**asdict(score), "score": score.score})
+        self._write_log(DEVELOPMENT, {**score.values, "gain": gain})
         self._progress.development(done.step, score, kept=kept)
+
+    def _gain(self, score: DevelopmentScore) -> float:
+        assert self._done.dense_start is not None  # the first evaluation
+        return score.gain(self._done.dense_start, self._config.development.choose)
 
     def _kept(self, done: Progress) -> Best | None:
         """What the run's checkpoint is, if there is one; without the residual none can be expressed."""
@@ -358,8 +374,8 @@ class Trainer:
         elif kept is None:
             assert best is not None  # every stage ends with an evaluation
             raise TrainingError(
-                f"nothing was kept: the best development nDCG@10 (the worse of both orders) is {best.score.score:.4f}, "
-                f"after step {best.step} of {best.stage}, and dense-start has {done.dense_start:.4f}; "
+                f"nothing was kept: the best, after step {best.step} of {best.stage}, gains {best.gain:+.4f} over "
+                f"dense-start (development nDCG@10, the worse of both orders): {described(best.score)}; "
                 f"{self._folder.state} holds the last step"
             )
         return done
@@ -368,7 +384,7 @@ class Trainer:
         """What is on the disk, for the message of a run that has to stop."""
         newest, kept = self._states.last, self._kept(self._done)
         checkpoint = (
-            f"{self._folder.checkpoint} is the best so far (nDCG@10 {kept.score.score:.4f})"
+            f"{self._folder.checkpoint} is the best so far ({kept.gain:+.4f} over dense-start)"
             if kept
             else "no checkpoint was kept yet"
         )

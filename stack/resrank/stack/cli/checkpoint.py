@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,6 +130,56 @@ def _report(spec: CheckpointSpec, out: Path, console: Terminal) -> None:
     console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
     if spec.fusion.residual_gate == 0:
         console.print("  dense-start: the reranker is untrained, the scores are the retriever's cosines")
+
+
+@app.command(
+    name="fit-cosines",
+    epilog="Examples: `resrank checkpoint fit-cosines checkpoint --corpus corpus.jsonl.gz` · "
+    "`resrank checkpoint fit-cosines checkpoint --corpus index --questions log.txt --out mapped`",
+)
+def fit_cosines(
+    checkpoint: Annotated[Path, typer.Argument(help="A full checkpoint.", show_default=False)],
+    corpus: Annotated[
+        Path, typer.Option(help="Passages: a folder in BEIR layout, its corpus file alone, or an index folder.")
+    ],
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="A log of questions, text or JSON lines [default: sentences of the passages]."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Writes the checkpoint with the map here [default: only tells it].")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Fit A(c) = slope · (c − center) + offset, the map of an encoder's cosines that slots and scores work on.
+
+    Encoders differ in where their cosines lie; A puts random passages at 0.05 and the spread of a list at 0.087. The
+    same corpus gives the same map. It is no part of the encoder: an index stays valid.
+    """
+    # Imported here: torch takes seconds.
+    from resrank.stack.cosine_fit import fit_to, write_with
+
+    if out is not None and out.exists():
+        raise typer.BadParameter(f"{out} exists already", param_hint="--out")
+    fit = fit_to(checkpoint, corpus, questions, Terminal(stderr=True, highlight=False))
+    if out is not None:
+        write_with(fit, checkpoint, out)
+    if output is Output.JSON:
+        found = {**asdict(fit.cosine_map), "random": fit.random, "deviation": fit.deviation}
+        print_json({**found, "passages": fit.passages, "questions": fit.questions})
+        return
+    console, found_map = Terminal(highlight=False), fit.cosine_map
+    console.print(
+        f"cosine_map: {{slope: {found_map.slope:g}, center: {found_map.center:g}, offset: {found_map.offset:g}}}",
+        markup=False,
+    )
+    console.print(
+        f"  {fit.passages} passages at random have a mean cosine of {fit.random:.4f}, and the 100 nearest to each of "
+        f"{fit.questions} questions deviate by {fit.deviation:.4f}",
+        soft_wrap=True,
+    )
+    if out is not None:
+        console.print(f"[green]✓[/] {out}")
 
 
 @app.command(epilog="Example: `resrank checkpoint show checkpoint --output json`")

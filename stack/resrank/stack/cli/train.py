@@ -85,6 +85,7 @@ def _explain(output: Output) -> None:
 
 
 def _report(config: TrainConfig, ended: Progress, output: Output, console: Terminal) -> None:
+    from resrank.training.progress import described
     from resrank.training.run_folder import RunFolder
 
     folder = RunFolder(config.output)
@@ -95,9 +96,8 @@ def _report(config: TrainConfig, ended: Progress, output: Output, console: Termi
     if best is None or not config.model.fusion.residual:
         return
     console.print(
-        f"[green]✓[/] {folder.checkpoint}: nDCG@10 {best.score.retrieved:.4f} in retrieved order, "
-        f"{best.score.shuffled:.4f} shuffled, after step {best.step} of {best.stage}; dense-start "
-        f"{ended.dense_start:.4f}",
+        f"[green]✓[/] {folder.checkpoint}: after step {best.step} of {best.stage} {best.gain:+.4f} over dense-start; "
+        f"{described(best.score)}",
         soft_wrap=True,
     )
     console.print(f"  serve it: resrank export {folder.checkpoint} --out repository", soft_wrap=True)

@@ -126,6 +126,24 @@ class ListwiseSoftmax:
         return _mean_over_lists(losses / total.clamp_min(torch.finfo(total.dtype).tiny), orders)
 
 
+def retriever_penalty(scores: Tensor, retrieved: Tensor, valid: Tensor) -> Tensor:
+    """The mean of (s_i − A(cos(e_q, e_i)))²: how far scores have moved from the retriever's.
+
+    Without it, what is learned on one kind of collection moves scores on others too, and costs more there with every
+    step (TREC DL19; docs/training.md).
+
+    Args:
+        scores: FP32 [B, N], s_i.
+        retrieved: FP32 [B, N], A(cos(e_q, e_i)), the retriever's own scores on the same scale.
+        valid: BOOL [B, N], False on padding, which has no influence and gets no gradient.
+
+    Returns:
+        FP32 [], the mean over all passages of all lists.
+    """
+    squares = (scores - retrieved).square().masked_fill(~valid, 0.0)
+    return squares.sum() / valid.sum()
+
+
 def _ordered_pairs(labels: Tensor, valid: Tensor) -> Tensor:
     """BOOL [B, N, N], True at [b, i, j] where i is better than j and both are passages."""
     return (labels[:, :, None] > labels[:, None, :]) & valid[:, :, None] & valid[:, None, :]

@@ -11,6 +11,7 @@ from resrank.training.lists import CandidateList
 from resrank.training.losses.ranking import ranking_loss
 from resrank.training.stage_config import JointConfig
 from resrank.training.stages.encoding import ChunkCount, contrastive_loss, encode_step
+from resrank.training.stages.scores import weighted_ranking
 from resrank.training.stages.stage import Backward
 from resrank.training.stored_vectors import as_stored
 from resrank.training.trainable import TrainableResRank
@@ -48,7 +49,7 @@ class Joint:
         self._loss = ranking_loss(config.ranking.kind, config.ranking.temperature)
 
     def step(self, lists: Sequence[CandidateList], backward: Backward) -> dict[str, float]:
-        """As :meth:`Stage.step`; the parts are ``ranking`` and, with a weight above 0, ``contrastive``."""
+        """As :meth:`Stage.step`; the parts are ``ranking`` and, where they count, ``penalty`` and ``contrastive``."""
         device = self._model.device
         pool = TextPool(passage.encoder_text for candidates in lists for passage in candidates.passages)
         queries, passages = encode_step(
@@ -59,8 +60,9 @@ class Joint:
         candidates = as_stored(passages.embeddings)[rows]
         scores: Tensor = self._model("rank", batch.input_ids, batch.slots, batch.last, candidates, queries.embeddings)
         ranking = self._loss(scores, batch.labels, batch.valid)
-        loss = self.config.ranking.weight * ranking
-        parts = {"ranking": ranking}
+        loss, parts = weighted_ranking(
+            self.config.ranking, self._model, ranking, scores, candidates, queries.embeddings, batch.valid
+        )
         if self.config.contrastive.weight > 0:
             parts["contrastive"] = contrastive_loss(
                 self.config.contrastive, lists, pool, queries.embeddings, passages.embeddings

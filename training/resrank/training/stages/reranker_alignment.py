@@ -11,6 +11,7 @@ from resrank.training.embedding_table import EmbeddingTable
 from resrank.training.lists import CandidateList
 from resrank.training.losses.ranking import ranking_loss
 from resrank.training.stage_config import RerankerAlignmentConfig
+from resrank.training.stages.scores import weighted_ranking
 from resrank.training.stages.stage import Backward
 from resrank.training.trainable import TrainableResRank
 
@@ -42,12 +43,14 @@ class RerankerAlignment:
         self._loss = ranking_loss(config.ranking.kind, config.ranking.temperature)
 
     def step(self, lists: Sequence[CandidateList], backward: Backward) -> dict[str, float]:
-        """As :meth:`Stage.step`; the part is ``ranking``."""
+        """As :meth:`Stage.step`; the parts are ``ranking`` and, with a penalty, ``penalty``."""
         device = self._model.device
         batch = ranking_batch(self._tokenizers.prompt, lists, device)
         candidates, queries = self._table.gather(lists, device)
         scores: Tensor = self._model("rank", batch.input_ids, batch.slots, batch.last, candidates, queries)
         ranking = self._loss(scores, batch.labels, batch.valid)
-        loss = self.config.ranking.weight * ranking
+        loss, parts = weighted_ranking(
+            self.config.ranking, self._model, ranking, scores, candidates, queries, batch.valid
+        )
         backward(loss)
-        return {"loss": loss.item(), "ranking": ranking.item()}
+        return {"loss": loss.item()} | {name: part.item() for name, part in parts.items()}

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.measures import per_question, ranked
-from resrank.evaluation.run_files import Ranking, read_candidates, write_run
+from resrank.core.run_files import Ranking, read_candidates, write_run
 
 RUN = """\
 q1 Q0 b 2 7.5 bm25

@@ -1,0 +1,73 @@
+"""Fits a checkpoint's map of cosines to a corpus: its encoder, this project's own index, and the fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from resrank.core.checkpoint import CheckpointSpec, validate_folder, write_spec
+from resrank.core.errors import InvalidInputError
+from resrank.export.backbones import cache_folder
+from resrank.export.initialize import written_aside
+from resrank.model.quiet import quiet_transformers
+from resrank.stack.training_index import StoreIndexes, passages_at
+from resrank.training.cosine_fit import PASSAGES, QUESTIONS, CosineFit, fit_cosines
+from resrank.training.mining import Retriever
+from resrank.training.passages import drawn_pools, logged_questions
+from resrank.training.precision import settled
+from resrank.training.progress import RunProgress
+from resrank.training.stage_config import ModelConfig
+from resrank.training.start_encoder import StartEncoder, vectors_identity
+from resrank.training.synthetic import sentences
+from resrank.training.vector_cache import VectorCache
+
+
+def fit_to(checkpoint: Path, corpus: Path, questions: Path | None, console: Console) -> CosineFit:
+    """Encodes some passages and questions, and fits A to them.
+
+    Args:
+        checkpoint: A full checkpoint.
+        corpus: What :func:`resrank.stack.training_index.passages_at` reads.
+        questions: A log; None takes sentences of the passages.
+        console: Shows how far it is.
+
+    Raises:
+        CheckpointError: The checkpoint is not valid.
+        InvalidInputError: Corpus or log cannot be read, or there is too little in them.
+    """
+    spec = validate_folder(checkpoint)
+    pool, _ = drawn_pools(passages_at(corpus), PASSAGES, divided=False)
+    if not pool.passages:
+        raise InvalidInputError("corpus", f"{corpus} holds no passages")
+    asked = sentences(pool.passages, QUESTIONS) if questions is None else logged_questions(questions)[:QUESTIONS]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = settled(ModelConfig.model_validate({"encoder": {"mode": "frozen"}}), device)
+    cache = VectorCache(cache_folder() / "vectors", vectors_identity(spec, config))
+    with quiet_transformers(), RunProgress(console) as progress:
+        retriever = Retriever(StartEncoder(checkpoint, config, device, progress.encoding, cache), StoreIndexes())
+        vectors, texts = retriever.vectors(pool), retriever.query_vectors(asked)
+        with retriever.index(pool) as index:
+            return fit_cosines(vectors, texts, index)
+
+
+def write_with(fit: CosineFit, checkpoint: Path, out: Path) -> CheckpointSpec:
+    """Copies a checkpoint with another map of cosines; its encoder's identity, and so its indexes, stay.
+
+    Args:
+        fit: The map.
+        checkpoint: A full checkpoint.
+        out: The folder to make; must not exist yet.
+
+    Raises:
+        CheckpointError: ``out`` exists or cannot be written.
+    """
+    spec = validate_folder(checkpoint, verify_hashes=False)
+    fusion = spec.fusion.model_copy(update={"cosine_map": fit.cosine_map})
+    spec = spec.model_copy(update={"fusion": fusion})
+    with written_aside(out) as partial:
+        shutil.copytree(checkpoint, partial, dirs_exist_ok=True)
+        write_spec(spec, partial)
+    return spec
