@@ -42,6 +42,9 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         ...     result = await client.rerank("who wrote the first algorithm?", passages=texts)
     """
 
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The one of the first call, which gRPC's channels belong to."""
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -144,6 +147,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> T:
         """Drives a plan to its end; ``ResRankClient._run`` is its twin."""
         deadline, metadata = self._begin(timeout_s, traceparent)
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise ResRankError("the client belongs to another event loop: make one for each")
+        self._loop = loop
         attempts = self._settings.max_attempts if retry else 1
         try:
             calls = next(plan)

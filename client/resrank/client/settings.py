@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class TlsConfig:
         private_key: The client's key, for mutual TLS; needs ``certificate_chain``.
 
     Raises:
-        InvalidInputError: Only one of certificate and key is given.
+        InvalidInputError: Only one of certificate and key is given, or what is given is no path.
     """
 
     root_certificates: Path | None = None
@@ -42,6 +43,10 @@ class TlsConfig:
     private_key: Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("root_certificates", "certificate_chain", "private_key"):
+            path = getattr(self, name)
+            if path is not None and not isinstance(path, str | os.PathLike):
+                raise InvalidInputError(f"tls.{name}", f"must be a path, not {type(path).__name__}")
         if (self.certificate_chain is None) != (self.private_key is None):
             raise InvalidInputError(
                 "tls", "mutual TLS needs both certificate_chain and private_key: give both or neither"

@@ -87,6 +87,10 @@ def _sidecar_unavailable(failure: _Failure) -> ResRankError:
     return ServerUnavailableError(failure.says("the server runs, but its sidecar does not answer; check that it runs"))
 
 
+def _metadata_too_large(failure: _Failure) -> ResRankError:
+    return InvalidInputError("headers", f"with the token they are larger than the server takes: {failure.details}")
+
+
 def _access(failure: _Failure) -> ResRankError:
     return ResRankError(failure.says("access refused; check bearer_token, headers and the TLS certificate"))
 
@@ -121,6 +125,7 @@ class _Rule:
 # The first rule that holds decides. `None` and "" match anything.
 _RULES = (
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
+    _Rule(None, Code.RESOURCE_EXHAUSTED, r"metadata size exceeds", _metadata_too_large),
     _Rule(Server.TRITON, None, QUEUE_FULL, _queue_full),
     _Rule(Server.TRITON, None, WAITED_TOO_LONG, _queue_timeout),
     _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resrank.client import AsyncResRankClient, ResRankClient
-from resrank.core.errors import InvalidInputError
+from resrank.client import AsyncResRankClient, ResRankClient, TlsConfig
+from resrank.core.errors import InvalidInputError, ResRankError, ServerUnavailableError
 
 NOBODY = "127.0.0.1:9"
 CALLS: list[tuple[Callable[[Any], Any], str]] = [
@@ -52,3 +52,20 @@ def test_it_is_named(call: Callable[[Any], Any], field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         asyncio.run(ask())
     assert caught.value.field == field
+
+
+def test_a_client_of_a_loop_that_has_ended_says_so() -> None:
+    client = AsyncResRankClient(NOBODY, max_attempts=1)
+
+    async def ask() -> None:
+        await client.embed_queries(["x"])
+
+    with pytest.raises(ServerUnavailableError):
+        asyncio.run(ask())
+    with pytest.raises(ResRankError, match="the client belongs to another event loop"):
+        asyncio.run(ask())
+
+
+def test_a_certificate_that_is_no_path_is_named() -> None:
+    with pytest.raises(InvalidInputError, match=r"^tls\.root_certificates: must be a path, not int"):
+        TlsConfig(root_certificates=5)  # type: ignore[arg-type]

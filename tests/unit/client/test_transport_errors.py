@@ -138,3 +138,11 @@ def test_only_what_is_worth_sending_again_is_retryable() -> None:
 def test_another_server_at_the_address_is_called_that(server: Server) -> None:
     error = error_of(server, StatusCode.UNIMPLEMENTED, "Method not found!")
     assert f"what answers there is not {server}; check the address" in str(error)
+
+
+def test_headers_that_are_too_large_are_no_overload() -> None:
+    error = error_of(
+        TRITON, StatusCode.RESOURCE_EXHAUSTED, "received metadata size exceeds hard limit (100095 vs. 65536)"
+    )
+    assert isinstance(error, InvalidInputError)
+    assert str(error).startswith("headers: ")
