@@ -60,3 +60,10 @@ def test_a_cache_that_cannot_be_used_costs_time_alone(
         assert torch.equal(found, torch.tensor([[1, 0.1, -1]]))
     assert encoder.asked == ["a", "a"]
     assert "vectors are not remembered" in caplog.text
+
+
+def test_no_texts_have_no_vectors(tmp_path: Path) -> None:
+    """Lists whose questions are vectors, say, have no questions to encode."""
+    encoder = Encoder(torch.float32)
+    found = VectorCache(tmp_path, "one").complete("queries", [], 3, torch.float32, encoder)
+    assert (found.shape, encoder.asked) == ((0, 3), [])

@@ -71,6 +71,8 @@ class VectorCache:
             self._write(fresh)
             known.update(fresh)
         packed = bytearray().join(known[key] for key in keys)
+        if not packed:
+            return torch.empty(0, dimension, dtype=dtype)
         return torch.frombuffer(packed, dtype=dtype).reshape(len(texts), dimension)
 
     def _key(self, side: Side, dtype: torch.dtype, text: str) -> bytes:
