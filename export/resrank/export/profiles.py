@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 from resrank.core.buckets import Buckets, bucket_series
 from resrank.core.checkpoint import CheckpointSpec
@@ -172,21 +172,6 @@ class Profiles:
             Model.RERANKER.value: [asdict(profile) for profile in self.reranker],
         }
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Reads :meth:`as_json` back.
-
-        Raises:
-            ExportError: A field is missing, unknown or wrong.
-        """
-        try:
-            return cls(
-                encoder=tuple(EncoderProfile(**_ranges(axes)) for axes in fields[Model.ENCODER]),
-                reranker=tuple(RerankerProfile(**_ranges(axes)) for axes in fields[Model.RERANKER]),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ExportError(f"optimisation profiles are not of the form that export writes: {error!r}") from None
-
 
 def default_profiles(spec: CheckpointSpec, layout: PromptLayout) -> Profiles:
     """Two profiles for each engine: what comes alone and what comes in batches.
@@ -339,7 +324,3 @@ def _parse_axes(model: str, names: tuple[str, ...], text: str) -> dict[str, Rang
         except ExportError as error:
             raise ExportError(f"{model} profile {text!r}: {name}: {error}") from None
     return ranges
-
-
-def _ranges(axes: Mapping[str, Mapping[str, int]]) -> dict[str, Range]:
-    return {name: Range(**sizes) for name, sizes in axes.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -167,30 +166,13 @@ def test_all_shapes_are_in_the_profiles_order() -> None:
         assert profiles.all_shapes(model, spec) == expected
 
 
-def test_json_reads_back_and_is_what_the_manifest_holds() -> None:
+def test_json_is_what_the_manifest_holds() -> None:
     profiles = default_profiles(make_spec(), LAYOUT)
     fields = json.loads(json.dumps(profiles.as_json()))
-    assert Profiles.from_json(fields) == profiles
     assert fields["encoder"][0]["batch"] == {"min": 1, "opt": 1, "max": 8}
     for profile in (*fields["encoder"], *fields["reranker"]):
         for sizes in profile.values():
             AxisRange.model_validate(sizes)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"encoder": []},
-        {"encoder": [{"batch": {"min": 1, "opt": 1, "max": 1}}], "reranker": []},
-        {"encoder": [{"batch": {"min": 1}, "tokens": {"min": 1}}], "reranker": []},
-        {"encoder": [{"batch": 1, "tokens": 2}], "reranker": []},
-        {"encoder": 3, "reranker": []},
-    ],
-)
-def test_wrong_json_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ExportError, match="optimisation profiles are not of the form that export writes"):
-        Profiles.from_json(fields)
 
 
 def test_text_forms_read_back() -> None:
