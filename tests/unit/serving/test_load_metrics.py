@@ -78,4 +78,4 @@ def test_a_figure_that_cannot_be_published_is_logged_and_the_next_ones_are() -> 
 )
 def test_every_outcome_has_a_name(outcome: Answer, name: str) -> None:
     assert outcome_name(outcome) == name
-    assert name in Outcome
+    assert Outcome(name)
