@@ -33,7 +33,7 @@ try:
 except ModuleNotFoundError as error:
     _missing(error)
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EXTRA = {"faiss", "grpc_health", "grpc_reflection", "psutil"}
 """What the retrieval extra brings."""
@@ -141,7 +141,7 @@ def main(
         raise typer.Exit(2) from None
     try:
         asyncio.run(serve(settings))
-    except ResRankError as error:
+    except (ResRankError, OSError) as error:  # the second of the output, or of what the index lies on
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -33,3 +33,21 @@ def test_an_interrupt_while_something_is_imported_says_nothing(tmp_path: Path) -
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (-2, "")
+
+
+def test_output_onto_a_full_device_is_one_sentence(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "resrank.retrieval",
+        "--index",
+        str(tmp_path),
+        "--port",
+        "0",
+        "--log-level",
+        "error",
+    ]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "resrank.retrieval: [Errno 28] No space left on device\n"
