@@ -80,6 +80,8 @@ class Parameter(StrEnum):
     # config of the same models: A, as JSON with the fields of CosineMap; missing for the identity
     COSINE_MAP = "cosine_map"
     SLOT_CONTENT = "slot_content"  # config of the same models: vector, relations or both
+    # config of `search`: the steps of `rerank` behind the encoding of the query, as JSON; missing where there is none
+    RERANK_CHAIN = "rerank_chain"
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores

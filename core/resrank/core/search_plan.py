@@ -88,10 +88,12 @@ class ScorePass:
     Attributes:
         candidates: FP16 [N, d].
         rows: INT64 [N], where each of them stands in the list.
+        embedding: FP32 [d], the query's, where it is at hand.
     """
 
     candidates: NDArray[np.float16]
     rows: NDArray[np.int64]
+    embedding: Float32 | None
 
 
 Step: TypeAlias = AskReranker | EmbedQuery | Retrieve | ScorePass
@@ -182,7 +184,7 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
                 embedding = yield from _one(EmbedQuery())
             order = canonical_order(embedding, found.embeddings)
         blocks = order_blocks(order, reranker.max_passages)
-        parts = yield [ScorePass(found.embeddings[rows], rows) for rows in blocks]
+        parts = yield [ScorePass(found.embeddings[rows], rows, embedding) for rows in blocks]
         scores = rerank_scores = np.concatenate(parts)[order.places]
         if found.lexical_scores is not None:
             scores = joint_scores(rerank_scores, found.lexical_scores, found.max_lexical_score, weight)

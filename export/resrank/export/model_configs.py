@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -88,10 +89,26 @@ def complete_configs(
             Parameter.EMBEDDING_CACHE_MIB: embedding_cache_mib,
         },
     )
+    set_parameters(configs[Model.SEARCH], _chain_behind_encoding(configs))
     for model, parameters in engine_parameters.items():
         set_parameters(configs[model], parameters)
     validate_configs(configs)
     return configs
+
+
+def _chain_behind_encoding(configs: Configs) -> dict[Parameter, object]:
+    """What ``search`` calls in place of ``rerank`` with the query's vector at hand, where ``rerank`` reads one.
+
+    On CPUs alone: on a GPU the engine's outputs would go through the host once more than inside the ensemble.
+    """
+    steps = configs[Model.RERANK].ensemble_scheduling.step
+    behind = [step for step in steps if step.model_name not in (Model.QUERY_TOKENIZER, Model.ENCODER)]
+    if len(behind) == len(steps) or configs[Model.RERANKER].backend != "python":
+        return {}
+    chain = [
+        {"model": step.model_name, "inputs": dict(step.input_map), "outputs": dict(step.output_map)} for step in behind
+    ]
+    return {Parameter.RERANK_CHAIN: json.dumps(chain)}
 
 
 def set_parameters(config: ModelConfig, parameters: Mapping[Parameter, object]) -> None:

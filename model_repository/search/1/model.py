@@ -13,14 +13,19 @@ class TritonPythonModel:
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.load_metrics import CallerMetrics
             from resrank.serving.python_backend import PythonBackend, config_parameters
+            from resrank.serving.rerank_chain import RerankChain
             from resrank.serving.retriever import SidecarRetriever
             from resrank.serving.search import SearchStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         backend = PythonBackend(pb_utils, args)
+        parameters = config_parameters(args)
         step = SearchStep(
-            backend.infer, SidecarRetriever.from_environment(), ServedReranker.read(config_parameters(args))
+            backend.infer,
+            SidecarRetriever.from_environment(),
+            ServedReranker.read(parameters),
+            RerankChain.read(backend.infer_outputs, parameters),
         )
         self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 

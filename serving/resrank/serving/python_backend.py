@@ -157,16 +157,22 @@ class PythonBackend:
         return bool(request.is_cancelled())
 
     async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> NDArray[Any]:
+        """Calls another model for one of its outputs, see :meth:`infer_outputs`."""
+        return (await self.infer_outputs(model, inputs, (output,), caller))[output]
+
+    async def infer_outputs(
+        self, model: Model, inputs: Arrays, outputs: Sequence[Tensor], caller: StepRequest
+    ) -> dict[Tensor, NDArray[Any]]:
         """Calls another model of the repository on behalf of a request.
 
         Args:
             model: Which one.
             inputs: Its inputs, the batch dimension first.
-            output: The one output that is wanted.
+            outputs: The outputs that are wanted.
             caller: The request that this is done for; its parameters and what is left of its time go along.
 
         Returns:
-            The output.
+            The outputs.
 
         Raises:
             InvalidInputError: The model refused the input.
@@ -180,7 +186,7 @@ class PythonBackend:
                 raise QueueFullError(WAITED_TOO_LONG)
         response = await self._pb.InferenceRequest(
             model_name=model.value,
-            requested_output_names=[output.value],
+            requested_output_names=[output.value for output in outputs],
             inputs=[self._pb.Tensor(name.value, array) for name, array in inputs.items()],
             parameters={Parameter.TRUNCATE.value: caller.truncate},
             timeout=left_us,
@@ -188,7 +194,10 @@ class PythonBackend:
         if response.has_error():
             raise inner_error(response.error().message())
         # Copied: the memory is Triton's and goes with the response.
-        return np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
+        return {
+            output: np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
+            for output in outputs
+        }
 
     def read(self, request: Any) -> StepRequest:
         """Reads a ``pb_utils.InferenceRequest``.

@@ -31,6 +31,7 @@ from resrank.core.search_plan import (
 )
 from resrank.core.tokenization import decode_text, row_field
 from resrank.serving.infer import Infer
+from resrank.serving.rerank_chain import RerankChain
 from resrank.serving.retriever import Retriever
 from resrank.serving.step import Arrays, StepRequest
 
@@ -42,7 +43,9 @@ few for one search to fill an engine's queue."""
 class SearchStep:
     """QUERY BYTES [1, 1] to what was found, best first: IDS, TITLES, TEXTS, *SCORES, CANDIDATE_* [1, k'], STAGE_MS."""
 
-    def __init__(self, infer: Infer, retriever: Retriever, reranker: ServedReranker) -> None:
+    def __init__(
+        self, infer: Infer, retriever: Retriever, reranker: ServedReranker, chain: RerankChain | None = None
+    ) -> None:
         """Prepares the calls.
 
         Args:
@@ -51,10 +54,12 @@ class SearchStep:
             reranker: What the model's own config says. The encoder goes with every search, so that the sidecar
                 compares it with the index that it has at that moment: nothing is remembered here that a restarted
                 sidecar would make wrong.
+            chain: Scores with the query's vector at hand; None where ``rerank`` needs none.
         """
         self._infer = infer
         self._retriever = retriever
         self._reranker = reranker
+        self._chain = chain
 
     async def answer(self, request: StepRequest) -> Arrays:
         """Searches once (see :class:`resrank.serving.deferred.RequestStep`).
@@ -107,7 +112,9 @@ class SearchStep:
                 return (await self._infer(Model.EMBED_QUERY, {Tensor.TEXT: queries}, Tensor.EMBEDDING, request))[0]
             case Retrieve(asked):
                 return await self._retriever.search(asked, request.deadline)
-            case ScorePass(candidates):
+            case ScorePass(candidates, _, embedding):
+                if embedding is not None and self._chain is not None:
+                    return await self._chain.score(queries, embedding, candidates, request)
                 inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
                 return (await self._infer(Model.RERANK, inputs, Tensor.SCORES, request))[0]
 

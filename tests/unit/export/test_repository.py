@@ -123,8 +123,14 @@ def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryP
     write_repository(plan, tmp_path / "out")
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
     assert steps == [*PASS, *ENCODING, "residual_scoring"]
-    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "residual_scoring"}
-    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "query_tokenizer", "residual_scoring"}
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "residual_scoring", "search"}
+    states = {"rerank", "reranker", "query_tokenizer", "residual_scoring", "search"}
+    assert mention(tmp_path / "out", "QUERY_STATE") == states
+    # With the query's vector at hand, `search` takes the same steps but for the encoding.
+    chain = json.loads(read(tmp_path / "out", "search").parameters["rerank_chain"].string_value)
+    assert [step["model"] for step in chain] == [*PASS, "residual_scoring"]
+    assert chain[-1]["inputs"]["QUERY_EMBEDDING"] == "QUERY_EMBEDDING"
+    assert chain[-1]["outputs"] == {"SCORES": "SCORES"}
     (waits,) = (tensor for tensor in read(tmp_path / "out", "query_tokenizer").input if tensor.name == "QUERY_STATE")
     assert waits.optional  # embed_query has none
     assert list(waits.dims) == [32]
@@ -134,8 +140,8 @@ def test_the_query_is_encoded_first_where_the_prompt_holds_its_vector(tmp_path: 
     write_repository(make_plan(tmp_path, query_slot=True), tmp_path / "out")
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
     assert steps == [*ENCODING, *PASS, "residual_scoring"]
-    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "rerank_prompt", "residual_scoring"}
-    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring"}
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "rerank_prompt", "residual_scoring", "search"}
+    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring", "search"}
     assert dims(read(tmp_path / "out", "rerank_prompt"))["QUERY_EMBEDDING"] == [32]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.core.search_plan import ServedReranker
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.serving.rerank_chain import RerankChain
 from resrank.serving.search import BLOCKS_IN_FLIGHT, SearchStep
 from resrank.serving.step import Arrays, StepRequest
 
@@ -195,6 +196,47 @@ def test_lists_longer_than_a_pass_are_put_into_canonical_order_before_they_are_c
         ranks[place] = ranks[place - 7]
     for mine in found:
         assert mine == {f"p{p}".encode(): pytest.approx(p % 7 - 0.01 * (ranks[p] % 4), abs=1e-6) for p in range(10)}
+
+
+CHAIN = """[
+    {"model": "rerank_prompt", "inputs": {"QUERY": "QUERY", "CANDIDATES": "CANDIDATES"},
+     "outputs": {"INPUT_IDS": "IDS", "CANDIDATES": "CHECKED"}},
+    {"model": "reranker", "inputs": {"INPUT_IDS": "IDS", "CANDIDATES": "CHECKED"},
+     "outputs": {"PASSAGE_STATES": "PASSAGE_STATES"}},
+    {"model": "residual_scoring", "inputs": {"PASSAGE_STATES": "PASSAGE_STATES", "QUERY_EMBEDDING": "QUERY_EMBEDDING"},
+     "outputs": {"SCORES": "SCORES"}}
+]"""
+
+
+@pytest.mark.parametrize(("mode", "encodings"), [("dense", 1), ("lexical", 0)])
+def test_with_the_querys_vector_at_hand_the_query_is_not_encoded_again(mode: str, encodings: int) -> None:
+    models, chained = Models(), []
+
+    async def infer_outputs(
+        model: Model, inputs: Arrays, outputs: Sequence[Tensor], caller: StepRequest
+    ) -> dict[Tensor, np.ndarray]:
+        chained.append(model)
+        if model is Model.RERANK_PROMPT:
+            return {Tensor.INPUT_IDS: np.array([[7]]), Tensor.CANDIDATES: inputs[Tensor.CANDIDATES]}
+        if model is Model.RERANKER:
+            assert inputs[Tensor.INPUT_IDS].tolist() == [[7]]
+            return {Tensor.PASSAGE_STATES: inputs[Tensor.CANDIDATES].astype(np.float32)}
+        return {Tensor.SCORES: inputs[Tensor.PASSAGE_STATES] @ inputs[Tensor.QUERY_EMBEDDING][0]}
+
+    chain = RerankChain.read(infer_outputs, {"rerank_chain": CHAIN})
+    step = SearchStep(models.infer, Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP), chain)
+    inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
+    parameters = {"k": 6, "candidates": 6, "mode": mode, "lexical_weight": 0.0}
+    found = asyncio.run(step.answer(StepRequest(inputs, parameters=parameters)))
+    assert models.asked.count(Model.EMBED_QUERY) == encodings
+    if mode == "dense":
+        # Passage i has the vector (i, 1), the query (0.5, 2).
+        assert found[Tensor.SCORES].tolist() == [[4.5, 4.0, 3.5, 3.0, 2.5, 2.0]]
+        assert Model.RERANK not in models.asked
+        assert chained.count(Model.RERANKER) == 2
+    else:
+        assert models.asked == [Model.RERANK] * 2, "which encodes the query behind its queue"
+    assert RerankChain.read(infer_outputs, {}) is None
 
 
 def test_texts_are_fetched_only_for_those_who_want_them() -> None:
