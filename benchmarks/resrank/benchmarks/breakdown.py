@@ -15,7 +15,7 @@ from resrank.benchmarks.measurement import Side
 from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.benchmarks.study import Plot, PlotKind, Series, Study
 from resrank.benchmarks.time_parts import PARTS, ClientTime, time_parts
-from resrank.benchmarks.triton_statistics import read_times
+from resrank.benchmarks.triton_statistics import read_times, steps_of
 from resrank.benchmarks.workload import CANDIDATES, rerank_workload
 from resrank.client import ResRankClient
 from resrank.client.calls import Call, Server
@@ -77,7 +77,6 @@ def run(
     """
     workload = rerank_workload(deployment)
     vectors = clustered_vectors(indexed, deployment.spec.encoder.embedding_dim, 1).passages
-    residual = deployment.spec.fusion.query_residual
     notify("starting Triton and the sidecar")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -113,8 +112,7 @@ def run(
             parts[name] = time_parts(
                 ClientTime(requests, sum(times), spent[Server.TRITON], spent[Server.RETRIEVAL]),
                 {model: after[model].since(before[model]) for model in after},
-                ensembles,
-                query_residual=residual,
+                {ensemble: steps_of(ensemble, deployment.spec) for ensemble in ensembles},
             )
             totals[name] = times
     return breakdown_study(parts, totals, indexed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from resrank.benchmarks.measurement import BenchmarkError
-from resrank.benchmarks.triton_statistics import ModelTime, steps_of
+from resrank.benchmarks.triton_statistics import ModelTime
 from resrank.core.names import Model
 
 CLIENT = "client: checks, serialisation, parsing"
@@ -48,7 +48,7 @@ class ClientTime:
 
 
 def time_parts(
-    client: ClientTime, triton: Mapping[Model, ModelTime], ensembles: Sequence[Model], *, query_residual: bool
+    client: ClientTime, triton: Mapping[Model, ModelTime], ensembles: Mapping[Model, Sequence[Model]]
 ) -> dict[str, float]:
     """Milliseconds of one request, by part.
 
@@ -58,8 +58,7 @@ def time_parts(
     Args:
         client: As the client saw it.
         triton: What its metrics page added meanwhile.
-        ensembles: That each request calls once.
-        query_residual: As for :func:`~resrank.benchmarks.triton_statistics.steps_of`.
+        ensembles: Each that a request calls once, to its steps.
 
     Returns:
         Part to milliseconds, all of ``PARTS``, those that do not occur as 0. They add up to the request's mean time,
@@ -76,8 +75,7 @@ def time_parts(
                 f"Triton counted {triton[ensemble].requests} requests to {ensemble.value}, "
                 f"the benchmark made {client.requests}"
             )
-    steps = [step for ensemble in ensembles for step in steps_of(ensemble, query_residual=query_residual)]
-    used = dict.fromkeys(steps)
+    used = dict.fromkeys(step for steps in ensembles.values() for step in steps)
     in_triton = sum(triton[ensemble].total for ensemble in ensembles)
     queue = sum(triton[step].queue for step in used)
     compute = {step: triton[step].compute for step in used}

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from resrank.benchmarks.measurement import BenchmarkError
+from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import Model
+from resrank.export.rerank_chain import rerank_steps
 from resrank.loadtest.server_metrics import ModelCounters, read_metrics
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 
@@ -68,22 +70,20 @@ def model_times(counters: Mapping[str, ModelCounters]) -> dict[Model, ModelTime]
     }
 
 
-def steps_of(model: Model, *, query_residual: bool) -> tuple[Model, ...]:
+def steps_of(model: Model, spec: CheckpointSpec) -> tuple[Model, ...]:
     """The steps of an ensemble.
 
     Args:
         model: ``embed_query`` or ``rerank``.
-        query_residual: Whether the checkpoint's scores need the query's vector, so that ``rerank`` encodes it.
+        spec: The checkpoint's fields, from which those of ``rerank`` follow.
 
     Raises:
         BenchmarkError: It is no ensemble that is known here.
     """
-    encoding = (Model.QUERY_TOKENIZER, Model.ENCODER)
-    reranking = (Model.RERANK_PROMPT, Model.RERANKER)
     if model is Model.EMBED_QUERY:
-        return encoding
+        return (Model.QUERY_TOKENIZER, Model.ENCODER)
     if model is Model.RERANK:
-        return (*reranking, *(encoding if query_residual else ()), Model.RESIDUAL_SCORING)
+        return tuple(step.model for step in rerank_steps(spec))
     raise BenchmarkError(f"the steps of {model.value} are not known to the benchmarks")
 
 

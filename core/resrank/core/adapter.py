@@ -1,8 +1,14 @@
 """The adapter checkpoint: what training changed, and which base weights it changed.
 
-A folder that holds ``resrank.json`` with ``"kind": "adapter"``, the two backbones without their weights (config,
-tokenizer and, where the backbone was trained, PEFT's two files) and the projectors. The tokenizer and the config come
-along because they are part of the model: merged anywhere, an adapter gives the same checkpoint to the byte.
+A folder that holds ``resrank.json`` with ``"kind": "adapter"``, the two backbones (config, tokenizer) and the
+projectors. A backbone is one of
+
+- a base as it is: no weights, the base's digest alone;
+- a base and what PEFT changed about it, in PEFT's two files;
+- whole, with its weights: a small decoder that has no base, say.
+
+A base may be the first layers of a larger model: as many as the config says. Tokenizer and config come along because
+they are part of the model: merged anywhere, an adapter gives the same checkpoint to the byte.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import CheckpointError
 from resrank.core.names import CHECKPOINT_FILE
-from resrank.core.weights import StoredTensor, read_tensors
+from resrank.core.weights import WEIGHTS_FILE, StoredTensor, read_tensors
 
 LORA_CONFIG_FILE = "adapter_config.json"
 LORA_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -65,20 +71,20 @@ class AdaptedEncoderSpec(EncoderSpec):
     """The encoder's fields; ``source`` names its base, ``sha256`` is of its folder in the adapter checkpoint.
 
     Attributes:
-        base_sha256: :func:`resrank.core.weights.weights_sha256` of the base.
+        base_sha256: :func:`resrank.core.weights.weights_sha256` of the base; None where the weights are here.
     """
 
-    base_sha256: Sha256
+    base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class AdaptedRerankerSpec(RerankerSpec):
     """The reranker's fields; ``source`` names its base, ``sha256`` is of its folder in the adapter checkpoint.
 
     Attributes:
-        base_sha256: :func:`resrank.core.weights.weights_sha256` of the base.
+        base_sha256: :func:`resrank.core.weights.weights_sha256` of the base; None where the weights are here.
     """
 
-    base_sha256: Sha256
+    base_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class AdapterSpec(StrictModel):
@@ -154,13 +160,40 @@ def validate_adapter(folder: Path) -> AdapterSpec:
         read_spec(folder)  # says what is wrong, if it is not a full one either
         raise CheckpointError(f"{folder}: a full checkpoint, not an adapter checkpoint: there is nothing to merge")
     spec = read_fields(AdapterSpec, folder / CHECKPOINT_FILE)
-    for name, expected in ((ENCODER_DIR, spec.encoder.sha256), (RERANKER_DIR, spec.reranker.sha256)):
-        refuse_missing_files(folder / name)
-        if (found := folder_sha256(folder / name)) != expected:
-            raise CheckpointError(f"{folder / name}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
-        read_lora(folder / name)
+    sides: tuple[tuple[str, AdaptedEncoderSpec | AdaptedRerankerSpec], ...] = (
+        (ENCODER_DIR, spec.encoder),
+        (RERANKER_DIR, spec.reranker),
+    )
+    for name, fields in sides:
+        refuse_missing_files(folder / name, reads_text=name == ENCODER_DIR or spec.reranker.prompt is not None)
+        if (found := folder_sha256(folder / name)) != fields.sha256:
+            raise CheckpointError(f"{folder / name}: sha256 is {found}, but {CHECKPOINT_FILE} says {fields.sha256}")
+        _refuse_two_forms(folder / name, fields.base_sha256)
     validate_projectors(folder, spec, verify_hash=True)
     return spec
+
+
+def has_whole_weights(folder: Path) -> bool:
+    """Whether a backbone of an adapter checkpoint comes with all its weights.
+
+    Args:
+        folder: ``encoder/`` or ``reranker/`` of an adapter checkpoint.
+    """
+    return (folder / WEIGHTS_FILE).is_file()
+
+
+def _refuse_two_forms(folder: Path, base_sha256: str | None) -> None:
+    lora = read_lora(folder)
+    if not has_whole_weights(folder):
+        if base_sha256 is None:
+            raise CheckpointError(f"{folder / WEIGHTS_FILE}: missing, but {CHECKPOINT_FILE} names no base_sha256")
+        return
+    if base_sha256 is not None or lora is not None:
+        raise CheckpointError(
+            f"{folder / WEIGHTS_FILE}: present, but the backbone is said to have a base: its weights are either whole "
+            "or an adapter of a base"
+        )
+    read_tensors(folder / WEIGHTS_FILE)
 
 
 def read_lora(folder: Path) -> Lora | None:

@@ -50,7 +50,7 @@ class Tensor(StrEnum):
     QUERY_STATE = "QUERY_STATE"  # FP32 [d], after P_out
     RELATIONS = "RELATIONS"  # FP32 [N', 3K + 4], of `resrank.core.relations`
     CANDIDATE_PLACES = "CANDIDATE_PLACES"  # INT64 [N], of each candidate as it came: which place's score is its own
-    SCORE_RESIDUALS = "SCORE_RESIDUALS"  # FP32 [N'], w.h_i
+    SCORE_RESIDUALS = "SCORE_RESIDUALS"  # FP32 [N'], of w in a fixed length (``resrank.export.engine_head``)
     SCORES = "SCORES"  # FP32 [N], of `search` [k'], best first, as all its outputs
     IDS = "IDS"  # BYTES [k'], UTF-8
     TITLES = "TITLES"  # BYTES [k'], UTF-8
@@ -82,6 +82,7 @@ class Parameter(StrEnum):
     SLOT_CONTENT = "slot_content"  # config of the same models: vector, relations or both
     # config of `search`: the steps of `rerank` behind the encoding of the query, as JSON; missing where there is none
     RERANK_CHAIN = "rerank_chain"
+    SCORE_RESIDUAL = "score_residual"  # config of `residual_scoring`: the factor on SCORE_RESIDUALS
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models
     THREADS = "threads"  # config of the same models: threads in one inference, 0 for all cores

@@ -64,13 +64,18 @@ class PromptLayout:
         """The layout of a reranker that reads neither the query's text nor any other."""
         return cls((), (), (), eos_id=None, placeholder_id=0)
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether anything but slots stands in the sequence, the query's text among it."""
+        return self.eos_id is not None
+
     def slots(self, candidates: int) -> int:
         """Number of vectors that the engine reads for so many candidates: N' without padding."""
         return candidates + self.query_slot
 
     def length(self, query_tokens: int, candidates: int) -> int:
         """Number of positions of a row; without text the query has none, however long it is."""
-        if self.eos_id is None:
+        if not self.reads_text:
             return candidates
         fixed = len(self.before_query) + len(self.before_passages) + len(self.after_passages) + 1
         return fixed + query_tokens + candidates

@@ -24,6 +24,7 @@ from resrank.core.adapter import (
     AdaptedEncoderSpec,
     AdaptedRerankerSpec,
     AdapterSpec,
+    has_whole_weights,
     read_lora,
     refuse_foreign_lora,
     validate_adapter,
@@ -46,7 +47,7 @@ from resrank.core.errors import CheckpointError
 from resrank.core.progress import Notify
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
-from resrank.export.initialize import load_backbone, refuse_existing, resolve_source, written_aside
+from resrank.export.initialize import keep_layers, load_backbone, refuse_existing, resolve_source, written_aside
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.model.quiet import quiet_transformers
 
@@ -70,13 +71,24 @@ class BackboneAdapter:
     tensors: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class WholeWeights:
+    """All weights of a backbone, which are then shipped as they are: of a small one without a base.
+
+    Attributes:
+        tensors: Under the names of transformers' base model.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+
 def write_adapter(
     out: Path,
     *,
     base: Path,
     spec: CheckpointSpec,
-    encoder: BackboneAdapter | None,
-    reranker: BackboneAdapter | None,
+    encoder: BackboneAdapter | WholeWeights | None,
+    reranker: BackboneAdapter | WholeWeights | None,
     projectors: Mapping[str, Tensor],
     card: str,
 ) -> AdapterSpec:
@@ -84,7 +96,7 @@ def write_adapter(
 
     Adapters are stored in fp16: half the size of fp32, and what is rounded is a small update (measured on MiniLM with
     random adapters: cosines move by 2e-5, with bf16 by 1e-4). Projectors are stored in fp32. What is measured and
-    served is this, merged, and never the weights that it was rounded from.
+    served is this, merged, and never the weights that it was rounded from. Whole weights are stored in fp32.
 
     Args:
         out: The folder to make; must not exist yet.
@@ -93,7 +105,7 @@ def write_adapter(
             (gate, norms, limits). Its digests are not read.
         encoder: None where the encoder was frozen.
         reranker: None where the reranker was frozen.
-        projectors: ``p_in.weight`` [h, d] and ``p_out.weight`` [d, h]; empty with the identity.
+        projectors: The tensors of :func:`resrank.core.checkpoint.projector_shapes`.
         card: The model card, in Markdown.
 
     Returns:
@@ -109,7 +121,9 @@ def write_adapter(
             (RERANKER_DIR, reranker, spec.reranker.source),
         ):
             copy_without_weights(base / name, partial / name)
-            if adapter is not None:
+            if isinstance(adapter, WholeWeights):
+                save_weights(adapter.tensors, partial / name)
+            elif adapter is not None:
                 _write_lora(adapter, partial / name, source, base / name)
         if projectors:
             stored = {name: finite(name, tensor, torch.float32) for name, tensor in projectors.items()}
@@ -120,12 +134,12 @@ def write_adapter(
             encoder=AdaptedEncoderSpec(
                 **spec.encoder.model_dump(exclude={"sha256"}),
                 sha256=folder_sha256(partial / ENCODER_DIR),
-                base_sha256=weights_sha256(base / ENCODER_DIR),
+                base_sha256=None if isinstance(encoder, WholeWeights) else weights_sha256(base / ENCODER_DIR),
             ),
             reranker=AdaptedRerankerSpec(
                 **spec.reranker.model_dump(exclude={"sha256"}),
                 sha256=folder_sha256(partial / RERANKER_DIR),
-                base_sha256=weights_sha256(base / RERANKER_DIR),
+                base_sha256=None if isinstance(reranker, WholeWeights) else weights_sha256(base / RERANKER_DIR),
             ),
             fusion=spec.fusion.model_copy(
                 update={"projectors_sha256": file_sha256(partial / PROJECTORS_FILE) if projectors else None}
@@ -166,14 +180,14 @@ def merge_adapter(
         (ENCODER_DIR, spec.encoder, encoder),
         (RERANKER_DIR, spec.reranker, reranker),
     )
-    bases = [
-        resolve_source(given) if given is not None else _find_base(name, fields.source, notify)
-        for name, fields, given in parts
-    ]
+    bases = [_base_of(folder, name, fields, given, notify) for name, fields, given in parts]
     with written_aside(out) as partial:
         for (name, fields, _), base in zip(parts, bases, strict=True):
+            if base is None:
+                shutil.copytree(folder / name, partial / name)
+                continue
             notify(f"merging the {name}")
-            with _base_weights(name, fields, base, partial) as weights:
+            with _base_weights(folder / name, fields, base, partial) as weights:
                 _merge_backbone(folder / name, weights, partial / name)
         for file in (PROJECTORS_FILE, CARD_FILE):
             if (folder / file).is_file():
@@ -305,6 +319,17 @@ def finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return stored
 
 
+def _base_of(folder: Path, name: str, fields: _AdaptedSpec, given: str | Path | None, notify: Notify) -> Path | None:
+    """The folder of a backbone's base; None for one that has its weights with it."""
+    if has_whole_weights(folder / name):
+        if given is not None:
+            raise CheckpointError(
+                f"{folder / name}: has its weights with it, so there is no base to give with --{name}"
+            )
+        return None
+    return resolve_source(given) if given is not None else _find_base(name, fields.source, notify)
+
+
 def _find_base(name: str, source: str, notify: Notify) -> Path:
     """The folder of the base that ``source`` names: a packaged one, the default checkpoint's, or one of the hub."""
     for backbone in PACKAGED_BACKBONES:
@@ -325,27 +350,54 @@ def _find_base(name: str, source: str, notify: Notify) -> Path:
 def _merged_source(folder: Path, spec: AdapterSpec, name: str) -> str:
     """What a merged checkpoint says about where a backbone came from; an untrained one is still its base."""
     fields: _AdaptedSpec = spec.encoder if name == ENCODER_DIR else spec.reranker
-    trained = read_lora(folder / name) is not None
+    trained = read_lora(folder / name) is not None or has_whole_weights(folder / name)
     return f"{fields.source} + {spec.name} ({spec.digest()[:12]})" if trained else fields.source
 
 
 @contextmanager
-def _base_weights(name: str, fields: _AdaptedSpec, base: Path, scratch: Path) -> Iterator[Path]:
+def _base_weights(adapter: Path, fields: _AdaptedSpec, base: Path, scratch: Path) -> Iterator[Path]:
     """Gives a folder with the very weights that training started from, under the names of transformers' base model."""
+    name = adapter.name
     found = weights_sha256(base)
     if found == fields.base_sha256:
         yield base
         return
     with tempfile.TemporaryDirectory(dir=scratch) as loaded:
-        # As published, a language model has a head, and a prefix on all names. Training started without them.
+        # As published, a language model has a head, and a prefix on all names. Training started without them, and
+        # maybe on the first layers alone.
         with quiet_transformers():
-            load_backbone(base).save_pretrained(loaded)
+            model = load_backbone(base)
+            layers = _layers(adapter)
+            if layers is not None and layers < (_layers(base) or 0):
+                keep_layers(model, layers, base)
+            model.save_pretrained(loaded)
         if weights_sha256(Path(loaded)) != fields.base_sha256:
             raise CheckpointError(
                 f"{base}: the sha256 of its weights is {found}, but the adapter was trained on {fields.source}, which "
                 f"has {fields.base_sha256}: give the folder of that model with --{name}"
             )
         yield Path(loaded)
+
+
+def _layers(backbone: Path) -> int | None:
+    """Layers of a backbone by its config, which need not say."""
+    config = json.loads((backbone / "config.json").read_text(encoding="utf-8"))
+    layers = config.get("num_hidden_layers")
+    return layers if isinstance(layers, int) else None
+
+
+def save_weights(weights: Mapping[str, Tensor], target: Path) -> None:
+    """Writes all weights of a backbone in fp32.
+
+    Args:
+        weights: Under the names of transformers' base model.
+        target: The backbone's folder, which has the other files.
+
+    Raises:
+        CheckpointError: A number is not finite.
+    """
+    stored = {key: finite(f"{target.name}: {key}", weight, torch.float32) for key, weight in weights.items()}
+    save_file(stored, target / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def _merge_backbone(adapter: Path, base: Path, target: Path) -> None:

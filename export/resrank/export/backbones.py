@@ -150,6 +150,9 @@ E5_SMALL = PackagedBackbone(
 speed. Its tokenizer, BERT's, comes with :data:`DEFAULT_ENCODER`."""
 
 PACKAGED_BACKBONES = (DEFAULT_ENCODER, E5_SMALL, DEFAULT_RERANKER)
+SHORT_NAMES = {"minilm": DEFAULT_ENCODER, "e5-small": E5_SMALL, "smollm2": DEFAULT_RERANKER}
+"""What a user may write in place of a folder or a hub id."""
+
 DEFAULT_NAME = "minilm-l6-smollm2-135m"
 DEFAULT_OPTIONS = InitOptions(name=DEFAULT_NAME)
 
@@ -215,6 +218,27 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Notify = lambda
     if not backbone.converted:
         verify(backbone, target)
     return target
+
+
+def named_backbone(source: str, cache: Path, notify: Notify = lambda step: None) -> tuple[str | Path, str | None]:
+    """Where a backbone is that a user names.
+
+    Args:
+        source: One of ``SHORT_NAMES``, else a folder or a hub id.
+        cache: As for :func:`materialize`.
+        notify: Likewise.
+
+    Returns:
+        Its folder and what ``resrank.json`` says about where it came from; what is no short name comes back as it is,
+        with None.
+
+    Raises:
+        CheckpointError: As for :func:`materialize`.
+    """
+    if source not in SHORT_NAMES or Path(source).is_dir():
+        return source, None
+    backbone = SHORT_NAMES[source]
+    return materialize(backbone, cache, notify), backbone.source
 
 
 def _make(backbone: PackagedBackbone, target: Path, tokenizer: Path | None, notify: Notify) -> None:

@@ -15,6 +15,7 @@ from resrank.core.progress import Notify
 from resrank.core.tokenization import PromptTokenizer
 from resrank.core.weights import backbone_tensors
 from resrank.export.adapters import full_checkpoint
+from resrank.export.engine_head import engine_head
 from resrank.export.export_options import ExportOptions
 from resrank.export.manifest import Manifest
 from resrank.export.manifest_writer import make_manifest
@@ -85,12 +86,13 @@ def export_checkpoint(
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
         _require_space(out.parent, runtime.bytes_needed(_parameters(checkpoint)))
+        head = engine_head(checkpoint, spec, Path(scratch))
         with quiet_transformers():
-            model = ResRankModel.from_checkpoint(checkpoint)
+            model = ResRankModel.from_checkpoint(head.checkpoint)
         refuse_sliding_windows(model, layout)
         notify("Computing the fp32 reference")
         gate = ParityGate(model, layout)
-        made = runtime.export(Subject(checkpoint, model, layout, gate, Path(scratch), notify))
+        made = runtime.export(Subject(head.checkpoint, model, layout, gate, Path(scratch), notify))
         notify(f"Writing {out}")
         manifest = make_manifest(spec, options, made)
         plan = RepositoryPlan(
@@ -99,6 +101,7 @@ def export_checkpoint(
             made.models,
             manifest,
             gpu=made.gpu,
+            residual_factor=head.factor,
             build_script=made.build_script,
             embedding_cache_mib=options.embedding_cache_mib,
         )

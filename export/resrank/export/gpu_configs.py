@@ -19,6 +19,7 @@ from resrank.core.prompt import PromptLayout
 from resrank.export.gpu_serving import GpuServing
 from resrank.export.manifest import Runtime, plan_file
 from resrank.export.model_configs import Configs, set_parameters
+from resrank.export.rerank_chain import reranker_inputs
 
 GRAPH_BATCHES = (1, 2, 4, 8)
 """Batch sizes with captured graphs: powers of two, which are also the batcher's preferred sizes."""
@@ -100,12 +101,14 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
             shorter = length
         fewest = most + 1
     for length, width in sorted(possible):
-        yield {
+        shapes = {
             Tensor.INPUT_IDS: (length,),
             Tensor.PASSAGE_POSITIONS: (width,),
             Tensor.LAST_POSITION: (1,),
             Tensor.CANDIDATES: (width, spec.encoder.embedding_dim),
+            Tensor.RELATIONS: (width, spec.reranker.slots.relation_width),
         }
+        yield {tensor: shapes[tensor] for tensor in reranker_inputs(spec)}
 
 
 _OWN_QUEUE = (Parameter.MAX_QUEUE_SIZE, Parameter.BATCH_ROWS, Parameter.NICENESS)

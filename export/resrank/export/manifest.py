@@ -82,7 +82,7 @@ class ParityFacts(StrictModel):
 
     Attributes:
         by: What computed the exported model for this measurement, for instance ``openvino`` or ``torch``.
-        state_cosine: Least cosine over all rows.
+        state_cosine: Least cosine over all rows; None for a reranker that gives numbers alone.
         score_difference: Largest difference of a score at residual gate 1.
         kendall_tau: Over the pairs further apart than the tolerance.
         rows: How many vectors were compared.
@@ -90,7 +90,7 @@ class ParityFacts(StrictModel):
     """
 
     by: str
-    state_cosine: float
+    state_cosine: float | None
     score_difference: float
     kendall_tau: float
     rows: int

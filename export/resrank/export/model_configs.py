@@ -14,7 +14,7 @@ from resrank.core.checkpoint import CheckpointSpec, encoder_identity
 from resrank.core.errors import ExportError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Parameter, Tensor
-from resrank.export.rerank_chain import order_rerank
+from resrank.export.rerank_chain import write_chain
 
 CONFIG_FILE = "config.pbtxt"
 _VECTORS = frozenset(
@@ -31,6 +31,9 @@ _PUBLIC = (
     Model.SEARCH,
 )
 """What clients call, and so where they look for the checkpoint's identity."""
+
+_SCORING = (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
+"""What gives scores, and so where clients look for what they are made of."""
 
 Configs = dict[Model, ModelConfig]
 
@@ -63,13 +66,15 @@ def complete_configs(
         ExportError: A template is missing or not a config, or the models do not fit each other.
     """
     configs = {model: _read_template(model) for model in Model}
-    order_rerank(configs, spec)
+    write_chain(configs, spec)
     for config in configs.values():
         if config.name != Model.SEARCH:  # one query in a request: how much is found differs
             config.max_batch_size = MAX_BATCH_SIZE
         for tensor in (*config.input, *config.output):
             if tensor.name in _VECTORS:
                 tensor.dims[-1] = spec.encoder.embedding_dim
+            elif tensor.name == Tensor.RELATIONS:
+                tensor.dims[-1] = spec.reranker.slots.relation_width
     adapt(configs)
     _bound_callers(configs)
     max_passages = _max_passages(spec, configs)
@@ -81,6 +86,8 @@ def complete_configs(
     }
     for model in _PUBLIC:
         set_parameters(configs[model], identity)
+    for model in _SCORING:
+        set_parameters(configs[model], _scale(spec))
     set_parameters(
         configs[Model.RERANK_TEXT],
         {
@@ -109,6 +116,18 @@ def _chain_behind_encoding(configs: Configs) -> dict[Parameter, object]:
         {"model": step.model_name, "inputs": dict(step.input_map), "outputs": dict(step.output_map)} for step in behind
     ]
     return {Parameter.RERANK_CHAIN: json.dumps(chain)}
+
+
+def _scale(spec: CheckpointSpec) -> dict[Parameter, object]:
+    """What a caller needs to know to join scores with others, and to order lists longer than a pass."""
+    fusion = spec.fusion
+    parameters: dict[Parameter, object] = {
+        Parameter.LEXICAL_WEIGHT: fusion.lexical_weight,
+        Parameter.SLOT_CONTENT: spec.reranker.slots.content.value,
+    }
+    if fusion.cosine_map is not None:
+        parameters[Parameter.COSINE_MAP] = fusion.cosine_map.to_json()
+    return parameters
 
 
 def set_parameters(config: ModelConfig, parameters: Mapping[Parameter, object]) -> None:

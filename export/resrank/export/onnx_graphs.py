@@ -15,10 +15,12 @@ from torch import Tensor as TorchTensor
 from torch import nn
 from torch.export import Dim
 
+from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.errors import ExportError
 from resrank.core.names import ENGINE_FILE, Tensor
 from resrank.core.prompt import PromptLayout
 from resrank.core.telemetry import no_telemetry
+from resrank.export.rerank_chain import reranker_inputs, reranker_outputs
 from resrank.model.encoder_attention import has_local_layers
 from resrank.model.modeling import ResRankModel
 
@@ -40,21 +42,24 @@ class EncoderGraph(nn.Module):
 
 
 class RerankerGraph(nn.Module):
-    """INPUT_IDS, PASSAGE_POSITIONS, LAST_POSITION, CANDIDATES to PASSAGE_STATES, QUERY_STATE."""
+    """The inputs to the outputs that :mod:`resrank.export.rerank_chain` names for the checkpoint."""
 
     def __init__(self, model: ResRankModel) -> None:
         super().__init__()
         self.model = model
+        self.names = reranker_inputs(model.spec)
 
-    def forward(
-        self,
-        input_ids: TorchTensor,
-        passage_positions: TorchTensor,
-        last_position: TorchTensor,
-        candidates: TorchTensor,
-    ) -> tuple[TorchTensor, TorchTensor]:
-        """See :meth:`ResRankModel.states`."""
-        return self.model.states(input_ids, passage_positions, last_position, candidates)
+    def forward(self, *inputs: TorchTensor) -> tuple[TorchTensor, ...]:
+        """See :meth:`ResRankModel.outputs`."""
+        given = dict(zip(self.names, inputs, strict=True))
+        found = self.model.outputs(
+            given[Tensor.INPUT_IDS],
+            given[Tensor.PASSAGE_POSITIONS],
+            given.get(Tensor.LAST_POSITION),
+            given.get(Tensor.CANDIDATES),
+            given.get(Tensor.RELATIONS),
+        )
+        return tuple(part for part in found if part is not None)
 
 
 @dataclass(frozen=True)
@@ -83,24 +88,29 @@ def encoder_sample() -> GraphSample:
     )
 
 
-def reranker_sample(embedding_dim: int) -> GraphSample:
+def reranker_sample(spec: CheckpointSpec) -> GraphSample:
     """Two rows, unequal queries and candidate counts."""
     layout = PromptLayout(before_query=(1, 1), before_passages=(1,), after_passages=(), eos_id=1, placeholder_id=0)
     batch = layout.batch([[1, 1, 1, 1], [1, 1]], [5, 3])
+    samples = {
+        Tensor.INPUT_IDS: torch.from_numpy(batch.input_ids),
+        Tensor.PASSAGE_POSITIONS: torch.from_numpy(batch.passage_positions),
+        Tensor.LAST_POSITION: torch.from_numpy(batch.last_position),
+        Tensor.CANDIDATES: torch.ones(2, 5, spec.encoder.embedding_dim, dtype=torch.float16),
+        Tensor.RELATIONS: torch.ones(2, 5, spec.reranker.slots.relation_width),
+    }
+    axes = {
+        Tensor.INPUT_IDS: {0: "batch", 1: "sequence"},
+        Tensor.PASSAGE_POSITIONS: {0: "batch", 1: "candidates"},
+        Tensor.LAST_POSITION: {0: "batch"},
+        Tensor.CANDIDATES: {0: "batch", 1: "candidates"},
+        Tensor.RELATIONS: {0: "batch", 1: "candidates"},
+    }
+    names = reranker_inputs(spec)
     return GraphSample(
-        inputs={
-            Tensor.INPUT_IDS: torch.from_numpy(batch.input_ids),
-            Tensor.PASSAGE_POSITIONS: torch.from_numpy(batch.passage_positions),
-            Tensor.LAST_POSITION: torch.from_numpy(batch.last_position),
-            Tensor.CANDIDATES: torch.ones(2, 5, embedding_dim, dtype=torch.float16),
-        },
-        axes={
-            Tensor.INPUT_IDS: {0: "batch", 1: "sequence"},
-            Tensor.PASSAGE_POSITIONS: {0: "batch", 1: "candidates"},
-            Tensor.LAST_POSITION: {0: "batch"},
-            Tensor.CANDIDATES: {0: "batch", 1: "candidates"},
-        },
-        outputs=(Tensor.PASSAGE_STATES, Tensor.QUERY_STATE),
+        inputs={name: samples[name] for name in names},
+        axes={name: axes[name] for name in names},
+        outputs=reranker_outputs(spec),
     )
 
 
@@ -146,7 +156,7 @@ def export_encoder(model: ResRankModel, folder: Path) -> Path:
 
 def export_reranker(model: ResRankModel, folder: Path) -> Path:
     """Writes the reranker's graph; arguments, result and errors as :func:`export_encoder`."""
-    return _export(model, RerankerGraph(model), reranker_sample(model.spec.encoder.embedding_dim), folder)
+    return _export(model, RerankerGraph(model), reranker_sample(model.spec), folder)
 
 
 def _export(model: ResRankModel, graph: nn.Module, sample: GraphSample, folder: Path) -> Path:
@@ -171,7 +181,7 @@ def trace(model: ResRankModel, graph: nn.Module, sample: GraphSample, opset: int
         ExportError: torch cannot express the backbone in ONNX.
     """
     dims = {name: Dim(name) for axes in sample.axes.values() for name in axes.values()}
-    dynamic_shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
+    shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
     try:
         with model.exporting(), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
             # The exporter warns that equal axes share one name, which is what is wanted.
@@ -184,7 +194,7 @@ def trace(model: ResRankModel, graph: nn.Module, sample: GraphSample, opset: int
                 opset_version=opset,
                 input_names=[tensor.value for tensor in sample.inputs],
                 output_names=[tensor.value for tensor in sample.outputs],
-                dynamic_shapes=dynamic_shapes,
+                dynamic_shapes=(shapes,) if isinstance(graph, RerankerGraph) else shapes,  # of *inputs as one
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:

@@ -1,11 +1,13 @@
 """The parity gate: an engine has to compute what the torch reference computes, or the export fails.
 
 Inputs are random and valid, of unequal lengths, padded together for the engine and run row by row for the reference.
-Fusion is computed at g = 1 whatever the checkpoint's gate, since a gate of 0 would hide a broken reranker.
+Fusion is computed at g = 1 and γ = 1 whatever the checkpoint's, since a gate of 0 would hide a broken reranker
+(:mod:`resrank.export.engine_head` does the same for w), and on raw cosines, whatever A.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,10 @@ from numpy.typing import NDArray
 from resrank.core.checkpoint import Norm
 from resrank.core.names import Model, Tensor
 from resrank.core.prompt import PromptLayout, append_query, pad_candidates
+from resrank.core.relations import canonical_order, padded_relations, relations
 from resrank.core.scoring import Float32, normalize, score
 from resrank.core.tokenization import pad_tokens
+from resrank.export.rerank_chain import reranker_inputs
 from resrank.model.modeling import ResRankModel
 from resrank.serving.engines.base import Engine, EngineOptions, Precision
 
@@ -52,15 +56,16 @@ class ParityResult:
     Attributes:
         model: ``encoder`` or ``reranker``.
         options: The engine.
-        state_cosine: Least cosine over all rows (embeddings for the encoder, states for the reranker).
+        state_cosine: Least cosine over all rows (embeddings for the encoder, states for the reranker); None for a
+            reranker that gives numbers alone.
         score_difference: Largest |ds|: of cosines between embeddings, or of scores at g = 1.
         kendall_tau: Over the pairs whose reference scores are further apart than the tolerance.
-        rows: How many vectors were compared.
+        rows: How many vectors, or numbers, were compared.
     """
 
     model: Model
     options: EngineOptions
-    state_cosine: float
+    state_cosine: float | None
     score_difference: float
     kendall_tau: float
     rows: int
@@ -72,23 +77,38 @@ class ParityResult:
 
     @property
     def passed(self) -> bool:
-        """Whether all three figures are within tolerance (a NaN is not)."""
+        """Whether all figures are within tolerance (a NaN is not)."""
         return (
-            self.state_cosine >= self.tolerance.state_cosine
+            (self.state_cosine is None or self.state_cosine >= self.tolerance.state_cosine)
             and self.score_difference <= self.tolerance.score
             and self.kendall_tau == 1.0
         )
 
 
 @dataclass(frozen=True)
+class RowOutputs:
+    """What an engine or the reference says of one row without its padding; None for what the checkpoint has not."""
+
+    passage_states: Float32 | None
+    query_state: Float32 | None
+    residuals: Float32 | None
+
+
+@dataclass(frozen=True)
 class RerankerCase:
-    """One padded batch for the reranker and what the reference says of it, row by row."""
+    """One padded batch for the reranker and what the reference says of it, row by row.
+
+    Attributes:
+        inputs: Of the engine.
+        embeddings: FP16 [N, d] of each row.
+        query_embeddings: FP32 [B, d].
+        outputs: The reference's.
+    """
 
     inputs: dict[str, NDArray[Any]]
-    counts: tuple[int, ...]
-    passage_states: tuple[Float32, ...]
-    query_states: Float32
+    embeddings: tuple[NDArray[np.float16], ...]
     query_embeddings: Float32
+    outputs: tuple[RowOutputs, ...]
 
 
 @dataclass(frozen=True)
@@ -139,34 +159,44 @@ class ParityGate:
     def check_reranker(self, engine: Engine, options: EngineOptions) -> ParityResult:
         """Measures one reranker engine."""
         case = self.reranker_case
-        outputs = engine.run(case.inputs)
-        passages = [outputs[Tensor.PASSAGE_STATES][row, :count] for row, count in enumerate(case.counts)]
-        queries = outputs[Tensor.QUERY_STATE]
-        reference_scores = self._scores(case.passage_states, case.query_states)
-        engine_scores = self._scores(passages, queries)
+        found = engine.run(case.inputs)
+        rows = [
+            RowOutputs(
+                _row(found, Tensor.PASSAGE_STATES, row, len(one)),
+                _row(found, Tensor.QUERY_STATE, row, None),
+                _row(found, Tensor.SCORE_RESIDUALS, row, len(one)),
+            )
+            for row, one in enumerate(case.embeddings)
+        ]
+        reference_scores, engine_scores = self._scores(case.outputs), self._scores(rows)
+        states = [_states(row) for row in case.outputs], [_states(row) for row in rows]
+        count = sum(map(len, case.embeddings))
+        with_states = self._model.spec.fusion.has_vector_residual
         return ParityResult(
             model=Model.RERANKER,
             options=options,
-            state_cosine=_least_cosine([*case.passage_states, case.query_states], [*passages, queries]),
+            state_cosine=_least_cosine(*states) if with_states else None,
             score_difference=max(
                 float(np.abs(a - b).max()) for a, b in zip(reference_scores, engine_scores, strict=True)
             ),
             kendall_tau=kendall_tau(reference_scores, engine_scores, TOLERANCES[options.precision].score),
-            rows=sum(case.counts) + len(case.counts),
+            rows=count + len(rows) if with_states else count,
         )
 
-    def _scores(self, passages: list[Float32] | tuple[Float32, ...], queries: Float32) -> list[Float32]:
+    def _scores(self, rows: Sequence[RowOutputs]) -> list[Float32]:
         case, fusion = self.reranker_case, self._model.spec.fusion
         return [
             score(
-                states[None],
-                queries[row : row + 1],
-                case.inputs[Tensor.CANDIDATES][row : row + 1, : case.counts[row]],
+                _batched(one.passage_states),
+                _batched(one.query_state),
+                case.embeddings[row][None],
                 case.query_embeddings[row : row + 1] if fusion.query_residual else None,
                 gate=1.0,
                 normalize_states=fusion.state_norm is Norm.L2,
+                residuals=_batched(one.residuals),
+                residual_weight=1.0,
             )[0]
-            for row, states in enumerate(passages)
+            for row, one in enumerate(rows)
         ]
 
     def _draw_encoder_case(self, rng: np.random.Generator) -> EncoderCase:
@@ -184,35 +214,57 @@ class ParityGate:
         spec = self._model.spec
         counts = tuple(sorted({spec.reranker.max_passages, max(1, spec.reranker.max_passages // 3), 1}, reverse=True))
         lengths = [min(length, spec.reranker.max_query_tokens) for length in (24, 5, 64)][: len(counts)]
-        queries = [self._random_tokens(rng, length, self._model.reranker) for length in lengths]
+        queries: list[list[int]] = [[] for _ in counts]
+        if self._layout.reads_text:
+            queries = [self._random_tokens(rng, length, self._model.reranker) for length in lengths]
         # Embeddings of random texts: what stands in the slots in service, not arbitrary points of the space.
         passages = [self._random_tokens(rng, 12, self._model.encoder) for _ in range(counts[0])]
         embeddings = np.concatenate([self._encode_alone(passage) for passage in passages]).astype(np.float16)
         query_embeddings = np.concatenate(
             [self._encode_alone(self._random_tokens(rng, 8, self._model.encoder)) for _ in counts]
         )
-        rows = [embeddings[None, :count] for count in counts]
+        lists, relational = self._in_order([embeddings[:count] for count in counts], query_embeddings)
+        rows = [one[None] for one in lists]
         if self._layout.query_slot:
             rows = [append_query(row, query[None]) for row, query in zip(rows, query_embeddings, strict=True)]
         batch = self._layout.batch(queries, counts)
-        inputs: dict[str, NDArray[Any]] = {
+        width = batch.passage_positions.shape[1]
+        drawn: dict[str, NDArray[Any]] = {
             Tensor.INPUT_IDS: batch.input_ids,
             Tensor.PASSAGE_POSITIONS: batch.passage_positions,
             Tensor.LAST_POSITION: batch.last_position,
-            Tensor.CANDIDATES: np.concatenate([pad_candidates(row, batch.passage_positions.shape[1]) for row in rows]),
+            Tensor.CANDIDATES: np.concatenate([pad_candidates(row, width) for row in rows]),
         }
-        states, query_states = [], []
-        for query, count, row in zip(queries, counts, rows, strict=True):
-            alone = self._layout.batch([query], [count])
-            passage, last = self._model.states(
+        if relational:
+            drawn[Tensor.RELATIONS] = padded_relations(relational, width)
+        outputs = []
+        for index, count in enumerate(counts):
+            alone = self._layout.batch([queries[index]], [count])
+            found = self._model.outputs(
                 torch.from_numpy(alone.input_ids),
                 torch.from_numpy(alone.passage_positions),
                 torch.from_numpy(alone.last_position),
-                torch.from_numpy(row),
+                torch.from_numpy(rows[index]),
+                torch.from_numpy(relational[index])[None] if relational else None,
             )
-            states.append(passage[0, :count].numpy())
-            query_states.append(last.numpy())
-        return RerankerCase(inputs, counts, tuple(states), np.concatenate(query_states), query_embeddings)
+            states, last, residuals = (None if part is None else part[0].numpy() for part in found)
+            outputs.append(RowOutputs(_first(states, count), last, _first(residuals, count)))
+        inputs = {tensor.value: drawn[tensor] for tensor in reranker_inputs(spec)}
+        return RerankerCase(inputs, tuple(lists), query_embeddings, tuple(outputs))
+
+    def _in_order(
+        self, lists: list[NDArray[np.float16]], queries: Float32
+    ) -> tuple[list[NDArray[np.float16]], list[Float32]]:
+        """The lists as the reranker reads them, and their relations; empty where it reads none."""
+        neighbors = self._model.spec.reranker.slots.neighbors
+        if neighbors is None:
+            return lists, []
+        ordered = [one[canonical_order(query, one).order] for one, query in zip(lists, queries, strict=True)]
+        cosine_map = self._model.spec.fusion.cosine_map
+        return ordered, [
+            relations(query, one, neighbors=neighbors, cosine_map=cosine_map)
+            for one, query in zip(ordered, queries, strict=True)
+        ]
 
     def _encode_alone(self, row: list[int]) -> Float32:
         ids = torch.tensor([row])
@@ -252,12 +304,37 @@ def parity_table(results: list[ParityResult]) -> str:
     lines = [header.rstrip()]
     lines += [
         f"{result.model.value:<10}{result.options.kind.value:<13}{result.options.precision.value:<11}"
-        f"{f'{result.state_cosine:.6f} (>= {result.tolerance.state_cosine})':<24}"
+        f"{_state_cosine(result):<24}"
         f"{f'{result.score_difference:.2e} (<= {result.tolerance.score:g})':<24}"
         f"{result.kendall_tau:<13.4f}{'pass' if result.passed else 'FAIL'}"
         for result in results
     ]
     return "\n".join(lines)
+
+
+def _row(outputs: Mapping[str, NDArray[Any]], name: Tensor, row: int, count: int | None) -> Float32 | None:
+    return _first(outputs[name][row], count) if name in outputs else None
+
+
+def _first(array: Float32 | None, count: int | None) -> Float32 | None:
+    return None if array is None else array[:count]
+
+
+def _batched(array: Float32 | None) -> Float32 | None:
+    return None if array is None else array[None]
+
+
+def _states(row: RowOutputs) -> Float32:
+    """Of the passages and the query together, FP32 [N + 1, d]; none without a vector residual."""
+    if row.passage_states is None or row.query_state is None:
+        return np.empty((0, 1), np.float32)
+    return np.concatenate([row.passage_states, row.query_state[None]])
+
+
+def _state_cosine(result: ParityResult) -> str:
+    if result.state_cosine is None:
+        return "no states"
+    return f"{result.state_cosine:.6f} (>= {result.tolerance.state_cosine})"
 
 
 def _least_cosine(reference: list[Float32], found: list[Float32]) -> float:

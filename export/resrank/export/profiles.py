@@ -12,6 +12,7 @@ from resrank.core.errors import ExportError
 from resrank.core.limits import MAX_BATCH_SIZE
 from resrank.core.names import Model, Tensor
 from resrank.core.prompt import PromptLayout
+from resrank.export.rerank_chain import reranker_inputs
 
 Shape = tuple[int, ...]
 """Sizes of all axes of one tensor, the batch first."""
@@ -151,13 +152,14 @@ class Profiles:
             return {Tensor.INPUT_IDS: rows_by_tokens, Tensor.ATTENTION_MASK: rows_by_tokens}
         if model is Model.RERANKER:
             reranker = self.reranker[index]
-            one, dim = (Range(size, size, size) for size in (1, spec.encoder.embedding_dim))
-            return {
-                Tensor.INPUT_IDS: _shapes(reranker.batch, reranker.sequence),
-                Tensor.PASSAGE_POSITIONS: _shapes(reranker.batch, reranker.candidates),
-                Tensor.LAST_POSITION: _shapes(reranker.batch, one),
-                Tensor.CANDIDATES: _shapes(reranker.batch, reranker.candidates, dim),
+            axes = {
+                Tensor.INPUT_IDS: (reranker.sequence,),
+                Tensor.PASSAGE_POSITIONS: (reranker.candidates,),
+                Tensor.LAST_POSITION: (_fixed(1),),
+                Tensor.CANDIDATES: (reranker.candidates, _fixed(spec.encoder.embedding_dim)),
+                Tensor.RELATIONS: (reranker.candidates, _fixed(spec.reranker.slots.relation_width or 1)),
             }
+            return {tensor: _shapes(reranker.batch, *axes[tensor]) for tensor in reranker_inputs(spec)}
         raise ValueError(f"{model.value} is no engine model")
 
     def all_shapes(self, model: Model, spec: CheckpointSpec) -> tuple[ProfileShapes, ...]:
@@ -306,6 +308,10 @@ def _depths(last: int, layout: PromptLayout) -> tuple[int, ...]:
     """Slots for 10, 20, 50, 100, 200, ... candidates, up to and with ``last``."""
     depths = (layout.slots(10**power * step) for power in range(1, 5) for step in _CANDIDATE_STEPS)
     return (*(depth for depth in depths if depth < last), last)
+
+
+def _fixed(size: int) -> Range:
+    return Range(size, size, size)
 
 
 def _shapes(*axes: Range) -> tuple[Shape, Shape, Shape]:

@@ -23,7 +23,7 @@ from resrank.export.build_script import BUILD_SCRIPT
 from resrank.export.gpu_configs import configure_gpu
 from resrank.export.gpu_serving import GpuServing
 from resrank.export.manifest import EngineFacts, Manifest, write_manifest
-from resrank.export.model_configs import CONFIG_FILE, Configs, complete_configs, templates_folder
+from resrank.export.model_configs import CONFIG_FILE, Configs, complete_configs, set_parameters, templates_folder
 from resrank.export.queue_bounds import bound_queues
 from resrank.export.warmup import add_warmup
 
@@ -62,6 +62,7 @@ class RepositoryPlan:
         engines: ``encoder`` and ``reranker``.
         manifest: The content of ``manifest.json``.
         gpu: How GPUs serve it; None for CPUs.
+        residual_factor: Of :class:`resrank.export.engine_head.EngineHead`.
         build_script: What builds the plans later; None where nothing is left to build.
         embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
     """
@@ -71,6 +72,7 @@ class RepositoryPlan:
     engines: Mapping[Model, EngineModel]
     manifest: Manifest
     gpu: GpuServing | None = None
+    residual_factor: float = 0.0
     build_script: str | None = None
     embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB
 
@@ -142,6 +144,8 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
     configs = complete_configs(
         plan.spec, _engine_parameters(plan, layout), adapt, embedding_cache_mib=plan.embedding_cache_mib
     )
+    if plan.spec.fusion.score_residual:
+        set_parameters(configs[Model.RESIDUAL_SCORING], {Parameter.SCORE_RESIDUAL: plan.residual_factor})
     bound_queues(configs, {model: engine.row_ms for model, engine in plan.engines.items() if engine.row_ms is not None})
     templates = templates_folder()
     for model in configs:

@@ -22,8 +22,7 @@ from resrank.core.checkpoint import (
     validate_folder,
     write_spec,
 )
-from resrank.core.weights import WEIGHTS_FILE
-from resrank.export.adapters import copy_without_weights, finite
+from resrank.export.adapters import copy_without_weights, finite, save_weights
 from resrank.export.initialize import written_aside
 
 
@@ -47,7 +46,7 @@ def write_trained(
         encoder: All weights under the names of transformers' base model; None where the encoder was frozen: its folder
             is copied as it is, so that it stays the encoder of the indexes it made.
         reranker: Likewise, of the reranker.
-        projectors: ``p_in.weight`` [h, d] and ``p_out.weight`` [d, h]; empty with the identity.
+        projectors: The tensors of :func:`resrank.core.checkpoint.projector_shapes`.
         card: The model card, in Markdown.
 
     Returns:
@@ -65,8 +64,7 @@ def write_trained(
                 shutil.copytree(base / name, partial / name)
             else:
                 copy_without_weights(base / name, partial / name)
-                stored = {key: finite(f"{name}: {key}", weight, torch.float32) for key, weight in weights.items()}
-                save_file(stored, partial / name / WEIGHTS_FILE, metadata={"format": "pt"})
+                save_weights(weights, partial / name)
                 source = f"{source} + {spec.name}"
             sha256 = folder_sha256(partial / name)
             fields[name] = backbone.model_copy(update={"source": source, "sha256": sha256})

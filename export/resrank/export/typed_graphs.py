@@ -66,7 +66,7 @@ class TypedGraph:
             sample = encoder_sample()
             program = trace(model, EncoderGraph(model), sample, TYPED_OPSET)
         else:
-            sample = reranker_sample(model.spec.encoder.embedding_dim)
+            sample = reranker_sample(model.spec)
             program = trace(model, RerankerGraph(model), sample, TYPED_OPSET)
         try:
             tidy(program.model)

@@ -62,7 +62,7 @@ def _samples(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec, reposit
     repeats = min(spec.encoder.max_passage_tokens, MAX_PASSAGE_BYTES // len(_PASSAGE))
     candidates = _unit_vectors(min(_CANDIDATES, prompts.most_candidates), spec.encoder.embedding_dim)
     beside_query: Sample = {Tensor.CANDIDATES: candidates}
-    if spec.reranker.query_slot:
+    if any(tensor.name == Tensor.QUERY_EMBEDDING for tensor in configs[Model.RERANK_PROMPT].input):
         beside_query = {**beside_query, Tensor.QUERY_EMBEDDING: candidates[0].astype(np.float32)}
     prompt = _first_row(prompts, {Tensor.QUERY: _element(_QUERY), **beside_query}, truncate=True)
     samples: dict[Model, Samples] = {

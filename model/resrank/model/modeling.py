@@ -232,7 +232,7 @@ class ResRankModel(nn.Module):
         self,
         input_ids: Tensor,
         passage_positions: Tensor,
-        last_position: Tensor,
+        last_position: Tensor | None,
         candidates: Tensor | None = None,
         relations: Tensor | None = None,
     ) -> RerankerOutputs:
@@ -241,16 +241,21 @@ class ResRankModel(nn.Module):
         Args:
             input_ids: INT64 [B, S] of ``resrank.core.prompt``, a placeholder at each slot.
             passage_positions: INT64 [B, N], the slots.
-            last_position: INT64 [B, 1], where EOS stands.
+            last_position: INT64 [B, 1], where EOS stands; read with a vector residual.
             candidates: FP16 or FP32 [B, N, d], the passages' embeddings e_i; read where slots hold vectors.
             relations: FP32 [B, N, 3K + 4], their relations r_i; read where slots hold them.
 
         Returns:
             The parts that the checkpoint has.
         """
-        hidden = self.hidden_states(input_ids, passage_positions, last_position, candidates, relations)
-        residuals = self.score_head(hidden[:, :-1]) if self.score_head is not None else None
         if not self.spec.fusion.has_vector_residual:
+            last_position = None
+        elif last_position is None:
+            raise ValueError("last_position is needed: the checkpoint has a vector residual")
+        hidden = self.hidden_states(input_ids, passage_positions, last_position, candidates, relations)
+        slots = passage_positions.shape[1]
+        residuals = self.score_head(hidden[:, :slots]) if self.score_head is not None else None
+        if last_position is None:
             return RerankerOutputs(None, None, residuals)
         projected = self.p_out(hidden)
         return RerankerOutputs(projected[:, :-1], projected[:, -1], residuals)
@@ -277,14 +282,14 @@ class ResRankModel(nn.Module):
         self,
         input_ids: Tensor,
         passage_positions: Tensor,
-        last_position: Tensor,
+        last_position: Tensor | None,
         candidates: Tensor | None = None,
         relations: Tensor | None = None,
     ) -> Tensor:
         """The decoder's last hidden states before P_out and w; the arguments are those of :meth:`outputs`.
 
         Returns:
-            FP32 [B, N + 1, h]: h_i of each slot, then h_EOS.
+            FP32 [B, N + 1, h]: h_i of each slot, then h_EOS; without ``last_position`` [B, N, h].
         """
         tokens = self.reranker.get_input_embeddings()(input_ids)
         x = self.p_in(self._slot_inputs(candidates, relations)) * self.spec.fusion.input_scale
@@ -296,6 +301,8 @@ class ResRankModel(nn.Module):
         slots = passage_positions[:, :, None].expand(-1, -1, tokens.shape[-1])
         inputs = tokens.scatter(1, slots, x.to(tokens.dtype))
         hidden = self.reranker(inputs_embeds=inputs, use_cache=False)[0].float()
+        if last_position is None:
+            return _gather_positions(hidden, passage_positions)
         return _gather_positions(hidden, torch.cat([passage_positions, last_position], dim=1))
 
     def _slot_inputs(self, candidates: Tensor | None, relations: Tensor | None) -> Tensor:

@@ -9,13 +9,13 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the step."""
         try:
-            from resrank.serving.python_backend import PythonBackend, version_folder
+            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
             from resrank.serving.residual_scoring import ResidualScoringStep
         except ImportError as error:
             raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
 
         self._backend = PythonBackend(pb_utils, args)
-        self._step = ResidualScoringStep(version_folder(args))
+        self._step = ResidualScoringStep(version_folder(args), config_parameters(args))
 
     def execute(self, requests: list) -> list:
         """Answers one batch."""

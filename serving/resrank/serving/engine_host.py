@@ -93,7 +93,13 @@ class EncoderGraph:
 
 
 class RerankerGraph:
-    """The laid-out sequence and its candidates to PASSAGE_STATES FP32 [B, N', d] and QUERY_STATE FP32 [B, d]."""
+    """The laid-out sequence and what its slots hold to what the checkpoint's reranker says of them.
+
+    In the slots are CANDIDATES FP16 [B, N', d], RELATIONS FP32 [B, N', 3K + 4] or both; out come PASSAGE_STATES FP32
+    [B, N', d] and QUERY_STATE FP32 [B, d], SCORE_RESIDUALS FP32 [B, N'], or all three. Only what a graph has comes
+    here: the model's config is the checkpoint's. Without a query's state there is no LAST_POSITION, and a row ends at
+    its last slot, since nothing behind it is seen.
+    """
 
     role: ClassVar[Model] = Model.RERANKER
 
@@ -105,12 +111,13 @@ class RerankerGraph:
                 positions and candidates of different number or too many, or a row that is empty or too long.
         """
         ids, positions = inputs[Tensor.INPUT_IDS], inputs[Tensor.PASSAGE_POSITIONS]
-        last, candidates = inputs[Tensor.LAST_POSITION], inputs[Tensor.CANDIDATES]
+        last = inputs.get(Tensor.LAST_POSITION)
         _require_ids(ids, limits)
-        if positions.shape[1] == 0 or positions.shape != candidates.shape[:2]:
-            raise InvalidInputError(
-                Tensor.PASSAGE_POSITIONS, f"shape {positions.shape} is not one position for each of CANDIDATES"
-            )
+        for name in _held(inputs):
+            if positions.shape[1] == 0 or positions.shape != inputs[name].shape[:2]:
+                raise InvalidInputError(
+                    Tensor.PASSAGE_POSITIONS, f"shape {positions.shape} is not one position for each of {name}"
+                )
         if positions.shape[1] > ids.shape[1]:  # every row that shares the call is padded to as many
             raise InvalidInputError(
                 Tensor.PASSAGE_POSITIONS, "more than the sequence has", limit=ids.shape[1], value=positions.shape[1]
@@ -119,29 +126,34 @@ class RerankerGraph:
             raise InvalidInputError(
                 Tensor.CANDIDATES, "too many", limit=limits.max_candidates, value=positions.shape[1]
             )
-        for name, array in ((Tensor.PASSAGE_POSITIONS, positions), (Tensor.LAST_POSITION, last)):
-            if array.min() < 0 or array.max() >= ids.shape[1]:
+        for name in (Tensor.PASSAGE_POSITIONS, Tensor.LAST_POSITION):
+            array = inputs.get(name)
+            if array is not None and (array.min() < 0 or array.max() >= ids.shape[1]):
                 raise InvalidInputError(name, "outside the sequence", limit=ids.shape[1] - 1, value=int(array.max()))
-        lengths: NDArray[np.int64] = np.maximum(positions.max(axis=1), last[:, 0]) + 1
-        return lengths
+        ends: NDArray[np.int64] = positions.max(axis=1)
+        return (ends if last is None else np.maximum(ends, last[:, 0])) + 1
 
     def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
         """See the protocol. Padding candidates repeat the row's last one at its own place (``resrank.core.prompt``)."""
         width = policy.padded_length(max(lengths))
         slots = policy.padded_candidates(max(row[Tensor.PASSAGE_POSITIONS].shape[0] for row in rows), width)
         positions = [np.pad(p, (0, slots - len(p)), mode="edge") for p in _column(rows, Tensor.PASSAGE_POSITIONS)]
-        candidates = [pad_candidates(c[None], slots) for c in _column(rows, Tensor.CANDIDATES)]
-        return {
-            Tensor.INPUT_IDS: _pad_ids(rows, lengths, width),
-            Tensor.PASSAGE_POSITIONS: np.stack(positions),
-            Tensor.LAST_POSITION: np.stack(_column(rows, Tensor.LAST_POSITION)),
-            Tensor.CANDIDATES: np.concatenate(candidates),
-        }
+        batch = {Tensor.INPUT_IDS: _pad_ids(rows, lengths, width), Tensor.PASSAGE_POSITIONS: np.stack(positions)}
+        if Tensor.LAST_POSITION in rows[0]:
+            batch[Tensor.LAST_POSITION] = np.stack(_column(rows, Tensor.LAST_POSITION))
+        for name in _held(rows[0]):
+            batch[name] = np.concatenate([pad_candidates(held[None], slots) for held in _column(rows, name)])
+        return {name.value: array for name, array in batch.items()}
 
     def restore(self, row: Arrays, outputs: Arrays) -> Arrays:
         """See the protocol."""
         slots = row[Tensor.PASSAGE_POSITIONS].shape[0]
-        return {**outputs, Tensor.PASSAGE_STATES: outputs[Tensor.PASSAGE_STATES][:slots]}
+        return {name: array if name is Tensor.QUERY_STATE else array[:slots] for name, array in outputs.items()}
+
+
+def _held(inputs: Arrays) -> list[Tensor]:
+    """What stands in the slots."""
+    return [name for name in (Tensor.CANDIDATES, Tensor.RELATIONS) if name in inputs]
 
 
 class EngineStep:

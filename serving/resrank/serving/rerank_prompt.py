@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from resrank.core.buckets import bucket_length
 from resrank.core.checkpoint import read_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Parameter, Tensor
 from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.relations import canonical_order, relations
 from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.candidates import validate_candidates
@@ -19,8 +23,9 @@ from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 class PromptingStep:
     """QUERY BYTES [B, 1] and CANDIDATES FP16 [B, N, d] to the inputs of ``reranker``, after checking both.
 
-    The candidates' count goes to scoring. With ``query_slot`` QUERY_EMBEDDING FP32 [B, d] comes in and stands behind
-    the candidates; their count leaves it out, so that its state is never scored.
+    The candidates' count goes to scoring. Where the prompt needs the query's vector, QUERY_EMBEDDING FP32 [B, d] comes
+    in: with ``query_slot`` it stands behind the candidates; their count leaves it out, so that its state is never
+    scored. With relations it decides the order in which candidates go on, and which place's score belongs to whom.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
@@ -36,6 +41,9 @@ class PromptingStep:
             InvalidInputError: The buckets are no ascending lengths.
         """
         spec = read_spec(folder)
+        self._neighbors = spec.reranker.slots.neighbors
+        self._cosine_map = spec.fusion.cosine_map
+        self._reads_state = spec.fusion.has_vector_residual
         self._dim = spec.encoder.embedding_dim
         self._tokenizer = PromptTokenizer(folder, spec.reranker)
         self._sequence_buckets = read_buckets(parameters, Parameter.SEQUENCE_BUCKETS)
@@ -60,6 +68,9 @@ class PromptingStep:
         validate_candidates(candidates, max_passages=self._max_passages, dim=self._dim)
         queries = self._tokenizer.encode(request.inputs[Tensor.QUERY][:, 0].tolist(), truncate=request.truncate)
         rows, count, _ = candidates.shape
+        relational: Arrays = {}
+        if self._neighbors is not None:
+            candidates, relational = self._relate(request.inputs[Tensor.QUERY_EMBEDDING], candidates)
         if self._tokenizer.layout.query_slot:
             candidates = append_query(candidates, request.inputs[Tensor.QUERY_EMBEDDING])
         length = candidate_width = 1
@@ -70,15 +81,37 @@ class PromptingStep:
         if self._candidate_buckets:
             candidate_width = bucket_length(candidates.shape[1], self._candidate_buckets)
             candidates = pad_candidates(candidates, candidate_width)
+            if relational:
+                relational = {
+                    **relational,
+                    Tensor.RELATIONS: pad_candidates(relational[Tensor.RELATIONS], candidate_width),
+                }
         prompt = self._tokenizer.layout.batch(
             queries, [count] * rows, min_length=length, min_candidates=candidate_width
         )
         return {
             Tensor.INPUT_IDS: prompt.input_ids,
             Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
-            Tensor.LAST_POSITION: prompt.last_position,
+            **({Tensor.LAST_POSITION: prompt.last_position} if self._reads_state else {}),
             Tensor.CANDIDATES: candidates,
             Tensor.CANDIDATE_COUNT: prompt.candidate_count,
+            **relational,
+        }
+
+    def _relate(
+        self, queries: NDArray[np.float32], candidates: NDArray[np.float16]
+    ) -> tuple[NDArray[np.float16], Arrays]:
+        """Candidates in canonical order, FP16 [B, N, d], with RELATIONS and CANDIDATE_PLACES."""
+        orders = [canonical_order(query, row) for query, row in zip(queries, candidates, strict=True)]
+        ordered = np.stack([row[order.order] for row, order in zip(candidates, orders, strict=True)])
+        neighbors = self._neighbors or 0
+        features = [
+            relations(query, row, neighbors=neighbors, cosine_map=self._cosine_map)
+            for query, row in zip(queries, ordered, strict=True)
+        ]
+        return ordered, {
+            Tensor.RELATIONS: np.stack(features),
+            Tensor.CANDIDATE_PLACES: np.stack([order.places for order in orders]),
         }
 
     def _fit(self, queries: list[list[int]], count: int, *, truncate: bool) -> list[list[int]]:

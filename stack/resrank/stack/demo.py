@@ -199,7 +199,7 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
         table.add_row(
             parity.model.value,
             f"{parity.options.kind.value} {parity.options.precision.value}",
-            f"{parity.state_cosine:.6f}",
+            "" if parity.state_cosine is None else f"{parity.state_cosine:.6f}",
             f"{parity.score_difference:.1e}",
             f"{parity.kendall_tau:.3f}",
             "" if choice.latency_ms is None else f"{choice.latency_ms:.1f}",

@@ -39,7 +39,11 @@ COUNTERS = {
     "passage_tokenizer": recorded(0, 0, 0, 0),
 }
 CLIENT_TIME = ClientTime(requests=2, total=600.0, triton=562.0, sidecar=30.0)
-ENSEMBLES = (Model.EMBED_QUERY, Model.RERANK)
+ENCODING = (Model.QUERY_TOKENIZER, Model.ENCODER)
+ENSEMBLES = {
+    Model.EMBED_QUERY: ENCODING,
+    Model.RERANK: (Model.RERANK_PROMPT, Model.RERANKER, *ENCODING, Model.RESIDUAL_SCORING),
+}
 
 
 def test_counters_become_milliseconds() -> None:
@@ -50,7 +54,7 @@ def test_counters_become_milliseconds() -> None:
 
 
 def test_the_parts_of_a_search_are_those_worked_out_by_hand() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES)
     assert parts == pytest.approx(
         {
             CLIENT: 4.0,
@@ -69,7 +73,7 @@ def test_the_parts_of_a_search_are_those_worked_out_by_hand() -> None:
 
 
 def test_the_parts_add_up_to_the_request() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES)
     assert sum(parts.values()) == pytest.approx(300.0)
     assert set(parts) == set(PARTS)
     assert min(parts.values()) >= 0
@@ -90,24 +94,24 @@ def test_only_what_was_added_between_two_moments_counts() -> None:
 def test_requests_of_others_are_noticed() -> None:
     triton = model_times(COUNTERS)
     with pytest.raises(BenchmarkError, match="Triton counted 2 requests to embed_query, the benchmark made 3"):
-        time_parts(replace(CLIENT_TIME, requests=3), triton, ENSEMBLES, query_residual=True)
+        time_parts(replace(CLIENT_TIME, requests=3), triton, ENSEMBLES)
 
 
 def test_steps_that_overlap_a_little_leave_a_sum_within_the_tolerance() -> None:
     triton = model_times(COUNTERS)
     triton[Model.RERANK] = replace(triton[Model.RERANK], total=525.0)  # 8 ms less than before, 4 of them missing
-    parts = time_parts(replace(CLIENT_TIME, triton=552.0, total=590.0), triton, ENSEMBLES, query_residual=True)
+    parts = time_parts(replace(CLIENT_TIME, triton=552.0, total=590.0), triton, ENSEMBLES)
     assert parts[BETWEEN] == 0.0
     assert sum(parts.values()) == pytest.approx(295.0, rel=TOLERANCE)
 
 
 def test_figures_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(BenchmarkError, match="gRPC and transport came out negative"):
-        time_parts(replace(CLIENT_TIME, triton=500.0), model_times(COUNTERS), ENSEMBLES, query_residual=True)
+        time_parts(replace(CLIENT_TIME, triton=500.0), model_times(COUNTERS), ENSEMBLES)
 
 
 def test_table_and_bars_hold_every_part_that_occurs_and_the_sum() -> None:
-    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES, query_residual=True)
+    parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES)
     study = breakdown_study({"search": parts}, {"search": [290.0, 330.0]}, 1000)
     *rows, last, outside = study.rows
     assert [row[0] for row in rows] == [part for part in PARTS if parts[part]]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
+from resrank.core.adapter import validate_adapter
 from resrank.core.checkpoint import (
     CheckpointSpec,
+    SlotContent,
+    SlotSpec,
     encoder_identity,
     folder_sha256,
     read_spec,
@@ -25,6 +30,7 @@ from resrank.core.errors import CheckpointError
 from resrank.export import adapters, shipped_checkpoints
 from resrank.export.adapters import (
     BackboneAdapter,
+    WholeWeights,
     default_checkpoint,
     merge_adapter,
     merged_weight,
@@ -374,3 +380,93 @@ def write(out: Path, base: Path, encoder: BackboneAdapter) -> None:
         projectors=load_file(base / "projectors.safetensors"),
         card=CARD,
     )
+
+
+@pytest.fixture(scope="module")
+def compact_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compact") / "base"
+    make_tiny_checkpoint(
+        folder,
+        compact=True,
+        query_residual=True,
+        residual_gate=0.0,
+        score_residual=0.3,
+        slots=SlotSpec(content=SlotContent.RELATIONS, neighbors=4),
+    )
+    return folder
+
+
+def write_compact(out: Path, base: Path) -> None:
+    """As training does it: the encoder frozen, all weights of the decoder."""
+    write_adapter(
+        out,
+        base=base,
+        spec=read_spec(base).model_copy(update={"name": "small"}),
+        encoder=None,
+        reranker=WholeWeights({name: value + 0.01 for name, value in weights(base / "reranker").items()}),
+        projectors=load_file(base / "projectors.safetensors"),
+        card=CARD,
+    )
+
+
+def test_a_decoder_without_a_base_comes_whole(compact_base: Path, tmp_path: Path) -> None:
+    write_compact(tmp_path / "adapter", compact_base)
+    assert not (tmp_path / "adapter" / "encoder" / "model.safetensors").exists()
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "out", encoder=compact_base / "encoder")
+
+    assert merged == validate_folder(tmp_path / "out")
+    assert encoder_identity(merged) == encoder_identity(read_spec(compact_base))
+    assert merged.reranker.source.startswith(read_spec(compact_base).reranker.source + " + small (")
+    before, after = weights(compact_base / "reranker"), weights(tmp_path / "out" / "reranker")
+    assert all(torch.equal(after[name], before[name] + 0.01) for name in before)
+    ResRankModel.from_checkpoint(tmp_path / "out")
+
+
+def test_a_base_for_weights_that_are_there_is_refused(compact_base: Path, tmp_path: Path) -> None:
+    write_compact(tmp_path / "adapter", compact_base)
+    with pytest.raises(CheckpointError, match="reranker: has its weights with it: leave out --reranker"):
+        merge_adapter(
+            tmp_path / "adapter",
+            tmp_path / "out",
+            encoder=compact_base / "encoder",
+            reranker=compact_base / "reranker",
+        )
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda fields, folder: (folder / "model.safetensors").unlink(), "missing, but resrank.json names no base"),
+        (
+            lambda fields, folder: fields["reranker"].update(base_sha256="0" * 64),
+            "weights are either whole or an adapter",
+        ),
+    ],
+)
+def test_weights_are_whole_or_of_a_base(
+    compact_base: Path, tmp_path: Path, break_it: Callable[[dict[str, Any], Path], object], message: str
+) -> None:
+    write_compact(tmp_path / "adapter", compact_base)
+    file = tmp_path / "adapter" / "resrank.json"
+    fields = json.loads(file.read_text())
+    break_it(fields, tmp_path / "adapter" / "reranker")
+    fields["reranker"]["sha256"] = folder_sha256(tmp_path / "adapter" / "reranker")
+    file.write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match=message):
+        validate_adapter(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_adapter_of_the_first_layers_is_merged_with_the_whole_base(
+    base: Path, trained: bool, tmp_path: Path
+) -> None:
+    options = InitOptions(max_query_tokens=32, max_passages=16, layers=1)
+    initialize(base / "encoder", base / "reranker", tmp_path / "cut", options)
+    make_tiny_adapter(tmp_path / "adapter", tmp_path / "cut", train_encoder=False, train_reranker=trained)
+    for name, place in (("whole", base), ("first", tmp_path / "cut")):
+        merge_adapter(tmp_path / "adapter", tmp_path / name, encoder=base / "encoder", reranker=place / "reranker")
+    found = weights(tmp_path / "whole" / "reranker")
+    assert {name.split(".")[1] for name in found if name.startswith("layers.")} == {"0"}
+    assert (read_spec(tmp_path / "whole").digest()) == read_spec(tmp_path / "first").digest()
+    unchanged = all(torch.equal(value, weights(base / "reranker")[name]) for name, value in found.items())
+    assert unchanged != trained

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from safetensors.torch import load_file
 from scipy.stats import kendalltau
 
+from resrank.core.checkpoint import SlotContent, SlotSpec, read_spec, validate_folder
 from resrank.core.errors import ExportError, ParityError
+from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.core.tokenization import PromptTokenizer
+from resrank.export.engine_head import engine_head
 from resrank.export.export_options import ExportOptions
 from resrank.export.exporter import export_checkpoint
 from resrank.export.onnx_graphs import (
@@ -42,16 +47,35 @@ class Exported:
     reranker: Path
 
 
-@pytest.fixture(scope="module", params=["bert-linear", "bert-query-slot", "llama-identity"])
+RELATIONAL: dict[str, dict[str, Any]] = {
+    "compact": {"content": "relations", "compact": True, "residual_gate": 0.0, "score_residual": 0.3},
+    "text-relations": {"content": "relations", "residual_gate": 0.0, "score_residual": 0.3},
+    "text-both": {"content": "both", "residual_gate": 0.7, "score_residual": 0.3},
+    "compact-vectors": {"content": "vector", "compact": True, "residual_gate": 0.0, "score_residual": 0.3},
+}
+
+
+def make_relational(folder: Path, name: str, **overrides: Any) -> None:
+    fields = {**RELATIONAL[name], **overrides}
+    content = SlotContent(fields.pop("content"))
+    slots = SlotSpec(content=content, neighbors=5 if content.has_relations else None)
+    cosine_map = CosineMap(slope=4.84, center=0.72, offset=0.05)
+    make_tiny_checkpoint(folder, query_residual=True, slots=slots, cosine_map=cosine_map, **fields)
+
+
+@pytest.fixture(scope="module", params=["bert-linear", "bert-query-slot", "llama-identity", *RELATIONAL])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("export") / request.param
     if request.param == "bert-linear":
         make_tiny_checkpoint(folder, query_residual=True, residual_gate=0.0)  # the gate must look behind a g of 0
     elif request.param == "bert-query-slot":
         make_tiny_checkpoint(folder, query_residual=True, query_slot=True)
+    elif request.param in RELATIONAL:
+        make_relational(folder, request.param)
     else:
         make_tiny_checkpoint(folder, hidden_size=32, encoder_family="llama", pooling="last")
-    model = ResRankModel.from_checkpoint(folder)
+    scratch = tmp_path_factory.mktemp("scratch")
+    model = ResRankModel.from_checkpoint(engine_head(folder, read_spec(folder), scratch).checkpoint)
     layout = PromptTokenizer(folder / "reranker", model.spec.reranker).layout
     return Exported(
         model,
@@ -69,6 +93,7 @@ def test_both_graphs_pass_on_every_engine(exported: Exported, options: EngineOpt
     assert reranker.passed, parity_table([reranker])
     assert encoder.rows > 3
     assert reranker.rows > exported.model.spec.reranker.max_passages
+    assert (reranker.state_cosine is None) == (not exported.model.spec.fusion.has_vector_residual)
 
 
 def perturb_one_weight(path: Path, out: Path) -> Path:
@@ -90,6 +115,37 @@ def test_one_perturbed_weight_fails_the_gate(exported: Exported, tmp_path: Path)
     assert not encoder.passed
     assert not reranker.passed
     assert parity_table([encoder, reranker]).count("FAIL") == 2
+
+
+@pytest.mark.parametrize("trained_head", [True, False])
+def test_engines_hold_the_head_in_one_length_and_scoring_the_rest(trained_head: bool, tmp_path: Path) -> None:
+    make_relational(tmp_path / "tiny", "compact", trained_head=trained_head)
+    spec = read_spec(tmp_path / "tiny")
+    (tmp_path / "scratch").mkdir()
+    head = engine_head(tmp_path / "tiny", spec, tmp_path / "scratch")
+
+    given, held = (load_file(folder / "projectors.safetensors") for folder in (tmp_path / "tiny", head.checkpoint))
+    assert float(held["score_head.weight"].norm()) == pytest.approx(48**-0.5)
+    np.testing.assert_allclose(
+        head.factor * held["score_head.weight"], 0.3 * given["score_head.weight"], rtol=1e-5, atol=1e-8
+    )
+    assert (head.factor > 0) == trained_head
+    assert held["p_in.weight"].equal(given["p_in.weight"])
+    validate_folder(head.checkpoint)
+
+
+def test_numbers_of_a_broken_compact_reranker_fail_even_with_a_head_of_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_relational(tmp_path / "tiny", "compact", trained_head=False)
+
+    def export_and_perturb(model: ResRankModel, folder: Path) -> Path:
+        path = export_reranker(model, folder)
+        return perturb_one_weight(path, path)
+
+    monkeypatch.setattr(cpu, "export_reranker", export_and_perturb)
+    with pytest.raises(ParityError, match=r"(?s)no engine computes the reranker.*no states.*FAIL"):
+        export_checkpoint(tmp_path / "tiny", tmp_path / "repository", ExportOptions(cpu_engine=EngineKind.ONNXRUNTIME))
 
 
 def test_export_fails_with_the_table_when_no_engine_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,11 +178,13 @@ def test_kendall_tau_agrees_with_scipy_and_skips_near_ties() -> None:
 
 def test_a_frozen_axis_is_named(exported: Exported, tmp_path: Path) -> None:
     graph = onnx.load(exported.reranker)
-    axis = next(value for value in graph.graph.input if value.name == Tensor.CANDIDATES).type.tensor_type.shape.dim[1]
+    axis = next(
+        value for value in graph.graph.input if value.name == Tensor.PASSAGE_POSITIONS
+    ).type.tensor_type.shape.dim[1]
     axis.dim_value = 5
     onnx.save(graph, tmp_path / "frozen.onnx")
-    with pytest.raises(ExportError, match=r"axis 1 \(candidates\) of CANDIDATES was frozen to 5"):
-        check_dynamic_axes(tmp_path / "frozen.onnx", reranker_sample(exported.model.spec.encoder.embedding_dim))
+    with pytest.raises(ExportError, match=r"axis 1 \(candidates\) of PASSAGE_POSITIONS was frozen to 5"):
+        check_dynamic_axes(tmp_path / "frozen.onnx", reranker_sample(exported.model.spec))
 
 
 def test_attention_that_slides_within_the_limits_is_refused(tmp_path: Path) -> None:

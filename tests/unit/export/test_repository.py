@@ -15,8 +15,9 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from resrank.core.checkpoint import encoder_identity
+from resrank.core.checkpoint import SlotContent, SlotSpec, encoder_identity
 from resrank.core.errors import ExportError, InvalidInputError
+from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.export.graph_files import graph_files
 from resrank.export.manifest import BuiltOn, read_manifest
@@ -95,6 +96,8 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
         "checkpoint_sha256": plan.spec.digest(),
         "embedding_dim": "32",
         "max_passages": "16",
+        "lexical_weight": "0.3",
+        "slot_content": "vector",
     }
     host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
     vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
@@ -151,6 +154,67 @@ def test_without_query_residual_no_query_is_encoded(tmp_path: Path) -> None:
     assert steps == [*PASS, "residual_scoring"]
     assert mention(tmp_path / "out", "QUERY_EMBEDDING") == set()
     assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring"}
+
+
+RELATIONAL = {
+    "slots": SlotSpec(content=SlotContent.RELATIONS, neighbors=5),
+    "residual_gate": 0.0,
+    "score_residual": 0.3,
+    "lexical_weight": 0.2,
+    "cosine_map": CosineMap(slope=4.84, center=0.72, offset=0.05),
+}
+
+
+def names(tensors: Any) -> set[str]:
+    return {tensor.name for tensor in tensors}
+
+
+def test_a_reranker_of_relations_reads_nothing_else(tmp_path: Path) -> None:
+    plan = replace(make_plan(tmp_path, compact=True, **RELATIONAL), residual_factor=1.25)
+    write_repository(plan, tmp_path / "out")
+    rerank = read(tmp_path / "out", "rerank")
+    assert [step.model_name for step in rerank.ensemble_scheduling.step] == [*ENCODING, *PASS, "residual_scoring"]
+    reranker, scoring = read(tmp_path / "out", "reranker"), read(tmp_path / "out", "residual_scoring")
+    assert dims(reranker) == {
+        "INPUT_IDS": [-1],
+        "PASSAGE_POSITIONS": [-1],
+        "RELATIONS": [-1, 19],
+        "SCORE_RESIDUALS": [-1],
+    }
+    assert names(scoring.input) == {
+        "CANDIDATES",
+        "CANDIDATE_COUNT",
+        "CANDIDATE_PLACES",
+        "QUERY_EMBEDDING",
+        "SCORE_RESIDUALS",
+    }
+    assert scoring.parameters["score_residual"].string_value == "1.25"
+    assert mention(tmp_path / "out", "LAST_POSITION") == mention(tmp_path / "out", "QUERY_STATE") == set()
+    assert not (tmp_path / "out" / "rerank_prompt" / "1" / "tokenizer.json").exists()
+    for model in ("rerank", "rerank_text", "search"):
+        told = {key: value.string_value for key, value in read(tmp_path / "out", model).parameters.items()}
+        assert (told["lexical_weight"], told["slot_content"]) == ("0.2", "relations")
+        assert json.loads(told["cosine_map"]) == {"slope": 4.84, "center": 0.72, "offset": 0.05}
+
+
+def test_a_reranker_of_both_reads_vectors_too(tmp_path: Path) -> None:
+    fields = {**RELATIONAL, "slots": SlotSpec(content=SlotContent.BOTH, neighbors=5), "residual_gate": 0.5}
+    write_repository(make_plan(tmp_path, **fields), tmp_path / "out")
+    reranker = read(tmp_path / "out", "reranker")
+    assert names(reranker.input) == {"INPUT_IDS", "PASSAGE_POSITIONS", "LAST_POSITION", "CANDIDATES", "RELATIONS"}
+    assert names(reranker.output) == {"PASSAGE_STATES", "QUERY_STATE", "SCORE_RESIDUALS"}
+    assert (tmp_path / "out" / "rerank_prompt" / "1" / "tokenizer.json").exists()
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_samples_of_relational_models_have_all_their_inputs(compact: bool, tmp_path: Path) -> None:
+    write_repository(make_plan(tmp_path, compact=compact, **RELATIONAL), tmp_path / "out")
+    for model in ("rerank_prompt", "reranker"):
+        config = read(tmp_path / "out", model)
+        for sample in config.model_warmup:
+            assert set(sample.inputs) == names(config.input)
+    relations = next(iter(read(tmp_path / "out", "reranker").model_warmup)).inputs["RELATIONS"]
+    assert list(relations.dims) == [16, 19]
 
 
 def test_warm_up_samples_are_files_in_tritons_form(plan: RepositoryPlan, tmp_path: Path) -> None:

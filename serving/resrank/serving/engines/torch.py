@@ -81,7 +81,7 @@ class TorchEngine:
         found = self._model.outputs(
             inputs[Name.INPUT_IDS],
             inputs[Name.PASSAGE_POSITIONS],
-            inputs[Name.LAST_POSITION],
+            inputs.get(Name.LAST_POSITION),
             inputs.get(Name.CANDIDATES),
             inputs.get(Name.RELATIONS),
         )

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resrank.core.adapter import AdapterSpec, read_lora, validate_adapter
+from resrank.core.adapter import AdapterSpec, has_whole_weights, read_lora, validate_adapter
 from resrank.core.checkpoint import (
     ENCODER_DIR,
+    MAX_NEIGHBORS,
     RERANKER_DIR,
     CheckpointSpec,
     Pooling,
+    SlotContent,
+    SlotSpec,
     encoder_identity,
     is_adapter,
     validate_folder,
 )
+from resrank.core.errors import InvalidInputError
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 
@@ -27,18 +32,30 @@ if TYPE_CHECKING:
 
 _BACKBONES = (ENCODER_DIR, RERANKER_DIR)
 
+_COMPACT_RESIDUAL = 0.3  # γ with which compact decoders were found to train well
+
 app = typer.Typer(no_args_is_help=True, help="Make, merge and inspect checkpoints.", rich_markup_mode="markdown")
 
 
 @app.command(
     epilog="Examples: `resrank checkpoint init --default` · "
+    "`resrank checkpoint init --encoder e5-small --reranker compact --cosine-map 4.84,0.72,0.05 --out compact` · "
     "`resrank checkpoint init --encoder Qwen/Qwen3-Embedding-0.6B --reranker Qwen/Qwen3-0.6B --out qwen`"
 )
 def init(
     encoder: Annotated[
-        str | None, typer.Option(help="Encoder: a hub id or a folder with config.json, model.safetensors, tokenizer.")
+        str | None,
+        typer.Option(
+            help="Encoder: minilm, e5-small, a hub id, or a folder with config.json, model.safetensors and tokenizer."
+        ),
     ] = None,
-    reranker: Annotated[str | None, typer.Option(help="Reranker: a causal decoder, hub id or folder.")] = None,
+    reranker: Annotated[
+        str | None,
+        typer.Option(
+            help="Reranker: smollm2, a hub id or folder of a causal decoder, or compact: a small one that reads slots "
+            "alone."
+        ),
+    ] = None,
     default: Annotated[
         bool, typer.Option("--default", help="all-MiniLM-L6-v2 and SmolLM2-135M-Instruct, both Apache-2.0.")
     ] = False,
@@ -56,7 +73,29 @@ def init(
     ] = None,
     max_query_tokens: Annotated[int, typer.Option(min=3, help="Longest query, for both models.")] = 128,
     max_passages: Annotated[int, typer.Option(min=1, max=4096, help="Candidates in one pass.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of the projectors' random directions, where the sizes differ.")] = 0,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="The reranker's first so many layers [default: all; 2 of compact].")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(min=24, help="Hidden size of compact, a multiple of 24 [default: 96].")
+    ] = None,
+    slots: Annotated[
+        SlotContent | None,
+        typer.Option(help="What stands at a passage's position [default: vector; relations with compact]."),
+    ] = None,
+    neighbors: Annotated[
+        int, typer.Option(min=1, max=MAX_NEIGHBORS, help="Passages that relations compare each one with.")
+    ] = 16,
+    score_residual: Annotated[
+        float | None, typer.Option(min=0.0, help="γ of the score residual [default: 0; 0.3 with compact].")
+    ] = None,
+    cosine_map: Annotated[
+        str | None, typer.Option(metavar="SLOPE,CENTER,OFFSET", help="One scale for cosines, as in 4.84,0.72,0.05.")
+    ] = None,
+    lexical_weight: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help="What a share of the best lexical score counts beside a score.")
+    ] = DEFAULT_LEXICAL_WEIGHT,
+    seed: Annotated[int, typer.Option(help="Of the projectors' random directions, and of compact.")] = 0,
 ) -> None:
     """Make a checkpoint from two backbones.
 
@@ -65,10 +104,15 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
-    from resrank.export.backbones import DEFAULT_NAME, initialize_default
-    from resrank.export.initialize import InitOptions, initialize
+    from resrank.export.backbones import DEFAULT_NAME, cache_folder, initialize_default, named_backbone
+    from resrank.export.compact import COMPACT, CompactDecoder
+    from resrank.export.initialize import InitOptions, initialize, source_name
 
     console = Terminal()
+    compact = reranker == COMPACT
+    if width is not None and not compact:
+        raise typer.BadParameter("--width is of --reranker compact")
+    content = slots or (SlotContent.RELATIONS if compact else SlotContent.VECTOR)
     options = InitOptions(
         name=name or (DEFAULT_NAME if default else None),
         pooling=pooling,
@@ -77,12 +121,29 @@ def init(
         max_passage_tokens=max_passage_tokens,
         max_query_tokens=max_query_tokens,
         max_passages=max_passages,
+        layers=None if compact else layers,
+        slots=SlotSpec(content=content, neighbors=neighbors if content.has_relations else None),
+        score_residual=(_COMPACT_RESIDUAL if compact else 0.0) if score_residual is None else score_residual,
+        cosine_map=None if cosine_map is None else _cosine_map(cosine_map),
+        lexical_weight=lexical_weight,
         seed=seed,
     )
+
+    def notify(step: str) -> None:
+        console.print(f"{step} …")
+
     if encoder is None or reranker is None:
-        spec = initialize_default(out, options, notify=lambda step: console.print(f"{step} …"))
+        spec = initialize_default(out, options, notify=notify)
     else:
-        spec = initialize(encoder, reranker, out, options)
+        encoder_place, encoder_source = named_backbone(encoder, cache_folder(), notify)
+        reranker_place: str | Path | CompactDecoder
+        if compact:
+            reranker_place = CompactDecoder(layers or 2, width or 96, seed)
+            reranker_source: str | None = reranker_place.source
+        else:
+            reranker_place, reranker_source = named_backbone(reranker, cache_folder(), notify)
+        sources = (encoder_source or source_name(encoder), reranker_source or source_name(reranker))
+        spec = initialize(encoder_place, reranker_place, out, options, sources=sources)
     _report(spec, out, console)
 
 
@@ -125,9 +186,24 @@ def merge(
     _report(spec, out, console)
 
 
+def _cosine_map(text: str) -> CosineMap:
+    form = "write SLOPE,CENTER,OFFSET, as in 4.84,0.72,0.05"
+    try:
+        slope, center, offset = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--cosine-map {text}: {form}") from None
+    try:
+        return CosineMap(slope, center, offset)
+    except InvalidInputError as error:
+        raise typer.BadParameter(f"--cosine-map {text}: {error}") from None
+
+
 def _report(spec: CheckpointSpec, out: Path, console: Terminal) -> None:
     console.print(f"[green]✓[/] {out}: checkpoint {spec.name!r}, d = {spec.encoder.embedding_dim}, ", end="")
     console.print(f"h = {spec.reranker.hidden_size}, {spec.fusion.projector.value} projector")
+    slots = spec.reranker.slots
+    if slots.content.has_relations:
+        console.print(f"  slots hold {slots.content.value}, {slots.neighbors} neighbours")
     if spec.fusion.residual_gate == 0:
         console.print("  dense-start: the reranker is untrained, the scores are the retriever's cosines")
 
@@ -204,6 +280,8 @@ def show(
 
 def _trained(folder: Path) -> str:
     """What an adapter checkpoint holds for one backbone."""
+    if has_whole_weights(folder):
+        return "whole"
     lora = read_lora(folder)
     return "no" if lora is None else f"LoRA of rank {lora.rank} in {len(lora.modules)} layers"
 
