@@ -126,7 +126,8 @@ def stack_backend(triton: str, checkpoint: Path | None) -> Iterator[Backend]:
 
 
 def _projectors(checkpoint: Path, spec: CheckpointSpec) -> Projectors | None:
-    return Projectors.of(checkpoint) if spec.fusion.has_vector_residual else None
+    reads_vectors = not spec.reranker.slots.content.has_relations  # the projection is of vectors alone
+    return Projectors.of(checkpoint) if reads_vectors and spec.fusion.has_vector_residual else None
 
 
 def _torch_ablations(checkpoint: Path, spec: CheckpointSpec) -> dict[Row, Scorer]:
