@@ -323,9 +323,7 @@ def _base_of(folder: Path, name: str, fields: _AdaptedSpec, given: str | Path | 
     """The folder of a backbone's base; None for one that has its weights with it."""
     if has_whole_weights(folder / name):
         if given is not None:
-            raise CheckpointError(
-                f"{folder / name}: has its weights with it, so there is no base to give with --{name}"
-            )
+            raise CheckpointError(f"{folder / name}: has its weights with it: leave out --{name}, it has no base")
         return None
     return resolve_source(given) if given is not None else _find_base(name, fields.source, notify)
 
