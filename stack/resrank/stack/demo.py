@@ -24,8 +24,9 @@ from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder
 from resrank.core.collection import Collection, load_collection
 from resrank.core.corpus import check_corpus, corpus_file
 from resrank.core.errors import StackError
-from resrank.core.measures import evaluate, ranked
+from resrank.core.measures import per_question, ranked
 from resrank.core.search import SearchMode
+from resrank.evaluation.significance import difference
 from resrank.loadtest.figures import Latency
 from resrank.retrieval.lock import read_owner
 from resrank.stack.index_sidecar import sidecar_of
@@ -275,13 +276,21 @@ def _show_quality(
     screen.section(f"Quality over {len(collection.queries)} questions, through the live servers")
     measures = ("nDCG@10", "R@10", f"R@{CANDIDATES}")
     table = Table("ranking", *measures, box=None)
+    found = {}
     for name, answers in results.items():
         answered = {
             query: ranked([passage.id or "" for passage in answer.passages]) for query, answer in answers.items()
         }
-        means = evaluate(collection.qrels, answered, measures)
-        table.add_row(name, *(f"{means[measure]:.3f}" for measure in measures))
+        found[name] = per_question(collection.qrels, answered, measures)
+        means = (np.mean(list(found[name][measure].values())) for measure in measures)
+        table.add_row(name, *(f"{mean:.3f}" for mean in means))
     screen.print(table)
+    as_found, reranked = (np.array(list(found[RANKERS[place].name][measures[0]].values())) for place in (-2, -1))
+    gain = difference(reranked, as_found)
+    screen.print(
+        f"{RANKERS[-1].name} - {RANKERS[-2].name}: {measures[0]} [bold]{gain.mean:+.3f}[/], "
+        f"95 % interval {gain.low:+.3f} to {gain.high:+.3f}, {gain.wins} questions won, {gain.losses} lost"
+    )
     if _is_dense_start(spec):
         screen.print("[yellow]untrained reranker:[/] its line is the dense order of the hybrid candidates")
 
@@ -307,4 +316,4 @@ def _first(collection: Collection, count: int) -> Collection:
 
 
 def _is_dense_start(spec: CheckpointSpec | AdapterSpec) -> bool:
-    return spec.fusion.residual_gate == 0
+    return spec.fusion.residual_gate == 0 and spec.fusion.score_residual == 0
