@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from resrank.core.errors import CheckpointError
+from resrank.core.errors import InvalidInputError
 
 COMPACT = "compact"
 """What stands for such a decoder where a backbone's name or folder is asked for."""
@@ -33,12 +33,12 @@ class CompactDecoder:
         """Checks the sizes.
 
         Raises:
-            CheckpointError: One of them is not possible.
+            InvalidInputError: One of them is not possible.
         """
         if self.layers < 1:
-            raise CheckpointError(f"{COMPACT}: layers must be at least 1, got {self.layers}")
+            raise InvalidInputError("layers", "too few", limit="at least 1", value=self.layers)
         if self.width < 1 or self.width % _HEAD_SIZE:
-            raise CheckpointError(f"{COMPACT}: width must be a multiple of {_HEAD_SIZE}, got {self.width}")
+            raise InvalidInputError("width", "not possible", limit=f"a multiple of {_HEAD_SIZE}", value=self.width)
 
     @property
     def source(self) -> str:

@@ -41,7 +41,7 @@ from resrank.core.checkpoint import (
     write_spec,
 )
 from resrank.core.durability import flush, flush_tree
-from resrank.core.errors import CheckpointError
+from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.json_lines import parse_json
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
@@ -136,6 +136,7 @@ def initialize(
     Raises:
         CheckpointError: A backbone cannot be loaded or does not fit, or ``out`` exists. ``out`` is either complete
             afterwards or not there.
+        InvalidInputError: The options contradict each other, or ask for more layers than there are.
     """
     refuse_existing(out)  # before anything is fetched
     encoder_source, reranker_source = sources or (source_name(encoder), reranker_name(reranker))
@@ -160,7 +161,7 @@ def initialize(
             )
             refuse_contradictions(encoder_spec, reranker_spec, fusion)
         except ValueError as error:  # what was asked for, not what was found
-            raise CheckpointError(f"{out}: {validation_sentence(error)}") from None
+            raise InvalidInputError("options", validation_sentence(error)) from None
         if tensors := first_projectors(encoder_spec, reranker_spec, fusion, seed=options.seed):
             save_file(tensors, partial / PROJECTORS_FILE)
             fusion = fusion.model_copy(update={"projectors_sha256": file_sha256(partial / PROJECTORS_FILE)})
@@ -329,13 +330,14 @@ def keep_layers(model: PreTrainedModel, layers: int, source: Path) -> None:
         source: Where it came from, for the error.
 
     Raises:
-        CheckpointError: It does not have so many, or is not built of ``layers``.
+        InvalidInputError: It does not have so many.
+        CheckpointError: It is not built of ``layers``.
     """
     stack = getattr(model, "layers", None)
     if not isinstance(stack, torch.nn.ModuleList):
         raise CheckpointError(f"{source}: not a stack of decoder layers, so none can be dropped")
     if not 1 <= layers <= len(stack):
-        raise CheckpointError(f"{source}: layers must be from 1 to {len(stack)}, got {layers}")
+        raise InvalidInputError("layers", f"{source.name} does not have them", limit=f"1 to {len(stack)}", value=layers)
     model.layers = stack[:layers]
     model.config.num_hidden_layers = layers
     if (types := getattr(model.config, "layer_types", None)) is not None:
