@@ -25,6 +25,10 @@ MAX_EMBEDDING_DIM = 16384
 MAX_GRPC_MESSAGE_BYTES = 256 * 1024 * 1024
 """gRPC message cap on both ends of the sidecar and in the client: 50,000 fp16 vectors of dimension 2560."""
 
+MAX_UPLOAD_BYTES = 64 * 1024 * 1024
+"""Largest message that the sidecar takes: 1000 records of dimension 16384 with texts of the usual length, or 500 of the
+longest. gRPC reads no more of a longer one than its length."""
+
 MAX_MESSAGE_RECORDS = 1000
 """Results, records or ids in one message of the retrieval sidecar: the usual depth of a run in TREC, and small enough
 that the largest answer (1000 × (64 KiB text + 32 KiB embedding + metadata)) stays below the message cap."""

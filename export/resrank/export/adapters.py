@@ -325,7 +325,7 @@ def _base_of(folder: Path, name: str, fields: _AdaptedSpec, given: str | Path | 
         if given is not None:
             raise CheckpointError(f"{folder / name}: has its weights with it: leave out --{name}, it has no base")
         return None
-    return resolve_source(given) if given is not None else _find_base(name, fields.source, notify)
+    return resolve_source(given, digest_known=True) if given is not None else _find_base(name, fields.source, notify)
 
 
 def _find_base(name: str, source: str, notify: Notify) -> Path:
@@ -340,7 +340,7 @@ def _find_base(name: str, source: str, notify: Notify) -> Path:
     if adapter is not None and source == _merged_source(adapter, validate_adapter(adapter), name):
         return default_checkpoint(notify) / name
     try:
-        return resolve_source(source)
+        return resolve_source(source, digest_known=True)
     except CheckpointError as error:
         raise CheckpointError(f"the {name}'s base is not at hand ({error}): give its folder with --{name}") from error
 

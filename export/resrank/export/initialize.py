@@ -64,7 +64,7 @@ PLAIN_PROMPT = PromptSpec(
 )
 """Default for all other tokenizers."""
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?")
 # No .bin, .pt or .py is ever fetched: weights are safetensors and code is transformers' own.
 _HUB_FILES = ["*.json", "*/config.json", "model*.safetensors", "*.txt", "*.model"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -430,21 +430,30 @@ def _token_limit(folder: Path, model: PreTrainedModel) -> int:
     return int(min((limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT), default=32768))
 
 
-def resolve_source(source: str | Path) -> Path:
-    """The folder of a backbone, fetched from the hub when it is an id.
+def resolve_source(source: str | Path, *, digest_known: bool = False) -> Path:
+    """The folder of a backbone, fetched from the hub when it is an id, ``owner/name@COMMIT``.
+
+    Args:
+        source: Folder or id.
+        digest_known: Whether the caller compares the weights with a digest, so that an id needs no commit.
 
     Raises:
-        CheckpointError: It is neither a folder nor an id, or cannot be fetched.
+        CheckpointError: It is neither a folder nor an id, names no commit, or cannot be fetched.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
         raise CheckpointError(f"{source}: no such folder, and not a hub id of the form owner/name")
+    name, _, commit = source.partition("@")
+    if not commit and not digest_known:
+        raise CheckpointError(
+            f"{source}: what a hub's branch holds can change, so give {name}@COMMIT, the 40 hex digits of a revision"
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(name, revision=commit or None, allow_patterns=_HUB_FILES))
     except Exception as error:  # connection, permission and missing-repository errors of several libraries
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

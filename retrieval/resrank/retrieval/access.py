@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class BearerInterceptor(grpc.aio.ServerInterceptor):
 
 
 def _local_only(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-    """The same handler for calls over the Unix domain socket, and a refusal for others."""
+    """The same handler, whose behaviour is a coroutine, for calls over the Unix domain socket; a refusal for others."""
 
     async def check(context: _Context) -> None:
         if not context.peer().startswith("unix:"):
@@ -83,11 +83,6 @@ def _local_only(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandl
         await check(context)
         return await behaviour(request, context)
 
-    async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
-        await check(context)
-        async for message in behaviour(request, context):
-            yield message
-
     make: Any
     if handler.response_streaming:
         make = (
@@ -97,7 +92,5 @@ def _local_only(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandl
         make = (
             grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
         )
-    guarded: grpc.RpcMethodHandler[Any, Any] = make(
-        stream if handler.response_streaming else answer, handler.request_deserializer, handler.response_serializer
-    )
+    guarded: grpc.RpcMethodHandler[Any, Any] = make(answer, handler.request_deserializer, handler.response_serializer)
     return guarded

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from resrank.core.addresses import join_address
 from resrank.core.errors import RetrievalError
-from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_UPLOAD_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval.access import BearerInterceptor
 from resrank.retrieval.local_store import LocalVectorStore
@@ -22,6 +22,7 @@ from resrank.retrieval.service import RetrievalService
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.status import SERVICE, StatusInterceptor
 from resrank.retrieval.unix_socket import UnixSocket
+from resrank.retrieval.upload_memory import UploadMemory
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,9 @@ class SidecarServer:
         )
         access = [] if settings.bearer_key is None else [BearerInterceptor(settings.bearer_key)]
         self._server = grpc.aio.server(
-            interceptors=[*access, StatusInterceptor()],
+            interceptors=[*access, StatusInterceptor(UploadMemory())],
             options=[
-                ("grpc.max_receive_message_length", MAX_GRPC_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_UPLOAD_BYTES),
                 ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a silent share of the requests
             ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from inspect import isawaitable
 from typing import Any
 
 import grpc
@@ -12,8 +14,12 @@ from google.protobuf.message import DecodeError, Message
 from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.errors import EncoderMismatchError, StoreWriteError
+from resrank.retrieval.refusal_log import RefusalLog
+from resrank.retrieval.upload_memory import UploadMemory
 
 logger = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
@@ -32,74 +38,93 @@ def status_of(error: Exception) -> grpc.StatusCode:
     return next((code for kind, code in STATUS_TABLE if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-class _Undecodable:
-    """Stands for a request whose bytes are no message, until the handler may answer."""
-
-    def __init__(self, error: DecodeError) -> None:
-        self.error = InvalidInputError("request", f"is not a valid protobuf message ({error})")
-
-
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Answers errors of the retrieval service by the table; without it gRPC says UNKNOWN to everything.
+    """Answers errors of every service by the table; without it gRPC says UNKNOWN to everything.
 
-    Bytes that are no message (invalid UTF-8 in a string, say) count as invalid input too; gRPC alone says INTERNAL.
+    Bytes that are no message (invalid UTF-8 in a string, say) and a call that ends without one count as invalid input,
+    too: gRPC alone says UNKNOWN or INTERNAL to the first, and never answers the second. So every method is a streaming
+    one to gRPC, which is no difference on the wire, and hands on bytes, which are counted before they are parsed.
+
+    Args:
+        memory: Counts them.
     """
+
+    def __init__(self, memory: UploadMemory) -> None:
+        self._memory = memory
+        self._refusals = RefusalLog(logger)
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the handlers of the retrieval service and leaves others alone."""
+        """Wraps every handler."""
         handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         method = handler_call_details.method or ""
-        if handler is None or not method.startswith(f"/{SERVICE}/"):
-            return handler
-        deserializer = _tolerant(handler.request_deserializer)
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                _answering(method, handler.stream_unary, _checked_stream), deserializer, handler.response_serializer
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._answering(method, _streaming(handler), handler), None, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
-            _answering(method, handler.unary_unary, _checked), deserializer, handler.response_serializer
+        return grpc.stream_unary_rpc_method_handler(
+            self._answering(method, handler.stream_unary or handler.unary_unary, handler),
+            None,
+            handler.response_serializer,
         )
 
-
-def _tolerant(deserializer: Any) -> Callable[[bytes], Message | _Undecodable]:
-    def deserialize(data: bytes) -> Message | _Undecodable:
-        try:
-            message: Message = deserializer(data)
-        except DecodeError as error:
-            return _Undecodable(error)
-        return message
-
-    return deserialize
-
-
-def _checked(request: Any) -> Any:
-    if isinstance(request, _Undecodable):
-        raise request.error
-    return request
-
-
-async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
-
-
-def _answering(method: str, behaviour: Any, check: Callable[[Any], Any]) -> Any:
-    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await behaviour(check(request), context)
-        except ResRankError as error:
-            code = status_of(error)
-            if code is grpc.StatusCode.INTERNAL:
+    def _answering(self, method: str, behaviour: Any, handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+        async def answer(calls: AsyncIterator[bytes], context: _Context) -> Any:
+            messages = self._messages(calls, handler.request_deserializer)
+            try:
+                async with aclosing(messages):
+                    if handler.request_streaming:
+                        return await behaviour(messages, context)
+                    async for message in messages:
+                        return await behaviour(message, context)
+                    raise InvalidInputError("request", "the call ended without a message")
+            except grpc.aio.AbortError:  # a service of gRPC's own has answered
+                raise
+            except ResRankError as error:
+                code = status_of(error)
+                if code is grpc.StatusCode.INTERNAL:
+                    logger.exception("request failed method=%s", method)
+                else:
+                    self._refusals.refused(method, code.name, str(error))
+                await context.abort(code, str(error))
+            except Exception:
                 logger.exception("request failed method=%s", method)
-            else:
-                logger.info("request refused method=%s status=%s reason=%s", method, code.name, error)
-            await context.abort(code, str(error))
-        except Exception:
-            logger.exception("request failed method=%s", method)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the sidecar's log has the details")
+                await context.abort(grpc.StatusCode.INTERNAL, "internal error; the sidecar's log has the details")
+
+        return answer
+
+    async def _messages(self, calls: AsyncIterator[bytes], parse: Any) -> AsyncGenerator[Message, None]:
+        """Each message, whose bytes count until the next one is asked for."""
+        async for data in calls:
+            size = len(data)
+            try:
+                with self._memory.holding(size):
+                    try:
+                        message = parse(data)
+                    except DecodeError as error:
+                        raise InvalidInputError("request", f"is not a valid protobuf message ({error})") from error
+                    del data
+                    yield message
+                    del message
+            finally:
+                self._memory.give_back(size)
+
+
+def _streaming(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
+    """A handler of many answers as a coroutine: gRPC's own are one or the other."""
+    behaviour: Any = handler.stream_stream or handler.unary_stream
+
+    async def answer(request: Any, context: _Context) -> None:
+        answers = behaviour(request, context)
+        if isawaitable(answers):
+            await answers
+            return
+        async for message in answers:
+            await context.write(message)
 
     return answer

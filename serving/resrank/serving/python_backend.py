@@ -203,21 +203,24 @@ class PythonBackend:
         """Reads a ``pb_utils.InferenceRequest``.
 
         Raises:
-            InvalidInputError: A request parameter has the wrong type.
+            InvalidInputError: A request parameter has the wrong type or is out of its range, or an input has no rows.
         """
         parameters = json.loads(request.parameters())
         truncate = parameters.get(Parameter.TRUNCATE, False)
         if not isinstance(truncate, bool):
             raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
-        timeout_us = request.timeout()
+        inputs = {
+            name: tensor.as_numpy()
+            for name in self._inputs
+            if (tensor := self._pb.get_input_tensor_by_name(request, name.value)) is not None  # optional ones
+        }
+        for name, array in inputs.items():
+            if array.size == 0 and 0 in array.shape[:1]:  # Triton lets dimensions through whose product overflows
+                raise InvalidInputError(name, "has no rows", limit="at least 1", value=0)
         return StepRequest(
-            {
-                name: tensor.as_numpy()
-                for name in self._inputs
-                if (tensor := self._pb.get_input_tensor_by_name(request, name.value)) is not None  # optional ones
-            },
+            inputs,
             truncate,
-            time.monotonic() + timeout_us / 1e6 if timeout_us else None,
+            _deadline(request.timeout()),
             parameters,
             request.requested_output_names(),
         )
@@ -266,6 +269,22 @@ class PythonBackend:
                 self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
                 code, text = codes.INTERNAL, f"internal error in {self._model}, see the server's log: {error!r}"
         return codes(text, code)
+
+
+_LONGEST_US = 365 * 24 * 3600 * 1_000_000
+"""A longer timeout is none: sums with it overflow somewhere on the way."""
+
+
+def _deadline(timeout_us: int) -> float | None:
+    """When a caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
+
+    Triton counts in unsigned 64 bits, where a caller's negative number is an enormous one.
+    """
+    if timeout_us >= 1 << 63:
+        raise InvalidInputError("timeout", "must not be negative", limit=0, value=timeout_us - (1 << 64))
+    if timeout_us == 0 or timeout_us > _LONGEST_US:
+        return None
+    return time.monotonic() + timeout_us / 1e6
 
 
 def inner_error(message: str) -> ResRankError:

@@ -17,10 +17,12 @@ class LogFollower:
     Args:
         log: The file; read by position, so whoever writes to it is not disturbed.
         on_line: Called in the follower's thread with each line, without its newline.
+        limit: Bytes above which the file is cut back to its last 64 KiB; None for a file that is somebody's.
     """
 
-    def __init__(self, log: BinaryIO, on_line: Callable[[str], None]) -> None:
+    def __init__(self, log: BinaryIO, on_line: Callable[[str], None], limit: int | None = None) -> None:
         self._log = log
+        self._limit = limit
         self._on_line = on_line
         self._offset = os.fstat(log.fileno()).st_size
         self._rest = b""
@@ -41,8 +43,16 @@ class LogFollower:
             self._on_line(self._rest.decode("utf-8", "replace"))
 
     def _read(self) -> None:
-        while chunk := os.pread(self._log.fileno(), _CHUNK_BYTES, self._offset):
+        descriptor = self._log.fileno()
+        size = os.fstat(descriptor).st_size
+        if size < self._offset:  # rotated by somebody
+            self._offset = 0
+        while chunk := os.pread(descriptor, _CHUNK_BYTES, self._offset):
             self._offset += len(chunk)
             *lines, self._rest = (self._rest + chunk).split(b"\n")
             for line in lines:
                 self._on_line(line.decode("utf-8", "replace"))
+        if self._limit is not None and self._offset > self._limit:
+            end = os.pread(descriptor, _CHUNK_BYTES, self._offset - _CHUNK_BYTES)
+            os.ftruncate(descriptor, 0)
+            self._offset = os.write(descriptor, end)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import BinaryIO, Self
 
 import psutil
 
+from resrank.core.durability import private
 from resrank.core.errors import StackError
 from resrank.stack.log_follower import LogFollower
 from resrank.stack.standstill import Standstill
@@ -27,6 +29,9 @@ _TAIL_BYTES = 64 * 1024
 _READY_POLL_S = 0.1
 _EXIT_POLL_S = 0.05
 _KILL_WAIT_S = 5.0
+_UMASK = 0o077
+"""What a child makes is its user's alone."""
+_UNNAMED_LOG_BYTES = 64 * 1024 * 1024
 
 
 @functools.cache
@@ -49,7 +54,8 @@ class ManagedProcess:
         name: What messages call it, for instance ``tritonserver``.
         command: Program and arguments.
         environment: The complete environment; the caller's when None.
-        log_path: File that stdout and stderr are appended to; an unnamed temporary file when None.
+        log_path: File that stdout and stderr are appended to; an unnamed temporary file when None, which is cut
+            back to its end when it has grown to 64 MiB.
         on_line: Called with each line that the child writes, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
     """
@@ -122,11 +128,14 @@ class ManagedProcess:
         try:
             if self.log_path is None:
                 self._log = tempfile.TemporaryFile(prefix=f"{self.name}-", suffix=".log")  # noqa: SIM115 - lives on
+                # So that the child goes on at the new end when it is cut.
+                fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
             else:
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
-                self._log = self.log_path.open("ab+")
-            if self._on_line is not None:  # before the child writes its first line
-                self._follower = LogFollower(self._log, self._on_line)
+                self._log = open(self.log_path, "ab+", opener=private)  # noqa: SIM115 - lives on
+            limit = _UNNAMED_LOG_BYTES if self.log_path is None else None
+            # Before the child writes its first line.
+            self._follower = LogFollower(self._log, self._on_line or (lambda line: None), limit)
             self._process = (
                 _spawner()
                 .submit(
@@ -137,6 +146,7 @@ class ManagedProcess:
                     stdout=self._log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    umask=_UMASK,
                 )
                 .result()
             )

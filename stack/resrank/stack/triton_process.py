@@ -148,6 +148,8 @@ class TritonProcess(ManagedProcess):
         ready = super().wait_ready(cancelled)
         if ready:
             self._control.hide_key(self.pid)
+            for segment in self._segments():  # Boost makes them readable by all, whatever the umask
+                segment.chmod(0o600)
             self._models = ModelProcesses(self.pid)
         return ready
 
@@ -198,6 +200,9 @@ class TritonProcess(ManagedProcess):
         ensembles = self._control.ensembles(loaded, _CONTROL_S)
         return [callers, ensembles, [model for model in loaded if model not in {*callers, *ensembles}]]
 
+    def _segments(self) -> list[Path]:
+        return list(_SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"))
+
     def _model_failure(self) -> str | None:
         return None if self._models is None else self._models.failure()
 
@@ -233,6 +238,6 @@ class TritonProcess(ManagedProcess):
 
     def _ended(self) -> None:
         # A server that ended well has removed its segments; one that was killed cannot.
-        for segment in _SHARED_MEMORY.glob(f"{self.shared_memory_prefix}*"):
+        for segment in self._segments():
             segment.unlink(missing_ok=True)
         self._paths.remove()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -57,6 +58,8 @@ def test_serves_keeps_its_log_and_leaves_nothing_else_behind(repository: Path, t
     with TritonProcess(repository, log_path=log_path) as triton:
         assert "Started GRPCInferenceService" in log_path.read_text()
         assert echo(triton.grpc_address, "grüezi") == "grüezi"
+        for name in segments(triton.shared_memory_prefix):
+            assert stat.S_IMODE(Path("/dev/shm", name).stat().st_mode) == 0o600
         stubs = psutil.Process(triton.pid).children(recursive=True)
         assert stubs
         assert segments(triton.shared_memory_prefix)

@@ -27,6 +27,7 @@ from resrank.export.initialize import (
     InitOptions,
     first_projectors,
     initialize,
+    resolve_source,
     written_aside,
 )
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
@@ -399,3 +400,22 @@ def test_slots_with_both_start_as_their_parts_do(bert: Path, llama: Path, tmp_pa
     torch.testing.assert_close(weights[SlotContent.BOTH]["p_in.weight"], joined)
     for tensors in weights.values():
         torch.testing.assert_close(tensors["p_out.weight"], weights[SlotContent.VECTOR]["p_out.weight"])
+
+
+def test_a_hub_id_names_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    fetched: list[tuple[str, str | None]] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: object) -> str:
+        fetched.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(CheckpointError, match="owner/name@COMMIT, the 40 hex digits of a revision"):
+        resolve_source("owner/name")
+    with pytest.raises(CheckpointError, match="not a hub id"):
+        resolve_source("owner/name@main")
+    assert resolve_source(f"owner/name@{'0a' * 20}") == tmp_path
+    assert resolve_source("owner/name", digest_known=True) == tmp_path
+    assert fetched == [("owner/name", "0a" * 20), ("owner/name", None)]

@@ -308,3 +308,27 @@ def test_the_code_that_the_python_backend_loses_is_told_from_the_text(message: s
 def test_what_initialize_is_given() -> None:
     assert str(version_folder(ARGS)) == "/models/query_tokenizer/1"
     assert config_parameters(ARGS) == {"max_passages": "7"}
+
+
+def backend_of(name: str) -> PythonBackend:
+    config = {"input": [{"name": name}], "parameters": {}}
+    return PythonBackend(PbUtils(), {"model_name": "m", "model_config": json.dumps(config)})
+
+
+@pytest.mark.parametrize("timeout_us", [(1 << 64) - 1, 1 << 63])
+def test_a_negative_timeout_is_the_callers_fault(timeout_us: int) -> None:
+    request = PbRequest({"TEXT": np.array([[b"a"]], dtype=object)}, timeout_us=timeout_us)
+    with pytest.raises(InvalidInputError, match="timeout: must not be negative"):
+        backend_of("TEXT").read(request)
+
+
+@pytest.mark.parametrize("timeout_us", [0, 10**15, 10**18, (1 << 63) - 1])
+def test_a_timeout_of_a_lifetime_is_none(timeout_us: int) -> None:
+    request = PbRequest({"TEXT": np.array([[b"a"]], dtype=object)}, timeout_us=timeout_us)
+    assert backend_of("TEXT").read(request).deadline is None
+
+
+@pytest.mark.parametrize("shape", [(0, 1), (0,), (0, 4)])
+def test_an_input_without_rows_is_the_callers_fault(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidInputError, match="QUERY: has no rows"):
+        backend_of("QUERY").read(PbRequest({"QUERY": np.empty(shape, dtype=object)}))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -10,6 +12,7 @@ import psutil
 import pytest
 
 from resrank.core.errors import StackError
+from resrank.stack import process as process_module
 from resrank.stack.process import ManagedProcess, describe_exit
 
 WAIT = "import time; time.sleep(600)"
@@ -105,6 +108,33 @@ def test_every_line_is_handed_on_and_kept(tmp_path: Path) -> None:
     assert lines == ["first", "grüezi ☃", "no newline"]
     assert (tmp_path / "log" / "child.log").read_text().splitlines() == lines
     assert process.log_tail(2) == "grüezi ☃\nno newline"
+
+
+def test_an_unnamed_log_is_cut_back_and_loses_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_UNNAMED_LOG_BYTES", 200_000)
+    lines: list[str] = []
+    child = python(
+        "import time\n"
+        "for part in range(8):\n"
+        "    for line in range(1000): print(f'{part} {line} ' + 'x' * 90)\n"
+        "    print(end='', flush=True); time.sleep(0.5)\n",
+        on_line=lines.append,
+    ).start()
+    sizes = []
+    while child.returncode is None:
+        if child._log is not None and not child._log.closed:
+            sizes.append(os.fstat(child._log.fileno()).st_size)
+        time.sleep(0.05)
+    assert max(sizes) < 500_000
+    assert [line.rsplit(" ", 1)[0] for line in lines] == [f"{part} {line}" for part in range(8) for line in range(1000)]
+    assert child.log_tail(1).startswith("7 999 ")
+
+
+def test_what_a_child_writes_is_its_users_alone(tmp_path: Path) -> None:
+    child = python(f"open({str(tmp_path / 'made')!r}, 'w')", log_path=tmp_path / "log").start()
+    while child.returncode is None:
+        time.sleep(0.01)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made", "log")] == [0o600, 0o600]
 
 
 def test_a_program_that_does_not_exist_is_named() -> None:

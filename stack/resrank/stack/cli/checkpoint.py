@@ -40,13 +40,14 @@ app = typer.Typer(no_args_is_help=True, help="Make, merge and inspect checkpoint
 @app.command(
     epilog="Examples: `resrank checkpoint init --default` · "
     "`resrank checkpoint init --encoder e5-small --reranker compact --cosine-map 4.84,0.72,0.05 --out compact` · "
-    "`resrank checkpoint init --encoder Qwen/Qwen3-Embedding-0.6B --reranker Qwen/Qwen3-0.6B --out qwen`"
+    "`resrank checkpoint init --encoder Qwen/Qwen3-Embedding-0.6B@COMMIT --reranker Qwen/Qwen3-0.6B@COMMIT --out qwen`"
 )
 def init(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encoder: minilm, e5-small, a hub id, or a folder with config.json, model.safetensors and tokenizer."
+            help="Encoder: minilm, e5-small, a hub id with its commit, or a folder with config.json, model.safetensors "
+            "and tokenizer."
         ),
     ] = None,
     reranker: Annotated[
