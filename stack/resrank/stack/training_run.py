@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.progress import Notify
-from resrank.export.adapters import BackboneAdapter, merge_adapter, write_adapter
+from resrank.export.adapters import BackboneAdapter, WholeWeights, merge_adapter, write_adapter
 from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
 from resrank.export.compact import COMPACT, CompactDecoder
 from resrank.export.initialize import InitOptions, initialize, source_name
@@ -104,10 +106,15 @@ def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify
     return folder.start
 
 
+_SHIPPED_WHOLE = 32 * 2**20
+"""Bytes of a backbone trained in full that an adapter checkpoint holds at most: a small decoder, say."""
+
+
 class RunCheckpointWriter:
     """Writes a run's checkpoint; implements :class:`resrank.training.trainer.CheckpointWriter`.
 
-    An adapter checkpoint where every backbone was frozen or trained by LoRA, else a full one.
+    An adapter checkpoint where every backbone was frozen, trained by LoRA, or is small enough to come with all its
+    weights; else a full one.
     """
 
     def __init__(self, config: TrainConfig, base: Path, data: TrainingData) -> None:
@@ -127,31 +134,27 @@ class RunCheckpointWriter:
         spec = model.trained_spec().model_copy(update={"name": self._config.name})
         card = self._card(spec, progress)
         projectors = model.projector_state()
-        modes = {role: getattr(self._config.model, role).mode for role in ("encoder", "reranker")}
-        if Mode.FULL not in modes.values():
-            write_adapter(
-                out,
-                base=self._base,
-                spec=spec,
-                encoder=_adapter(model, "encoder"),
-                reranker=_adapter(model, "reranker"),
-                projectors=projectors,
-                card=card,
-            )
+        merged = model.merged_model() if Mode.FULL in self._modes.values() else None
+        whole = {role: getattr(merged, role).state_dict() for role, mode in self._modes.items() if mode is Mode.FULL}
+        if all(_bytes(weights) <= _SHIPPED_WHOLE for weights in whole.values()):
+            changes = {
+                role: WholeWeights(whole[role]) if role in whole else _adapter(model, role) for role in self._modes
+            }
+            write_adapter(out, base=self._base, spec=spec, projectors=projectors, card=card, **changes)
             return
-        merged = model.merged_model()
-        weights = {
-            role: None if mode is Mode.FROZEN else getattr(merged, role).state_dict() for role, mode in modes.items()
-        }
         write_trained(
             out,
             base=self._base,
             spec=spec,
-            encoder=weights["encoder"],
-            reranker=weights["reranker"],
+            encoder=whole.get("encoder"),
+            reranker=whole.get("reranker"),
             projectors=projectors,
             card=card,
         )
+
+    @property
+    def _modes(self) -> dict[Role, Mode]:
+        return {"encoder": self._config.model.encoder.mode, "reranker": self._config.model.reranker.mode}
 
     def _card(self, spec: CheckpointSpec, progress: Progress) -> str:
         assert progress.best is not None  # a checkpoint is written because of its score
@@ -240,6 +243,10 @@ def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notif
     )
     fusion = spec.fusion.model_copy(update={"state_norm": start.state_norm})
     write_spec(spec.model_copy(update={"fusion": fusion}), out)
+
+
+def _bytes(weights: Mapping[str, Tensor]) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in weights.values())
 
 
 def _adapter(model: TrainableResRank, role: Role) -> BackboneAdapter | None:
