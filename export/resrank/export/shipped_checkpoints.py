@@ -15,7 +15,7 @@ from resrank.core.errors import CheckpointError
 from resrank.export.backbones import cache_folder
 
 DEFAULT = "default"
-DIGESTS = {DEFAULT: "63a04e81a4673e9e87001581c9d4b39065ad68cb55b0de09903259c44eb73468"}
+DIGESTS = {DEFAULT: "d6881edcf356facd9cd64e7003d30f41578acbfe83932eecb8b424f77b911f5c"}
 """Folder below ``checkpoints/`` to the digest of its ``resrank.json``, and through it of every file."""
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from resrank.core.adapter import validate_adapter
+from resrank.core.adapter import has_whole_weights, validate_adapter
+from resrank.core.checkpoint import RERANKER_DIR
 from resrank.export.backbones import PACKAGED_BACKBONES
 from resrank.export.shipped_checkpoints import DEFAULT, DIGESTS, shipped_checkpoint
 
 ROOT = Path(__file__).parents[3]
-MAX_BYTES = 30_000_000
+MAX_BYTES = 2_000_000
 
 
-def test_it_is_valid_trained_and_at_most_30_megabytes() -> None:
+def test_it_is_valid_trained_and_at_most_2_megabytes() -> None:
     folder = shipped_checkpoint(DEFAULT)
     spec = validate_adapter(folder)
 
     assert folder == ROOT / "checkpoints" / "default"
     assert spec.digest() == DIGESTS[DEFAULT]
-    assert spec.fusion.residual_gate != 0
+    assert spec.fusion.score_residual != 0
+    assert has_whole_weights(folder / RERANKER_DIR)
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= MAX_BYTES
 
 
-def test_its_bases_are_fetched_by_name() -> None:
+def test_its_encoder_is_fetched_by_name_and_its_reranker_is_here() -> None:
     spec = validate_adapter(shipped_checkpoint(DEFAULT))
-    assert {spec.encoder.source, spec.reranker.source} <= {backbone.source for backbone in PACKAGED_BACKBONES}
+    assert spec.encoder.source in {backbone.source for backbone in PACKAGED_BACKBONES}
+    assert spec.reranker.base_sha256 is None
 
 
 def test_its_card_names_licence_data_and_limits() -> None:

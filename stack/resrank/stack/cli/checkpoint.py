@@ -205,7 +205,7 @@ def _report(spec: CheckpointSpec, out: Path, console: Terminal) -> None:
     slots = spec.reranker.slots
     if slots.content.has_relations:
         console.print(f"  slots hold {slots.content.value}, {slots.neighbors} neighbours")
-    if spec.fusion.residual_gate == 0:
+    if spec.fusion.residual_gate == 0 and spec.fusion.score_residual == 0:
         console.print("  dense-start: the reranker is untrained, the scores are the retriever's cosines")
 
 

@@ -1,4 +1,4 @@
-"""The default checkpoint's reranker at its real size, with random weights: what it costs, and that it builds.
+"""SmolLM2-135M as a reranker at its real size, with random weights: what it costs, and that it builds.
 
 The analytic count is of the architecture, from ``config.json`` alone: every weight matrix once for each position,
 attention's two products, the projectors for the candidates. An exporter that repeats keys and values, keeps the
@@ -7,20 +7,18 @@ language-model head, or stores a table twice does not stay within a fiftieth of 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, LlamaConfig
 
-from resrank.core.checkpoint import CHECKPOINT_FILE, RERANKER_DIR, CheckpointSpec
+from resrank.core.checkpoint import CheckpointSpec, EncoderSpec, FusionSpec, Pooling, Projector, RerankerSpec
 from resrank.core.names import Model
 from resrank.core.prompt import PromptLayout
-from resrank.core.tokenization import PromptTokenizer
+from resrank.export.initialize import CHAT_PROMPT
 from resrank.export.profiles import default_profiles
-from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.export.tensorrt import EngineBuilder
 from resrank.export.typed_graphs import TypedGraph
 from resrank.model.modeling import ResRankModel
@@ -33,6 +31,21 @@ pytestmark = pytest.mark.full
 BATCH, QUERY_TOKENS, CANDIDATES = 2, 24, 100
 BYTES = 2  # of a weight in bf16
 CLOSE = 1.02
+
+
+CONFIG = LlamaConfig(
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    head_dim=64,
+    max_position_embeddings=8192,
+    rope_theta=100000.0,
+    tie_word_embeddings=True,
+)
+"""SmolLM2-135M-Instruct's."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +63,14 @@ class Reranker(Backbone):
 
     @classmethod
     def read(cls, spec: CheckpointSpec) -> Reranker:
-        config = json.loads((shipped_checkpoint(DEFAULT) / RERANKER_DIR / "config.json").read_text(encoding="utf-8"))
         return cls(
-            vocabulary=config["vocab_size"],
-            hidden=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            key_heads=config["num_key_value_heads"],
-            head_size=config["head_dim"],
-            width=config["intermediate_size"],
+            vocabulary=CONFIG.vocab_size,
+            hidden=CONFIG.hidden_size,
+            layers=CONFIG.num_hidden_layers,
+            heads=CONFIG.num_attention_heads,
+            key_heads=CONFIG.num_key_value_heads,
+            head_size=CONFIG.head_dim,
+            width=CONFIG.intermediate_size,
             embedding=spec.encoder.embedding_dim,
         )
 
@@ -84,21 +96,29 @@ class Reranker(Backbone):
 
 @pytest.fixture(scope="module")
 def default(tmp_path_factory: pytest.TempPathFactory) -> Default:
-    adapter = shipped_checkpoint(DEFAULT)
-    fields = json.loads((adapter / CHECKPOINT_FILE).read_text(encoding="utf-8"))
-    for section in (fields, fields["encoder"], fields["reranker"]):
-        for name in ("kind", "base_sha256"):
-            section.pop(name, None)
-    spec = CheckpointSpec.model_validate(fields)
+    spec = CheckpointSpec(
+        name="sized",
+        encoder=EncoderSpec(
+            source="random", sha256="0" * 64, embedding_dim=384, pooling=Pooling.MEAN, max_passage_tokens=256,
+            max_query_tokens=128,
+        ),
+        reranker=RerankerSpec(
+            source="random", sha256="0" * 64, hidden_size=CONFIG.hidden_size, max_query_tokens=128, max_passages=128,
+            prompt=CHAT_PROMPT, eos_token="<|im_end|>",
+        ),
+        fusion=FusionSpec(projector=Projector.LINEAR, input_scale=3.2, residual_gate=0.06, query_residual=True),
+    )  # fmt: skip
     d, h = spec.encoder.embedding_dim, spec.reranker.hidden_size
     encoder = BertModel(BertConfig(hidden_size=d, num_hidden_layers=1, vocab_size=8, intermediate_size=8))
-    reranker = AutoModel.from_config(AutoConfig.from_pretrained(adapter / RERANKER_DIR))
+    reranker = AutoModel.from_config(CONFIG)
     for name, weight in reranker.named_parameters():
         if "norm" in name:  # all are 1 at first, and export stores equal constants once
             torch.nn.init.uniform_(weight, 0.5, 1.5)
     model = ResRankModel(spec, encoder, reranker, torch.randn(h, d), torch.randn(d, h)).eval()
     graph = TypedGraph.trace(model, Model.RERANKER).write(Precision.BF16, tmp_path_factory.mktemp("default"))
-    return Default(spec, PromptTokenizer(adapter / RERANKER_DIR, spec.reranker).layout, graph)
+    # As many ids before the query, before the passages and behind them as SmolLM2's tokenizer makes of the prompt.
+    layout = PromptLayout(tuple([1] * 22), tuple([1] * 5), tuple([1] * 6), eos_id=2, placeholder_id=2)
+    return Default(spec, layout, graph)
 
 
 def test_the_graph_costs_what_the_architecture_does(default: Default) -> None:
