@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
@@ -106,15 +104,11 @@ def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify
     return folder.start
 
 
-_SHIPPED_WHOLE = 32 * 2**20
-"""Bytes of a backbone trained in full that an adapter checkpoint holds at most: a small decoder, say."""
-
-
 class RunCheckpointWriter:
     """Writes a run's checkpoint; implements :class:`resrank.training.trainer.CheckpointWriter`.
 
-    An adapter checkpoint where every backbone was frozen, trained by LoRA, or is small enough to come with all its
-    weights; else a full one.
+    An adapter checkpoint where every backbone was frozen or trained by LoRA, or is a decoder that reads slots alone and
+    comes whole; else a full one.
     """
 
     def __init__(self, config: TrainConfig, base: Path, data: TrainingData) -> None:
@@ -134,20 +128,31 @@ class RunCheckpointWriter:
         spec = model.trained_spec().model_copy(update={"name": self._config.name})
         card = self._card(spec, progress)
         projectors = model.projector_state()
-        merged = model.merged_model() if Mode.FULL in self._modes.values() else None
-        whole = {role: getattr(merged, role).state_dict() for role, mode in self._modes.items() if mode is Mode.FULL}
-        if all(_bytes(weights) <= _SHIPPED_WHOLE for weights in whole.values()):
-            changes = {
-                role: WholeWeights(whole[role]) if role in whole else _adapter(model, role) for role in self._modes
-            }
-            write_adapter(out, base=self._base, spec=spec, projectors=projectors, card=card, **changes)
+        full = [role for role, mode in self._modes.items() if mode is Mode.FULL]
+        merged = model.merged_model() if full else None
+        weights = {
+            role: getattr(merged, role).state_dict()
+            for role, mode in self._modes.items()
+            if full and mode is not Mode.FROZEN
+        }
+        # One that reads slots alone has no base, and is small.
+        if not full or (full == ["reranker"] and spec.reranker.prompt is None):
+            write_adapter(
+                out,
+                base=self._base,
+                spec=spec,
+                encoder=_adapter(model, "encoder"),
+                reranker=WholeWeights(weights["reranker"]) if full else _adapter(model, "reranker"),
+                projectors=projectors,
+                card=card,
+            )
             return
         write_trained(
             out,
             base=self._base,
             spec=spec,
-            encoder=whole.get("encoder"),
-            reranker=whole.get("reranker"),
+            encoder=weights.get("encoder"),
+            reranker=weights.get("reranker"),
             projectors=projectors,
             card=card,
         )
@@ -243,10 +248,6 @@ def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notif
     )
     fusion = spec.fusion.model_copy(update={"state_norm": start.state_norm})
     write_spec(spec.model_copy(update={"fusion": fusion}), out)
-
-
-def _bytes(weights: Mapping[str, Tensor]) -> int:
-    return sum(weight.numel() * weight.element_size() for weight in weights.values())
 
 
 def _adapter(model: TrainableResRank, role: Role) -> BackboneAdapter | None:
