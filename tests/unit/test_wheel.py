@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -56,8 +57,9 @@ def test_every_room_but_the_benchmarks_is_in_it(wheel: zipfile.ZipFile) -> None:
     assert "resrank/export/model_repository/rerank/config.pbtxt" in wheel.namelist()
 
 
-def test_it_carries_little_weight(wheel: zipfile.ZipFile) -> None:
+def test_it_carries_the_default_checkpoint_and_little_weight(wheel: zipfile.ZipFile) -> None:
     sizes = {info.filename: info.file_size for info in wheel.infolist()}
+    assert "resrank/export/checkpoints/default/resrank.json" in sizes
     assert sum(size for name, size in sizes.items() if "/checkpoints/" in name) <= MOST_WEIGHTS
     assert all(size <= 100_000 for name, size in sizes.items() if "/checkpoints/" not in name)
 
@@ -71,7 +73,8 @@ def test_the_command_says_where_the_benchmarks_are(installed: Path) -> None:
     )
 
 
-def test_the_command_says_where_a_larger_checkpoint_is(installed: Path, tmp_path: Path) -> None:
+def test_the_command_says_where_a_checkpoint_is_that_the_package_lacks(installed: Path, tmp_path: Path) -> None:
+    shutil.rmtree(installed / "resrank" / "export" / "checkpoints")
     done = resrank(installed, "checkpoint", "merge", "--default", "--out", "merged", RESRANK_CACHE=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith(
