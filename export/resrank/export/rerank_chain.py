@@ -8,31 +8,16 @@ encoded after the pass, and a request that is shed has cost its prompt. Where it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import Model, Tensor
+from resrank.serving.rerank_chain import ChainStep
 
 # What tensors are called in the ensemble where it is not what the models call them.
 _CHECKED = "CHECKED_CANDIDATES"
 _QUERY_IDS, _QUERY_MASK = "QUERY_INPUT_IDS", "QUERY_ATTENTION_MASK"
-
-
-@dataclass(frozen=True)
-class ChainStep:
-    """One model in the chain.
-
-    Attributes:
-        model: Which one.
-        inputs: Each of its inputs to the ensemble's tensor that it reads.
-        outputs: Each output that is used to the ensemble's tensor that it makes.
-    """
-
-    model: Model
-    inputs: Mapping[Tensor, str]
-    outputs: Mapping[Tensor, str]
 
 
 def reranker_inputs(spec: CheckpointSpec) -> tuple[Tensor, ...]:
