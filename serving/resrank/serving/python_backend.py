@@ -215,7 +215,8 @@ class PythonBackend:
             if (tensor := self._pb.get_input_tensor_by_name(request, name.value)) is not None  # optional ones
         }
         for name, array in inputs.items():
-            if array.size == 0 and 0 in array.shape[:1]:  # Triton lets dimensions through whose product overflows
+            # Triton lets dimensions through whose product overflows; texts of such a shape come without dimensions.
+            if array.ndim < 2 or array.shape[0] == 0:
                 raise InvalidInputError(name, "has no rows", limit="at least 1", value=0)
         return StepRequest(
             inputs,

@@ -328,7 +328,7 @@ def test_a_timeout_of_a_lifetime_is_none(timeout_us: int) -> None:
     assert backend_of("TEXT").read(request).deadline is None
 
 
-@pytest.mark.parametrize("shape", [(0, 1), (0,), (0, 4)])
+@pytest.mark.parametrize("shape", [(0, 1), (0,), (0, 4), (1,)])
 def test_an_input_without_rows_is_the_callers_fault(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="QUERY: has no rows"):
         backend_of("QUERY").read(PbRequest({"QUERY": np.empty(shape, dtype=object)}))
