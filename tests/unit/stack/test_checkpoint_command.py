@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from resrank.core.checkpoint import encoder_identity, read_spec
+from resrank.core.checkpoint import encoder_identity, read_spec, validate_folder
 from resrank.stack.cli.app import run
-from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
+from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 
 def test_init_makes_what_show_describes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +75,34 @@ def test_init_never_overwrites(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
     assert run(["checkpoint", "init", "--default", "--out", str(tmp_path / "out")]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_fit_cosines_tells_a_map_and_writes_it_into_a_copy_whose_indexes_stay_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESRANK_CACHE", str(tmp_path / "cache"))
+    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0)
+    words = " ".join(SENTENCES).split()
+    lines = [
+        {"_id": str(row), "text": f"{' '.join(words[row % 7 : row % 7 + 3 + row % 11])} {row}"} for row in range(260)
+    ]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["checkpoint", "fit-cosines", str(tmp_path / "start"), "--corpus", str(tmp_path / "corpus.jsonl")]
+    assert run([*command, "--output", "json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["passages"], told["questions"], told["offset"]) == (260, 300, 0.05)
+    assert told["slope"] * told["deviation"] == pytest.approx(0.087, rel=1e-2)
+    assert told["center"] == pytest.approx(told["random"], abs=1e-4)
+
+    assert run([*command, "--out", str(tmp_path / "mapped")]) == 0
+    line = f"cosine_map: {{slope: {told['slope']:g}, center: {told['center']:g}, offset: 0.05}}"
+    assert line in capsys.readouterr().out
+    before, after = validate_folder(tmp_path / "start"), validate_folder(tmp_path / "mapped")
+    assert after.fusion.cosine_map is not None
+    assert after.fusion.cosine_map.slope == told["slope"]
+    assert encoder_identity(before) == encoder_identity(after)
+
+    assert run([*command, "--out", str(tmp_path / "mapped")]) == 2
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:150]))
+    assert run(command) == 2
+    assert "corpus: too few distinct passages to fit cosines to (limit 200, got 150)" in capsys.readouterr().err
