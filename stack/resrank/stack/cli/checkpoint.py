@@ -230,8 +230,8 @@ def fit_cosines(
 ) -> None:
     """Fit A(c) = slope · (c − center) + offset, the map of an encoder's cosines that slots and scores work on.
 
-    Encoders differ in where their cosines lie; A puts random passages at 0.05 and the spread of a list at 0.087. The
-    same corpus gives the same map. It is no part of the encoder: an index stays valid.
+    Encoders differ in where their cosines lie; A puts random passages at 0.05 and the deviation of a list at 0.0595.
+    The same corpus gives the same map. It is no part of the encoder: an index stays valid.
     """
     # Imported here: torch takes seconds.
     from resrank.stack.cosine_fit import fit_to, write_with
