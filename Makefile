@@ -8,7 +8,7 @@ REPOSITORY := var/repository
 INDEX := var/index
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full unit integration e2e docs lint serve bench clean
+.PHONY: help setup demo test test-full unit integration e2e docs lint serve bench sbom clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
@@ -60,6 +60,10 @@ var/infinity/.ready: benchmarks/infinity-requirements.txt | $(READY)
 
 bench: $(READY) $(REPOSITORY)/manifest.json var/infinity/.ready  ## Speed against the same work done otherwise
 	@$(BIN)/resrank bench $(ARGS)
+
+sbom: $(READY)  ## What the environment is made of, as CycloneDX JSON in var/sbom.json
+	@mkdir -p var
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o var/sbom.json $(BIN)/python
 
 clean:  ## Remove .venv, what was made under var, and caches
 	rm -rf .venv var .pytest_cache .mypy_cache .ruff_cache .hypothesis
