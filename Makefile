@@ -22,8 +22,8 @@ $(READY): pyproject.toml constraints.txt scripts/setup
 demo: $(READY)  ## Everything once: checkpoint, export, Triton, index, search, measures
 	@$(BIN)/resrank demo $(ARGS)
 
-# On all cores; a test that needs a server has it to itself and its folder (see tests/conftest.py).
-PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup --durations=10
+# On all cores, a file in one process: what its tests share is made once.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --durations=10
 
 test: lint docs  ## All that has to pass
 	$(PYTEST) $(ARGS)

@@ -25,14 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the tests marked full, which `make test` leaves out")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS):
-            kind, folder = item.path.relative_to(TESTS).parts[:2]
-            item.add_marker(kind)
-            # Servers are started once a folder, everything else is made once a file.
-            item.add_marker(pytest.mark.xdist_group(str(item.path) if kind == "unit" else f"{kind}-{folder}"))
+            item.add_marker(item.path.relative_to(TESTS).parts[0])
     if not config.getoption("full"):
         full = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in full]
