@@ -103,10 +103,16 @@ def test_where_an_adapter_is_wanted_a_full_checkpoint_and_an_empty_folder_are_re
         validate_adapter(tmp_path)
 
 
+def test_a_side_without_a_base_has_to_bring_its_weights(adapter: Path) -> None:
+    edit_json(adapter / "resrank.json", lambda fields: fields["encoder"].pop("base_sha256"))
+
+    with pytest.raises(CheckpointError, match=r"encoder/model\.safetensors: missing, but resrank\.json names no base"):
+        validate_adapter(adapter)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (lambda f: f["encoder"].pop("base_sha256"), "encoder.base_sha256"),
         (lambda f: f["encoder"].update(pooling="max"), "encoder.pooling"),
         (lambda f: f["reranker"].update(base_sha256="abc"), "reranker.base_sha256"),
         (lambda f: f["fusion"].update(residual_gate=0), "fusion"),
