@@ -6,7 +6,6 @@ import json
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +13,16 @@ from scipy.stats import kendalltau
 
 from resrank.benchmarks.corpus_sample import QUERIES
 from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.in_process import RerankInProcess
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.client import ResRankClient
-from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, Norm
+from resrank.core.checkpoint import RERANKER_DIR
 from resrank.core.corpus import check_corpus, read_passages
-from resrank.core.names import Model, Tensor
 from resrank.core.progress import Notify
-from resrank.core.scoring import Float32, ranking, score
-from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank.serving.engines import load_engine
+from resrank.core.relations import canonical_order
+from resrank.core.scoring import Float32, ranking
+from resrank.core.tokenization import PromptTokenizer
 from resrank.stack.triton_process import TritonProcess
 
 COUNTS = (100, 200, 500, 1000, 2000, 5000, 10_000)
@@ -153,47 +152,22 @@ class _LongPass:
     """The repository's reranker in this process, without the limit on candidates that serving has."""
 
     def __init__(self, deployment: Deployment, query: str) -> None:
-        spec = deployment.spec
-        self._fusion = spec.fusion
-        prompts = PromptTokenizer(deployment.checkpoint / RERANKER_DIR, spec.reranker)
-        self._layout = prompts.layout
-        self._query = prompts.encode([query.encode()])
+        reranker = deployment.spec.reranker
+        self._steps = RerankInProcess(deployment, max_passages=LONGEST_PASS)
+        prompts = PromptTokenizer(deployment.checkpoint / RERANKER_DIR, reranker)
+        self._query = query
+        self._embedding = self._steps.embed(query)
+        self._tokens = len(prompts.encode([query.encode()])[0])
+        self._length = prompts.layout.length
         self._positions = _positions(deployment.checkpoint / RERANKER_DIR)
-        self._embedding: Float32 | None = None
-        if spec.fusion.query_residual:
-            tokens = EncoderTokenizer(deployment.checkpoint / ENCODER_DIR, spec.encoder, for_queries=True)
-            batch = tokens.encode([query.encode()])
-            encoder = load_engine(deployment.graph(Model.ENCODER), deployment.engine_options(Model.ENCODER))
-            inputs: dict[str, NDArray[Any]] = {
-                Tensor.INPUT_IDS: batch.input_ids,
-                Tensor.ATTENTION_MASK: batch.attention_mask,
-            }
-            self._embedding = encoder.run(inputs)[Tensor.EMBEDDING]
-        self._engine = load_engine(deployment.graph(Model.RERANKER), deployment.engine_options(Model.RERANKER))
 
     def fits(self, count: int) -> bool:
         """Whether the reranker knows so many positions."""
-        return self._layout.length(len(self._query[0]), count) <= self._positions
+        return self._length(self._tokens, count) <= self._positions
 
     def scores(self, candidates: NDArray[np.float16]) -> Float32:
         """FP32 [N] of FP16 [N, d] in one pass."""
-        prompt = self._layout.batch(self._query, [len(candidates)])
-        inputs: dict[str, NDArray[Any]] = {
-            Tensor.INPUT_IDS: prompt.input_ids,
-            Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
-            Tensor.LAST_POSITION: prompt.last_position,
-            Tensor.CANDIDATES: candidates[None],
-        }
-        states = self._engine.run(inputs)
-        scores: Float32 = score(
-            states[Tensor.PASSAGE_STATES],
-            states[Tensor.QUERY_STATE],
-            candidates[None],
-            self._embedding,
-            gate=self._fusion.residual_gate,
-            normalize_states=self._fusion.state_norm is Norm.L2,
-        )[0]
-        return scores
+        return self._steps.score(self._query, candidates, self._embedding)
 
 
 def _positions(reranker: Path) -> int:
@@ -212,8 +186,8 @@ def _candidates(client: ResRankClient, corpus: Path, query: str, count: int) -> 
     scale = 0.1 * np.linalg.norm(vectors, axis=1).mean() / np.sqrt(vectors.shape[1])
     many = (vectors + scale * noise).reshape(-1, vectors.shape[1])[:count]
     asked = client.embed_queries([query], truncate=True)[0]
-    cosines = many @ asked / np.linalg.norm(many, axis=1)
-    ordered: NDArray[np.float16] = many[ranking(cosines)].astype(np.float16)
+    halves = many.astype(np.float16)
+    ordered: NDArray[np.float16] = halves[canonical_order(asked, halves).order]
     return ordered
 
 

@@ -21,6 +21,9 @@ JUDGED = 100
 TARGETS = {SENTENCE_TRANSFORMERS: 10.0, INFINITY: 10.0, LISTWISE: 40.0}
 """How many times faster than each side, at ``JUDGED`` candidates."""
 
+SLOTS_ALONE_TARGETS = {SENTENCE_TRANSFORMERS: 100.0, INFINITY: 100.0}
+"""The same for a reranker without text."""
+
 _MOST_RUNS = 10
 _DISTINCT = 200  # vectors are encoded once and repeated: reranking them costs the same
 
@@ -50,15 +53,16 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
         for count in COUNTS:
             notify(f"{count} candidates")
             found[count] = rounds.measure(sides.contenders(texts[:count], vectors[:count]))
-        facts = {
-            **sides.facts,
-            f"tokens of the text-listwise sequence at {JUDGED}": sides.reader.tokens(sides.query, texts[:JUDGED]),
-        }
+        facts = dict(sides.facts)
+        if sides.reader is not None:
+            tokens = sides.reader.tokens(sides.query, texts[:JUDGED])
+            facts[f"tokens of the text-listwise sequence at {JUDGED}"] = tokens
         notes = text_notes(sides, TOKENS)
+    targets = SLOTS_ALONE_TARGETS if deployment.spec.reranker.prompt is None else TARGETS
     return Study(
         name="candidates",
         title=f"Milliseconds of one rerank of N passages of {TOKENS} tokens, {SPREAD}",
-        columns=latency_columns("N"),
+        columns=latency_columns("N", found),
         rows=latency_rows(found),
         measurements=tuple(
             Measurement(
@@ -69,7 +73,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
                 bound=Bound.AT_LEAST,
                 target=target,
             )
-            for label, target in TARGETS.items()
+            for label, target in targets.items()
             if (slow := found[JUDGED][label]) is not None and (ours := found[JUDGED][STACK]) is not None
         ),
         plots=(latency_plot("candidates", "Rerank latency by number of candidates", "candidates", found),),

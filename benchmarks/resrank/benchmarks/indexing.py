@@ -29,7 +29,7 @@ from resrank.stack.machine import usable_cores
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
 
-TARGET = 1.3
+TARGET = 2.0
 
 _BATCH_SIZE = 64
 _WARM_UP_EVERY = 8  # each eighth passage: all lengths, at an eighth of the cost

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from resrank.benchmarks.figures import figure
 from resrank.benchmarks.measurement import Side
-from resrank.benchmarks.rerankers import PAIR_TOKENS, SIDES, Rerankers
+from resrank.benchmarks.rerankers import Rerankers
 from resrank.benchmarks.study import Plot, Series
+from resrank.benchmarks.text_models import PAIR_TOKENS
 
 SPREAD = "median (least-greatest, calls)"
 """What a cell says."""
@@ -16,20 +17,20 @@ Found = Mapping[int, Mapping[str, Side | None]]
 """Size to side to milliseconds."""
 
 
-def latency_columns(size: str) -> tuple[str, ...]:
+def latency_columns(size: str, found: Found) -> tuple[str, ...]:
     """Titles: the size, then each side."""
-    return (size, *SIDES)
+    return (size, *_sides(found))
 
 
 def latency_rows(found: Found) -> tuple[tuple[str | float | None, ...], ...]:
     """One row a size, in each cell a median and its spread."""
-    return tuple((size, *(_cell(sides[label]) for label in SIDES)) for size, sides in found.items())
+    return tuple((size, *(_cell(sides[label]) for label in _sides(found))) for size, sides in found.items())
 
 
 def latency_plot(name: str, title: str, x_label: str, found: Found) -> Plot:
     """Medians and ranges of all sides on logarithmic axes."""
     series = []
-    for label in SIDES:
+    for label in _sides(found):
         points = [(size, side) for size, sides in found.items() if (side := sides[label]) is not None]
         if points:
             series.append(
@@ -46,15 +47,31 @@ def latency_plot(name: str, title: str, x_label: str, found: Found) -> Plot:
 
 def text_notes(sides: Rerankers, tokens: int) -> tuple[str, ...]:
     """What has to be known of the sides."""
-    room = sides.reader.max_positions // tokens
     return (
-        "The cross-encoder is the checkpoint's encoder with a head of random weights, in torch fp32: speed does not "
-        f"depend on weights. It reads at most {PAIR_TOKENS} tokens of a pair.",
-        "The text-listwise side is one pass of the reranker's backbone over query and passages in torch fp32, without "
-        f"generating the ranking. Its context of {sides.reader.max_positions} tokens ends at {room} passages of "
-        f"{tokens} tokens; beyond, only its time means something.",
+        "The cross-encoder has the architecture of the public MiniLM-L6 ones (6 layers of width 384) and random "
+        f"weights, in torch fp32: speed does not depend on weights. It reads at most {PAIR_TOKENS} tokens of a pair.",
+        _listwise_note(sides, tokens),
         "– : a call foreseen to take longer than the benchmark's bound was not made. Slow sides have fewer calls.",
     )
+
+
+def _listwise_note(sides: Rerankers, tokens: int) -> str:
+    if sides.reader is None:
+        return (
+            "There is no text-listwise side, one pass over the text of all passages: it is made of the reranker's "
+            "backbone, and this checkpoint's reads slots alone."
+        )
+    room = sides.reader.max_positions // tokens
+    return (
+        "The text-listwise side is one pass of the reranker's backbone over query and passages in torch fp32, without "
+        f"generating the ranking. Its context of {sides.reader.max_positions} tokens ends at {room} passages of "
+        f"{tokens} tokens; beyond, only its time means something."
+    )
+
+
+def _sides(found: Found) -> tuple[str, ...]:
+    """Those that were measured, in their order; the same at every size."""
+    return tuple(next(iter(found.values())))
 
 
 def _cell(side: Side | None) -> str | None:

@@ -70,7 +70,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
     return Study(
         name="passages",
         title=f"Milliseconds of one rerank of {COUNT} passages of L tokens, {SPREAD}",
-        columns=latency_columns("L"),
+        columns=latency_columns("L", found),
         rows=latency_rows(found),
         measurements=(
             Measurement(

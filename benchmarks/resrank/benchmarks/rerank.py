@@ -6,22 +6,24 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton_grpc
-from numpy.typing import NDArray
 
 from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.in_process import RerankInProcess
 from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.workload import CANDIDATES, RerankWorkload, rerank_workload
 from resrank.client import ResRankClient
 from resrank.core.addresses import NO_PROXY
-from resrank.core.checkpoint import Norm
 from resrank.core.names import Model, Tensor
 from resrank.core.progress import Notify
-from resrank.core.scoring import Float32, score
-from resrank.serving.engines import Engine, load_engine
+from resrank.core.scoring import Float32
 from resrank.stack.triton_process import TritonProcess
 
 TARGET = 1.15
+"""How much slower than its engines a ``rerank`` with text may be."""
+
+SLOTS_ALONE_LIMIT_MS = 15.0
+"""For a reranker without text, whose engines take less time than a request's way to them and back."""
 
 _TIMEOUT_S = 60.0
 _SCORE_TOLERANCE = 1e-3  # the same engines on the same inputs: only their batches' padding could differ
@@ -39,7 +41,8 @@ def run(deployment: Deployment, *, runs: int = 50, notify: Notify = lambda _: No
         notify: Called with one line per step.
 
     Returns:
-        Milliseconds of this project's client, of a plain ``tritonclient`` program, and of the two engines.
+        Milliseconds of this project's client, of a plain ``tritonclient`` program, and of the two engines. Judged is
+        the ratio to the engines, or, where the reranker reads no text, the time itself.
 
     Raises:
         BenchmarkError: The checkpoint is too small for the request, or the sides' scores differ.
@@ -67,17 +70,19 @@ def run(deployment: Deployment, *, runs: int = 50, notify: Notify = lambda _: No
             warm_up=5,
         )
     ours, plain_side, direct = (Side.of(label, times) for label, times in spent.items())
+    reads_text = deployment.spec.reranker.prompt is not None
     return Measurement(
         name="rerank",
         unit="ms",
         measured=ours,
-        baseline=direct,
+        baseline=direct if reads_text else Side.of("limit", [SLOTS_ALONE_LIMIT_MS]),
         bound=Bound.AT_MOST,
-        target=TARGET,
-        others=(plain_side,),
+        target=TARGET if reads_text else 1.0,
+        others=(plain_side,) if reads_text else (plain_side, direct),
         facts={
             "positions": workload.reranker_inputs[Tensor.INPUT_IDS].shape[1],
-            "tritonclient's ratio": plain_side.median / direct.median,
+            "ratio to the engines": ours.median / direct.median,
+            "tritonclient's": plain_side.median / direct.median,
             "added by the ensemble, ms": ours.median - direct.median,
         },
     )
@@ -92,33 +97,21 @@ class DirectEngines:
         Raises:
             EngineError: An engine is not installed or refuses its graph.
         """
-        self._fusion = deployment.spec.fusion
+        self._steps = RerankInProcess(deployment)
         self._workload = workload
-        self._encoder: Engine | None = None
-        if self._fusion.query_residual:
-            self._encoder = load_engine(deployment.graph(Model.ENCODER), deployment.engine_options(Model.ENCODER))
-        self._reranker = load_engine(deployment.graph(Model.RERANKER), deployment.engine_options(Model.RERANKER))
-        self.label = "reranker alone" if self._encoder is None else "engines directly"
+        self._encodes = deployment.spec.fusion.query_residual
+        self.label = "engines directly" if self._encodes else "reranker alone"
 
-    def run(self) -> tuple[Float32 | None, dict[str, NDArray[Any]]]:
-        """Computes the query's embedding, FP32 [1, d] or None, and the reranker's states."""
-        embedding = None
-        if self._encoder is not None:
-            embedding = self._encoder.run(self._workload.encoder_inputs)[Tensor.EMBEDDING]
-        return embedding, self._reranker.run(self._workload.served_reranker_inputs)
+    def run(self) -> None:
+        """Computes the query's embedding, where it is needed, and what the reranker says."""
+        if self._encodes:
+            self._steps.encoder.run(self._workload.encoder_inputs)
+        self._steps.reranker.run(self._workload.served_reranker_inputs)
 
     def scores(self) -> Float32:
         """FP32 [N], what the ensemble should answer."""
-        embedding, states = self.run()
-        scores: Float32 = score(
-            states[Tensor.PASSAGE_STATES][:, :CANDIDATES],
-            states[Tensor.QUERY_STATE],
-            self._workload.candidates[None],
-            embedding,
-            gate=self._fusion.residual_gate,
-            normalize_states=self._fusion.state_norm is Norm.L2,
-        )[0]
-        return scores
+        query = self._workload.query
+        return self._steps.score(query, self._workload.candidates, self._steps.embed(query))
 
 
 def _scores_of(client: ResRankClient, workload: RerankWorkload) -> Float32:

@@ -13,14 +13,12 @@ import torch
 from resrank.benchmarks.bounded_rounds import Contender
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.infinity import InfinityClient, InfinityServer, infinity_version
-from resrank.benchmarks.text_models import ListReader, PairScorer, write_cross_encoder
+from resrank.benchmarks.text_models import PAIR_TOKENS, ListReader, PairScorer, write_cross_encoder
 from resrank.benchmarks.workload import QUERY_TOKENS, query_of
 from resrank.client import ResRankClient
-from resrank.core.checkpoint import RERANKER_DIR
 from resrank.core.names import Model
 from resrank.core.progress import Notify
 from resrank.core.scoring import Float32
-from resrank.core.tokenization import PromptTokenizer
 from resrank.stack.machine import usable_cores
 from resrank.stack.triton_process import TritonProcess
 
@@ -28,10 +26,6 @@ STACK = "this stack"
 SENTENCE_TRANSFORMERS = "cross-encoder, sentence-transformers"
 INFINITY = "cross-encoder, infinity-emb"
 LISTWISE = "text-listwise"
-SIDES = (STACK, SENTENCE_TRANSFORMERS, INFINITY, LISTWISE)
-
-PAIR_TOKENS = 512
-"""Longest pair that MiniLM-L6 cross-encoders take: longer passages are cut."""
 
 _MODEL = "cross-encoder"
 _TIMEOUT_S = 120.0
@@ -50,7 +44,7 @@ class Rerankers:
         query: Of 24 tokens.
         pairs: The cross-encoder in this process.
         infinity: The same behind its server.
-        reader: The text-listwise one.
+        reader: The text-listwise one; None where the checkpoint's reranker reads no text to make it of.
         threads: Of each side.
         facts: What else belongs to the figures.
     """
@@ -59,7 +53,7 @@ class Rerankers:
     query: str
     pairs: PairScorer
     infinity: InfinityClient
-    reader: ListReader
+    reader: ListReader | None
     threads: int
     facts: Mapping[str, float | str]
 
@@ -74,10 +68,9 @@ class Rerankers:
             passages: Their texts, for those who read.
             vectors: FP32 [N, d], for this stack.
         """
-        tokens = self.reader.tokens(self.query, passages)
         characters = float(sum(map(len, passages)))
         candidates = vectors.astype("<f2")
-        return {
+        found = {
             STACK: Contender(
                 lambda: self.client.rerank(self.query, candidates), len(passages), budget_s=_PAIR_BUDGET_S
             ),
@@ -87,11 +80,12 @@ class Rerankers:
             INFINITY: Contender(
                 lambda: self.infinity.rerank(_MODEL, self.query, passages), characters, _PAIR_LIMIT_S, _PAIR_BUDGET_S
             ),
-            # Attention makes a pass grow faster than its tokens: between linear and quadratic.
-            LISTWISE: Contender(
-                lambda: self.reader.read(self.query, passages), tokens**1.5, _LIST_LIMIT_S, _LIST_BUDGET_S
-            ),
         }
+        if (reader := self.reader) is not None:
+            # Attention makes a pass grow faster than its tokens: between linear and quadratic.
+            cost = reader.tokens(self.query, passages) ** 1.5
+            found[LISTWISE] = Contender(lambda: reader.read(self.query, passages), cost, _LIST_LIMIT_S, _LIST_BUDGET_S)
+        return found
 
 
 @contextmanager
@@ -108,7 +102,7 @@ def rerankers(deployment: Deployment, environments: Path, notify: Notify) -> Ite
         StackError: A server cannot be started.
     """
     threads = deployment.engine_options(Model.RERANKER).threads or usable_cores()
-    prompts = PromptTokenizer(deployment.checkpoint / RERANKER_DIR, deployment.spec.reranker)
+    reads_text = deployment.spec.reranker.prompt is not None
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -117,7 +111,7 @@ def rerankers(deployment: Deployment, environments: Path, notify: Notify) -> Ite
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / _MODEL
             notify("loading the models that read text")
             write_cross_encoder(deployment, folder)
-            pairs, reader = PairScorer(folder, PAIR_TOKENS), ListReader(deployment)
+            pairs, reader = PairScorer(folder, PAIR_TOKENS), ListReader(deployment) if reads_text else None
             notify("starting infinity-emb")
             server = stack.enter_context(InfinityServer(environments, {_MODEL: folder}, threads=threads))
             infinity = InfinityClient(server)
@@ -126,7 +120,7 @@ def rerankers(deployment: Deployment, environments: Path, notify: Notify) -> Ite
             client = stack.enter_context(ResRankClient(triton.grpc_address, timeout_s=_TIMEOUT_S))
             yield Rerankers(
                 client,
-                query_of(prompts, QUERY_TOKENS),
+                query_of(deployment, QUERY_TOKENS),
                 pairs,
                 infinity,
                 reader,

@@ -1,8 +1,8 @@
 """What reads passages as text: models of the sizes that this stack is compared with, made from its own backbones.
 
-Speed depends on architecture and lengths alone, not on weights: the cross-encoder is the checkpoint's encoder with a
-classification head of random weights, which in the default checkpoint is the architecture of the public MiniLM-L6
-cross-encoders; the text-listwise model is the checkpoint's reranker backbone as a plain decoder.
+Speed depends on architecture and lengths alone, not on weights: the cross-encoder has the architecture of the public
+MiniLM-L6 ones and random weights, behind the tokenizer of the checkpoint's encoder; the text-listwise model is the
+checkpoint's reranker backbone as a plain decoder.
 """
 
 from __future__ import annotations
@@ -14,22 +14,35 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from resrank.benchmarks.deployment import Deployment
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, Norm
 from resrank.core.scoring import Float32
+from resrank.core.tokenization import load_tokenizer
 from resrank.model.quiet import quiet_transformers
+
+PAIR_TOKENS = 512
+"""Longest pair that MiniLM-L6 cross-encoders take: longer passages are cut."""
 
 _BATCH_SIZE = 64
 
 
 def write_cross_encoder(deployment: Deployment, out: Path) -> None:
-    """Writes a cross-encoder's folder: the encoder with a head of random weights."""
+    """Writes a cross-encoder's folder: six layers of width 384 with a head for one number, drawn from a seed."""
     source = deployment.checkpoint / ENCODER_DIR
+    config = BertConfig(
+        vocab_size=load_tokenizer(source).get_vocab_size(),
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        max_position_embeddings=PAIR_TOKENS,
+    )
+    config.num_labels = 1
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        AutoModelForSequenceClassification.from_pretrained(source, num_labels=1).save_pretrained(out)
+        BertForSequenceClassification(config).save_pretrained(out)
     _copy_tokenizer(source, out)
 
 
@@ -92,7 +105,7 @@ class ListReader:
     """
 
     def __init__(self, deployment: Deployment) -> None:
-        """Loads the reranker's backbone in fp32, without its head."""
+        """Loads the reranker's backbone, one that reads text, in fp32, without its head."""
         folder = deployment.checkpoint / RERANKER_DIR
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         with quiet_transformers():

@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.in_process import PassLayout
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR
-from resrank.core.errors import InvalidInputError
 from resrank.core.names import Tensor
-from resrank.core.prompt import pad_candidates
 from resrank.core.scoring import normalize
-from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
-from resrank.serving.batching import BatchingPolicy
-from resrank.serving.engine_host import RerankerGraph
+from resrank.core.tokenization import EncoderTokenizer, load_tokenizer
 
 CANDIDATES = 100
 QUERY_TOKENS = 24
@@ -60,47 +57,37 @@ def rerank_workload(deployment: Deployment) -> RerankWorkload:
     ):
         if limit < wanted:
             raise BenchmarkError(f"the benchmark needs {field} of {wanted} or more, the checkpoint has {limit}")
-    prompts = PromptTokenizer(deployment.checkpoint / RERANKER_DIR, spec.reranker)
-    query = query_of(prompts, QUERY_TOKENS)
-    vectors = np.random.default_rng(0).standard_normal((CANDIDATES, spec.encoder.embedding_dim), np.float32)
-    candidates = normalize(vectors).astype(np.float16)
+    query = query_of(deployment, QUERY_TOKENS)
+    # The last one stands in for the query's own vector: what an engine computes does not depend on it.
+    vectors = np.random.default_rng(0).standard_normal((CANDIDATES + 1, spec.encoder.embedding_dim), np.float32)
+    units = normalize(vectors)
+    candidates = units[:CANDIDATES].astype(np.float16)
     queries = EncoderTokenizer(deployment.checkpoint / ENCODER_DIR, spec.encoder, for_queries=True)
     tokens = queries.encode([query.encode()])
-    prompt = prompts.layout.batch(prompts.encode([query.encode()]), [CANDIDATES])
-    reranker_inputs: dict[str, NDArray[Any]] = {
-        Tensor.INPUT_IDS: prompt.input_ids,
-        Tensor.PASSAGE_POSITIONS: prompt.passage_positions,
-        Tensor.LAST_POSITION: prompt.last_position,
-        Tensor.CANDIDATES: pad_candidates(candidates[None], prompt.passage_positions.shape[1]),
-    }
-    positions = prompt.input_ids.shape[1]
-    longest = prompts.layout.length(spec.reranker.max_query_tokens, spec.reranker.max_passages)
-    policy = BatchingPolicy.on_cpu(max_rows=1, max_tokens=longest)
-    row = {Tensor(name): array[0] for name, array in reranker_inputs.items()}
+    layout = PassLayout(deployment)
+    laid_out = layout.lay_out(query, candidates, units[CANDIDATES:])
     return RerankWorkload(
         query,
         candidates,
         {Tensor.INPUT_IDS: tokens.input_ids, Tensor.ATTENTION_MASK: tokens.attention_mask},
-        reranker_inputs,
-        RerankerGraph().join([row], [positions], policy),
+        layout.engine_inputs(laid_out),
+        layout.served_inputs(laid_out),
     )
 
 
-def query_of(tokenizer: PromptTokenizer, tokens: int) -> str:
+def query_of(deployment: Deployment, tokens: int) -> str:
     """A query of exactly so many tokens, whatever the tokenizer: the longest such beginning of a fixed question.
 
     Args:
-        tokenizer: The reranker's.
-        tokens: How many, without the prompt around the query.
+        deployment: Whose reranker's tokens count; the encoder's, where the reranker reads no text.
+        tokens: How many, without the prompt or the special tokens around the query.
 
     Raises:
         BenchmarkError: No beginning of it has that many.
     """
+    reads_text = deployment.spec.reranker.prompt is not None
+    tokenizer = load_tokenizer(deployment.checkpoint / (RERANKER_DIR if reads_text else ENCODER_DIR))
     for end in range(len(_TEXT), 0, -1):
-        try:
-            (ids,) = tokenizer.encode([_TEXT[:end].encode()])
-        except InvalidInputError:  # longer than the tokenizer's limit
-            continue
-        if len(ids) == tokens:
+        if len(tokenizer.encode(_TEXT[:end], add_special_tokens=False).ids) == tokens:
             return _TEXT[:end]
     raise BenchmarkError(f"no beginning of the benchmark's question has exactly {tokens} tokens")

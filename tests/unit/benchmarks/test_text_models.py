@@ -35,6 +35,9 @@ def test_the_encoder_written_for_others_gives_the_vectors_of_the_modules_put_tog
 def test_the_cross_encoder_scores_each_pair_on_its_own(deployment: SimpleNamespace, tmp_path: Path) -> None:
     write_cross_encoder(deployment, tmp_path / "cross")
     assert (tmp_path / "cross" / "tokenizer.json").is_file()
+    config = json.loads((tmp_path / "cross" / "config.json").read_text())
+    # MiniLM-L6's, whatever the checkpoint's own encoder
+    assert (config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]) == (6, 384, 1536)
     scorer = PairScorer(tmp_path / "cross", 64)
     together = scorer.scores("which river?", SENTENCES)
     alone = [scorer.scores("which river?", [text])[0] for text in SENTENCES]

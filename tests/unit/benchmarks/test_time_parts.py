@@ -112,7 +112,7 @@ def test_figures_that_contradict_each_other_are_refused() -> None:
 
 def test_table_and_bars_hold_every_part_that_occurs_and_the_sum() -> None:
     parts = time_parts(CLIENT_TIME, model_times(COUNTERS), ENSEMBLES)
-    study = breakdown_study({"search": parts}, {"search": [290.0, 330.0]}, 1000)
+    study = breakdown_study({"search": parts}, {"search": [290.0, 330.0]}, 1000, ())
     *rows, last, outside = study.rows
     assert [row[0] for row in rows] == [part for part in PARTS if parts[part]]
     assert last[:2] == ("all parts", pytest.approx(300.0))

@@ -8,7 +8,7 @@ import pytest
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.workload import rerank_workload
-from resrank.core.checkpoint import CheckpointSpec, read_spec
+from resrank.core.checkpoint import CheckpointSpec, SlotContent, SlotSpec, read_spec
 from resrank.core.names import Model
 from resrank.core.tokenization import load_tokenizer
 from resrank.export.manifest import CheckpointFacts, ManifestError, Runtime
@@ -41,6 +41,24 @@ def test_the_request_has_24_query_tokens_and_100_candidates(checkpoint: Path, tm
     assert inputs["PASSAGE_POSITIONS"].shape == (1, 100)
     assert inputs["LAST_POSITION"][0, 0] == inputs["INPUT_IDS"].shape[1] - 1  # one row: nothing is padded
     assert workload.encoder_inputs["ATTENTION_MASK"].all()
+
+
+def test_a_reranker_without_text_gets_relations_and_the_encoder_counts_the_query_s_tokens(tmp_path: Path) -> None:
+    spec = make_tiny_checkpoint(
+        tmp_path / "checkpoint", compact=True, query_residual=True, residual_gate=0.0, score_residual=0.3,
+        slots=SlotSpec(content=SlotContent.RELATIONS, neighbors=4), max_passages=100,
+    )  # fmt: skip
+    write_manifest(tmp_path / "repository", spec)
+    workload = rerank_workload(Deployment.open(tmp_path / "repository", tmp_path / "checkpoint"))
+    tokenizer = load_tokenizer(tmp_path / "checkpoint" / "encoder")
+    assert len(tokenizer.encode(workload.query, add_special_tokens=False).ids) == 24
+    inputs = workload.reranker_inputs
+    assert set(inputs) == {"INPUT_IDS", "PASSAGE_POSITIONS", "RELATIONS"}
+    assert inputs["INPUT_IDS"].shape == inputs["PASSAGE_POSITIONS"].shape == (1, 100)
+    assert inputs["RELATIONS"].shape == (1, 100, spec.reranker.slots.relation_width)
+    served = workload.served_reranker_inputs
+    assert set(served) == set(inputs)
+    np.testing.assert_array_equal(served["RELATIONS"][:, :100], inputs["RELATIONS"])
 
 
 def test_a_checkpoint_that_takes_fewer_candidates_is_refused(tmp_path: Path) -> None:
