@@ -35,7 +35,7 @@ class Benchmark(StrEnum):
     PASSAGES = "passages", "rerank latency by length of the passages, beside the same"
     ENCODING = "encoding", "passages encoded a second, beside sentence-transformers and infinity-emb"
     CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
-    BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes"
+    BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes, and a search against its parts"
     ROUTES = "routes", "a search by two calls of the client against one to the model `search`"
     CACHE = "cache", "`rerank_text` of passages seen before against passages that are new"
     BLOCKS = "blocks", "lists longer than one pass takes, up to 10,000 candidates"
