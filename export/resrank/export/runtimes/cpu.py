@@ -18,7 +18,7 @@ from resrank.export.repository import EngineModel
 from resrank.export.runtimes.base import ENGINE_MODELS, EngineChoice, RuntimeExport, Subject, parity_facts
 from resrank.export.runtimes.measurement import measure, parity_failure
 from resrank.serving.engines import load_engine
-from resrank.serving.engines.base import EngineError
+from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
 _BYTES_PER_WEIGHT = 4
 
@@ -46,6 +46,8 @@ class CpuRuntime:
         refused: list[str] = []
         for options in self._options.cpu_choices:
             for model in ENGINE_MODELS:
+                if self._rounds_for_nothing(model, options, subject.model.spec):
+                    continue
                 subject.notify(f"Checking the {model.value} on {options.kind.value} {options.precision.value}")
                 try:
                     tried.append(measure(subject.gate, model, load_engine(graphs[model], options), options))
@@ -54,6 +56,20 @@ class CpuRuntime:
         chosen = {model: _fastest(model, tried, refused) for model in ENGINE_MODELS}
         models = {model: _engine_model(graphs[model], choice) for model, choice in chosen.items()}
         return RuntimeExport(models, chosen, tuple(tried), refused=tuple(dict.fromkeys(refused)))
+
+    def _rounds_for_nothing(self, model: Model, options: EngineOptions, spec: CheckpointSpec) -> bool:
+        """Whether bf16 is left out, unless it was asked for, for a decoder that reads slots alone.
+
+        It takes a millisecond in fp32 too, and what it reads are cosines whose differences stand in the third digit,
+        where bf16 rounds: scores then depend on how many lists an engine takes at once.
+        """
+        asked_for = self._options.precision is not None
+        return (
+            model is Model.RERANKER
+            and spec.reranker.prompt is None
+            and options.precision is Precision.BF16
+            and not asked_for
+        )
 
 
 def _engine_model(onnx: Path, choice: EngineChoice) -> EngineModel:
