@@ -95,7 +95,9 @@ def test_the_state_of_two_processes_is_that_of_one_and_holds_whole_tensors(folde
     for key, value in one.items():
         if not key.startswith("random/"):
             assert two[key].shape == value.shape
-            assert torch.allclose(two[key], value, rtol=1e-3, atol=1e-5), key
+            # A step moves a weight by 1e-3; AdamW divides by the gradient's own size, so where that is rounding, a
+            # fiftieth of a step is.
+            assert torch.allclose(two[key], value, rtol=1e-3, atol=2e-5), key
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_lists(folder: Path) -> None:
