@@ -288,7 +288,7 @@ def _show_quality(
     as_found, reranked = (np.array(list(found[RANKERS[place].name][measures[0]].values())) for place in (-2, -1))
     gain = difference(reranked, as_found)
     screen.print(
-        f"{RANKERS[-1].name} - {RANKERS[-2].name}: {measures[0]} [bold]{gain.mean:+.3f}[/], "
+        f"reranking adds to {RANKERS[-2].name}: {measures[0]} [bold]{gain.mean:+.3f}[/], "
         f"95 % interval {gain.low:+.3f} to {gain.high:+.3f}, {gain.wins} questions won, {gain.losses} lost"
     )
     if _is_dense_start(spec):

@@ -103,7 +103,8 @@ def test_large_uploads_take_bounded_memory_and_give_it_back(start_sidecar: Start
             for answer in [callers.submit(status_of, lambda: upsert(iter([payload]), timeout=120)) for _ in range(6)]
         }
     assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert peak.largest - peak.first < 900 * MIB
+    # Six messages as gRPC receives them, whole and in parts, where the machine is too busy to refuse one before the next.
+    assert peak.largest - peak.first < 6 * 3 * MAX_UPLOAD_BYTES
     deadline = time.monotonic() + 20
     while process.memory_info().rss - peak.first > stay:
         assert time.monotonic() < deadline, f"{(process.memory_info().rss - peak.first) / MIB:.0f} MiB stay"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,8 @@ def test_ctrl_c_while_something_is_imported_is_130_without_a_traceback(tmp_path:
     ended = subprocess.run(
         [sys.executable, "-m", "resrank.stack", "doctor"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        # What runs in the background has it ignored, and so have its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         capture_output=True,
         text=True,
         timeout=60,

@@ -103,6 +103,8 @@ def test_everything_is_reported(evaluate: Evaluate, tmp_path: Path) -> None:
         "reranked",
         "reranked-as-found",
         "reranked-shuffled",
+        "dense-lexical",
+        "reranked-lexical",
     }
     assert found["rows"]["candidates"].keys() == {"RR@10", "R@5"}
     assert found["notes"] == [
