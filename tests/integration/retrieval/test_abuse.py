@@ -103,7 +103,7 @@ def test_large_uploads_take_bounded_memory_and_give_it_back(start_sidecar: Start
             for answer in [callers.submit(status_of, lambda: upsert(iter([payload]), timeout=120)) for _ in range(6)]
         }
     assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    # Six messages as gRPC receives them, whole and in parts, where the machine is too busy to refuse one before the next.
+    # Six messages as gRPC receives them, whole and in parts, where a busy machine does not refuse one before the next.
     assert peak.largest - peak.first < 6 * 3 * MAX_UPLOAD_BYTES
     deadline = time.monotonic() + 20
     while process.memory_info().rss - peak.first > stay:
