@@ -31,6 +31,7 @@ from resrank.loadtest.figures import Latency
 from resrank.retrieval.lock import read_owner
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.local_stack import LocalStack
+from resrank.stack.own_name import own_name
 
 CANDIDATES = 100
 """Passages retrieved and reranked for each question: the size that the model is made for."""
@@ -145,7 +146,7 @@ def run(settings: DemoSettings, console: Console) -> None:
             )
     screen.print("both servers ended with status 0")
     screen.section("Done")
-    screen.print(f"the same again, to play with:\nresrank serve {repository} --index {index}")
+    screen.print(f"the same again, to play with:\n{own_name()} serve {repository} --index {index}")
 
 
 def choose_checkpoint(settings: DemoSettings, screen: Screen) -> tuple[Path, CheckpointSpec | AdapterSpec]:

@@ -16,6 +16,7 @@ from resrank.core.terminal import Terminal, print_json
 from resrank.export.manifest import Runtime, capability_name
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.cli.options import Output, OutputOption
+from resrank.stack.own_name import own_name
 
 if TYPE_CHECKING:
     from resrank.export.exporter import ExportReport
@@ -207,7 +208,7 @@ def _print(report: ExportReport, console: Terminal) -> None:
         return
     if report.put_off is None:
         console.print(
-            f"[green]✓[/] {report.repository}: serve it with `resrank serve {report.repository}`", soft_wrap=True
+            f"[green]✓[/] {report.repository}: serve it with `{own_name()} serve {report.repository}`", soft_wrap=True
         )
         return
     console.print(f"[yellow]-[/] the engines are not built here: {escape(report.put_off)}", soft_wrap=True)

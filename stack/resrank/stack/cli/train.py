@@ -10,6 +10,7 @@ import typer
 
 from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
+from resrank.stack.own_name import own_name
 
 if TYPE_CHECKING:
     from resrank.training.config import TrainConfig
@@ -100,4 +101,4 @@ def _report(config: TrainConfig, ended: Progress, output: Output, console: Termi
         f"{described(best.score)}",
         soft_wrap=True,
     )
-    console.print(f"  serve it: resrank export {folder.checkpoint} --out repository", soft_wrap=True)
+    console.print(f"  serve it: {own_name()} export {folder.checkpoint} --out repository", soft_wrap=True)
