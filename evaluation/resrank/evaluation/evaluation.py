@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from resrank.core.collection import Qrels
 from resrank.core.errors import InvalidInputError
-from resrank.core.fusion import CosineMap
+from resrank.core.fusion import CosineMap, joint_scores
 from resrank.core.measures import MEASURES, check_measures, per_question, ranked
 from resrank.core.progress import Progress
 from resrank.core.run_files import NO_RANKING, Ranking
@@ -303,8 +303,7 @@ class _Bench:
 
 def _with_words(question: Question, scores: Float32, join: LexicalJoin) -> Float32:
     assert question.lexical is not None
-    joined: Float32 = scores + np.float32(join.weight) * question.lexical[: len(scores)]
-    return joined
+    return joint_scores(scores, question.lexical[: len(scores)], 1.0, join.weight)  # shares: the best is 1
 
 
 def judged_row(runs: Sequence[Mapping[str, Ranking]], qrels: Qrels, measures: Sequence[str]) -> RowResult:
