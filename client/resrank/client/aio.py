@@ -12,7 +12,7 @@ from grpc import aio
 from numpy.typing import NDArray
 from tenacity import AsyncRetrying
 
-from resrank.client import plans, searches
+from resrank.client import plans, searches, stored
 from resrank.client.base import CLOSED, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_aio_channel
@@ -101,6 +101,28 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             lexical_weight=lexical_weight,
             truncate=truncate,
             second_pass=second_pass,
+        )
+        return await self._run(plan, timeout_s, traceparent)
+
+    async def rerank_stored(
+        self,
+        query: str,
+        ids: Sequence[str],
+        *,
+        lexical_weight: float | None = None,
+        include_texts: bool = False,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> RerankResult:
+        """As :meth:`ResRankClient.rerank_stored`."""
+        plan = stored.rerank_stored(
+            self._facts,
+            query,
+            ids,
+            lexical_weight=lexical_weight,
+            include_texts=include_texts,
+            truncate=truncate,
         )
         return await self._run(plan, timeout_s, traceparent)
 

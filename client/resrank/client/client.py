@@ -12,7 +12,7 @@ import grpc
 from numpy.typing import NDArray
 from tenacity import Retrying
 
-from resrank.client import plans, searches
+from resrank.client import plans, searches, stored
 from resrank.client.base import CLOSED, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_channel
@@ -151,6 +151,45 @@ class ResRankClient(ClientBase[grpc.Channel]):
             lexical_weight=lexical_weight,
             truncate=truncate,
             second_pass=second_pass,
+        )
+        return self._run(plan, timeout_s, traceparent)
+
+    def rerank_stored(
+        self,
+        query: str,
+        ids: Sequence[str],
+        *,
+        lexical_weight: float | None = None,
+        include_texts: bool = False,
+        truncate: bool = False,
+        timeout_s: float | None = None,
+        traceparent: str | None = None,
+    ) -> RerankResult:
+        """Orders passages of the index by how well they answer a query, by their stored vectors: no text is encoded.
+
+        The order is that of a search: by the reranker's score + w * BM25 / best BM25 of the index.
+
+        Args:
+            query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
+            ids: Of passages in the index, distinct, in retrieval order. Those that are not there are named in the
+                result's ``missing_ids`` and are no error.
+            lexical_weight: w, 0 to 10; None for the checkpoint's. With 0 no words are looked up.
+            include_texts: Whether titles and texts are wanted, too.
+            truncate: Cut a query over the token maximum instead of refusing it.
+            timeout_s: Budget of all steps together, in seconds.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: The query or an id breaks a rule, or the client has no sidecar's address.
+            RetrievalError: The sidecar failed, or its index belongs to another encoder.
+        """
+        plan = stored.rerank_stored(
+            self._facts,
+            query,
+            ids,
+            lexical_weight=lexical_weight,
+            include_texts=include_texts,
+            truncate=truncate,
         )
         return self._run(plan, timeout_s, traceparent)
 

@@ -91,7 +91,7 @@ def rerank(
     if candidates is not None and passages is None:
         vectors = inputs.half_precision(candidates)
         lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, len(vectors))
-        scorer = yield from _embeddings_scorer(facts, encoded_query, vectors, truncate)
+        scorer = yield from embeddings_scorer(facts, encoded_query, vectors, truncate)
     elif passages is not None and candidates is None:
         texts = inputs.encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES)
         lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, len(texts))
@@ -106,7 +106,7 @@ def rerank(
             return scores
         return joint_scores(scores, lexical[indices], float(lexical.max()), lexical_weight)
 
-    scores, indices = yield from _passes(scorer, final, second_pass, watch)
+    scores, indices = yield from in_passes(scorer, final, second_pass, watch)
     ranked = rank_candidates(
         final(scores, indices),
         indices,
@@ -176,7 +176,7 @@ def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
 
 
 @dataclass(frozen=True)
-class _Scorer:
+class Scorer:
     """A list of candidates as a reranker takes it.
 
     Attributes:
@@ -190,7 +190,8 @@ class _Scorer:
     size: int
 
 
-def _embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool) -> Plan[_Scorer]:
+def embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool) -> Plan[Scorer]:
+    """Scores embeddings, FP16 [N, d]."""
     reranker = yield from served_reranker(facts)
     model = yield from model_facts(facts, Model.RERANK)
     inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
@@ -202,26 +203,26 @@ def _embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float
     def one_pass(rows: Rows) -> Call[Float32]:
         return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=rows.item)
 
-    return _Scorer(one_pass, order, reranker.max_passages)
+    return Scorer(one_pass, order, reranker.max_passages)
 
 
-def _texts_scorer(facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool) -> Plan[_Scorer]:
+def _texts_scorer(facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool) -> Plan[Scorer]:
     reranker = yield from served_reranker(facts)
     size = min(reranker.max_passages, MAX_TEXT_PASSAGES)
     if reranker.relational and len(passages) > size:
         # The order of the whole list is by the passages' vectors, and with them at hand no text need be sent again.
         vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate)
-        return (yield from _embeddings_scorer(facts, query, vectors.astype("<f2"), truncate))
+        return (yield from embeddings_scorer(facts, query, vectors.astype("<f2"), truncate))
 
     def one_pass(rows: Rows) -> Call[Float32]:
         chosen = [passages[row] for row in rows.tolist()]
         return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item)
 
-    return _Scorer(one_pass, CanonicalOrder.as_given(len(passages)), size)
+    return Scorer(one_pass, CanonicalOrder.as_given(len(passages)), size)
 
 
-def _passes(
-    scorer: _Scorer,
+def in_passes(
+    scorer: Scorer,
     final: Callable[[Float32, NDArray[np.int64]], Float32],
     second_pass: bool,
     watch: Stopwatch,

@@ -25,6 +25,7 @@ def rank_candidates(
     candidate_scores: Float32 | None = None,
     dense_scores: Float32 | None = None,
     lexical_scores: Float32 | None = None,
+    places: Sequence[int] | None = None,
 ) -> tuple[RankedPassage, ...]:
     """Orders candidates by score descending, ties by input index.
 
@@ -38,19 +39,21 @@ def rank_candidates(
         candidate_scores: The retriever's scores, likewise.
         dense_scores: Cosines, likewise.
         lexical_scores: BM25, likewise.
+        places: Where the candidates stand in a list that has more of them; None where they are the list.
     """
     passages = []
     for rank, place in enumerate(ranking(scores), start=1):
         index = int(indices[place])
+        listed = index if places is None else places[index]
         passages.append(
             RankedPassage(
                 rank=rank,
-                index=index,
+                index=listed,
                 score=float(scores[place]),
                 id=None if ids is None else ids[index],
                 title=None if titles is None else titles[index],
                 text=None if texts is None else texts[index],
-                candidate_rank=index + 1,
+                candidate_rank=listed + 1,
                 candidate_score=_number(candidate_scores, index),
                 dense_score=_number(dense_scores, index),
                 lexical_score=_number(lexical_scores, index),

@@ -46,11 +46,14 @@ class RerankResult:
     Attributes:
         passages: By score descending, ties by input index. All candidates, or the best of the first pass when a second
             one was asked for and needed.
-        timings: Milliseconds as the client saw them: ``rerank`` and, when there was one, ``second_pass``; ``total``.
+        timings: Milliseconds as the client saw them: ``retrieve``, where stored passages were asked for, ``rerank``
+            and, when there was one, ``second_pass``; ``total``.
+        missing_ids: Of stored passages that were asked for, those that the index does not have, in the caller's order.
     """
 
     passages: tuple[RankedPassage, ...]
     timings: Mapping[str, float]
+    missing_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from resrank.client.calls import Call, Server
 from resrank.client.results import RetrievalHealth
+from resrank.core.errors import Place
 from resrank.core.sidecar.v1 import retrieval_pb2
 
 
@@ -15,6 +18,20 @@ def search(request: retrieval_pb2.SearchRequest) -> Call[retrieval_pb2.SearchRes
         subject="search",
         build=lambda _: request,
         parse=lambda response: response,
+    )
+
+
+def get(
+    request: retrieval_pb2.GetRequest, locate: Callable[[Place], Place] | None = None
+) -> Call[retrieval_pb2.GetResponse]:
+    """Asks for passages by id."""
+    return Call(
+        server=Server.RETRIEVAL,
+        method="Get",
+        subject="passages by id",
+        build=lambda _: request,
+        parse=lambda response: response,
+        locate=locate,
     )
 
 

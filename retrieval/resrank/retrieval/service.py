@@ -16,9 +16,11 @@ import grpc
 
 import resrank.core
 from resrank.core.errors import QueueFullError
+from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval import wire
+from resrank.retrieval.errors import EncoderMismatchError
 from resrank.retrieval.records import UpsertCounts
 from resrank.retrieval.store import VectorStore
 
@@ -92,6 +94,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         def work() -> pb.GetResponse:
             ids = wire.parse_ids(request.ids)
+            self._require_encoder(wire.parse_get_encoder(request))
             found = self._store.get(
                 ids, include_texts=request.include_texts, include_embeddings=request.include_embeddings
             )
@@ -123,6 +126,11 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         """Waits for admitted work; the store stays open."""
         self._reads.shutdown()
         self._writes.shutdown()
+
+    def _require_encoder(self, wanted: str | None) -> None:
+        encoder = None if wanted is None else self._store.describe().encoder
+        if wanted is not None and encoder is not None and wanted != encoder.sha256:
+            raise EncoderMismatchError(encoder_mismatch(encoder.sha256, wanted))
 
     def _store_batch(self, request: pb.UpsertRequest) -> UpsertCounts:
         return self._store.upsert(wire.parse_batch(request))

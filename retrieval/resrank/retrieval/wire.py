@@ -138,6 +138,15 @@ def parse_limit(limit: int) -> int:
     return limit
 
 
+def parse_get_encoder(request: pb.GetRequest) -> str | None:
+    """Reads the encoder that Get's embeddings are meant for.
+
+    Raises:
+        InvalidInputError: It is no digest.
+    """
+    return _parse_sha256(request.encoder_sha256) if request.encoder_sha256 else None
+
+
 def parse_get_text(request: pb.GetRequest) -> str:
     """Reads the query of Get, empty where there is none or no word in it.
 

@@ -100,6 +100,12 @@ BAD = [
         f"{'a' * 64}.*{'b' * 64}",
     ),
     (lambda stub: stub.Get(pb.GetRequest()), INVALID, "ids: too few"),
+    (lambda stub: stub.Get(pb.GetRequest(ids=["a"], encoder_sha256="b")), INVALID, "encoder_sha256: must be 64"),
+    (
+        lambda stub: stub.Get(pb.GetRequest(ids=["a"], encoder_sha256="b" * 64)),
+        PRECONDITION,
+        f"{'a' * 64}.*{'b' * 64}",
+    ),
     (lambda stub: stub.List(pb.ListRequest(limit=0)), INVALID, r"limit: .*limit 1 to 1000, got 0"),
     (lambda stub: stub.List(pb.ListRequest(limit=1001)), INVALID, r"limit: .*limit 1 to 1000, got 1001"),
     (lambda stub: stub.Delete(pb.DeleteRequest(ids=["a", "a"])), INVALID, r"ids\[1\]: id 'a' stands"),

@@ -102,6 +102,38 @@ def test_both_routes_keep_the_lexical_score_as_they_are_told(client: ResRankClie
     require_equal(client.search(QUERY, 12, **ranks, route="server"), client.search(QUERY, 12, **ranks))
 
 
+def test_stored_passages_are_reranked_as_a_search_ranks_them(client: ResRankClient) -> None:
+    """By id, with what is not in the index named; the list has three passes."""
+    found = client.search(QUERY, CANDIDATES, candidates=CANDIDATES, route="server")
+    retrieved = sorted(found.passages, key=lambda passage: passage.candidate_rank)
+    ids = [passage.id or "" for passage in retrieved]
+    result = client.rerank_stored(QUERY, ["p-none", *ids, "q-none"], include_texts=True)
+    assert result.missing_ids == ("p-none", "q-none")
+    assert list(result.timings) == ["retrieve", "rerank", "total"]
+    assert [passage.id for passage in result.passages] == [passage.id for passage in found.passages]
+    for mine, other in zip(result.passages, found.passages, strict=True):
+        assert mine.score == pytest.approx(other.score, abs=1e-6)
+        assert mine.rerank_score == pytest.approx(other.rerank_score, abs=1e-6)
+        assert (mine.title, mine.text, mine.lexical_score) == (other.title, other.text, other.lexical_score)
+        assert mine.index == ids.index(mine.id or "") + 1
+    alone = client.rerank_stored(QUERY, ids, lexical_weight=0.0)
+    assert [passage.score for passage in alone.passages] == [passage.rerank_score for passage in alone.passages]
+    assert alone.passages[0].lexical_score is None
+    assert alone.passages[0].text is None
+    none = client.rerank_stored(QUERY, ["p-none"])
+    assert (none.passages, none.missing_ids) == ((), ("p-none",))
+
+
+@pytest.mark.parametrize(
+    ("ids", "field"),
+    [([], "ids"), ("p1", "ids"), (["p1", "p2", "p1"], "ids[2]"), (["p1", ""], "ids[1]"), (["p1", 2], "ids[1]")],
+)
+def test_ids_that_no_passage_can_have_are_refused(client: ResRankClient, ids: Any, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        client.rerank_stored(QUERY, ids)
+    assert caught.value.field == field
+
+
 def test_the_scores_are_the_references(client: ResRankClient, searching: Searching, vectors: np.ndarray) -> None:
     """Of candidates in dense order, in passes of 16."""
     found = client.search(QUERY, CANDIDATES, candidates=CANDIDATES, mode="dense", route="server")

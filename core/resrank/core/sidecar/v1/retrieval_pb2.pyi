@@ -470,12 +470,15 @@ class GetRequest(_message.Message):
     INCLUDE_TEXTS_FIELD_NUMBER: _builtins.int
     INCLUDE_EMBEDDINGS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    ENCODER_SHA256_FIELD_NUMBER: _builtins.int
     include_texts: _builtins.bool
     """Return titles, texts and metadata."""
     include_embeddings: _builtins.bool
     """Return the stored embeddings."""
     text: _builtins.str
     """A query: return the BM25 of the records for it, as LEXICAL scores them."""
+    encoder_sha256: _builtins.str
+    """If set, the encoder that the embeddings are meant for; the call is refused when the index belongs to another."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1000 distinct ids."""
@@ -487,10 +490,11 @@ class GetRequest(_message.Message):
         include_texts: _builtins.bool = ...,
         include_embeddings: _builtins.bool = ...,
         text: _builtins.str = ...,
+        encoder_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_sha256", b"encoder_sha256", "ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
