@@ -13,7 +13,7 @@ from resrank.core.errors import InvalidInputError
 from resrank.export.backbones import cache_folder
 from resrank.export.initialize import written_aside
 from resrank.model.quiet import quiet_transformers
-from resrank.stack.training_index import StoreIndexes, passages_at
+from resrank.stack.training_index import FlatIndexes, passages_at
 from resrank.training.cosine_fit import PASSAGES, QUESTIONS, CosineFit, fit_cosines
 from resrank.training.mining import Retriever
 from resrank.training.passages import drawn_pools, logged_questions
@@ -47,7 +47,7 @@ def fit_to(checkpoint: Path, corpus: Path, questions: Path | None, console: Cons
     config = settled(ModelConfig.model_validate({"encoder": {"mode": "frozen"}}), device)
     cache = VectorCache(cache_folder() / "vectors", vectors_identity(spec, config))
     with quiet_transformers(), RunProgress(console) as progress:
-        retriever = Retriever(StartEncoder(checkpoint, config, device, progress.encoding, cache), StoreIndexes())
+        retriever = Retriever(StartEncoder(checkpoint, config, device, progress.encoding, cache), FlatIndexes())
         vectors, texts = retriever.vectors(pool), retriever.query_vectors(asked)
         with retriever.index(pool) as index:
             return fit_cosines(vectors, texts, index)

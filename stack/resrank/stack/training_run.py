@@ -18,7 +18,7 @@ from resrank.export.initialize import InitOptions, initialize, source_name
 from resrank.export.model_card import DevelopmentFigures, RunCard, run_card
 from resrank.export.trained_checkpoint import write_trained
 from resrank.model.quiet import quiet_transformers
-from resrank.stack.training_index import StoreIndexes, passages_at
+from resrank.stack.training_index import FlatIndexes, passages_at
 from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
 from resrank.training.mining import Retriever
 from resrank.training.precision import settled
@@ -67,7 +67,7 @@ def train(config: TrainConfig, opening: Opening, processes: Processes, progress:
             known = VectorCache(vectors, vectors_identity(spec, config.model))
             encoder = StartEncoder(start, config.model, processes.device, progress.encoding, known)
             # The other processes read what the first one retrieved.
-            retriever = Retriever(encoder, StoreIndexes(), cache_folder() / "mined")
+            retriever = Retriever(encoder, FlatIndexes(), cache_folder() / "mined")
             data = load_data(config.data, retriever, progress.note, passages_at)
             del encoder, retriever
         writer = RunCheckpointWriter(config, start, data)

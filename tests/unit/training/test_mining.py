@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import InvalidInputError
-from resrank.stack.training_index import StoreIndexes
+from resrank.stack.training_index import FlatIndexes
 from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
 from resrank.training.mining import Retriever, mine
 from resrank.training.pool import JudgedQuestion, PassagePool, PoolBuilder, merged_grades, pooled
@@ -46,10 +46,10 @@ class Encoder:
 
 
 @pytest.mark.parametrize("size", [1, 40, 2500])
-def test_the_projects_own_index_agrees_with_brute_force(size: int) -> None:
+def test_the_index_agrees_with_brute_force(size: int) -> None:
     vectors, queries = random_vectors(size).astype(np.float16), random_vectors(20, seed=1).astype(np.float32)
     depth = min(size, 30)
-    with StoreIndexes().over(vectors) as index:
+    with FlatIndexes().over(vectors) as index:
         found = index.nearest(queries, depth)
 
     assert found.tolist() == ExactIndex(vectors).nearest(queries, depth).tolist()
@@ -101,7 +101,7 @@ class TestRetriever:
         assert encoded(depth=2) == 4
         assert encoded(identity="two") == 4
         encoder = Encoder(self.VECTORS)
-        Retriever(encoder, StoreIndexes(), tmp_path / "cache").retrieve(pool, queries, 3)
+        Retriever(encoder, FlatIndexes(), tmp_path / "cache").retrieve(pool, queries, 3)
         assert encoder.passages_encoded == 4
         assert encoded() == 0
         assert not list((tmp_path / "cache").glob("*.tmp"))
