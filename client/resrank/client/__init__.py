@@ -11,15 +11,19 @@ from resrank.core.errors import (
     QueueFullError,
     ResRankError,
     RetrievalError,
+    ServerFailedError,
     ServerUnavailableError,
 )
+from resrank.core.fail_open import Failure, OnFailure
 
 __all__ = [
     "AsyncResRankClient",
     "DeadlineExceededError",
+    "Failure",
     "HealthReport",
     "InvalidInputError",
     "ModelNotReadyError",
+    "OnFailure",
     "QueueFullError",
     "RankedPassage",
     "RerankResult",
@@ -28,6 +32,7 @@ __all__ = [
     "RetrievalError",
     "RetrievalHealth",
     "SearchResult",
+    "ServerFailedError",
     "ServerUnavailableError",
     "TlsConfig",
 ]

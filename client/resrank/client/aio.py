@@ -70,12 +70,22 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         rerank: bool = True,
         truncate: bool = False,
         route: searches.Route = "client",
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
         """As :meth:`ResRankClient.search`."""
-        options = searches.search_options(k, candidates, mode, fusion, rerank, lexical_weight)
-        plan = searches.search(self._facts, query, options, truncate=truncate, route=route)
+        options = searches.search_options(
+            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure)
+        )
+        plan = searches.search(
+            self._facts,
+            query,
+            options,
+            truncate=truncate,
+            route=route,
+            has_sidecar=self._settings.retrieval is not None,
+        )
         return await self._run(plan, timeout_s, traceparent)
 
     async def rerank(
@@ -88,6 +98,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         lexical_weight: float | None = None,
         truncate: bool = False,
         second_pass: bool = False,
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -101,6 +112,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             lexical_weight=lexical_weight,
             truncate=truncate,
             second_pass=second_pass,
+            on_failure=self._on_failure(on_failure),
         )
         return await self._run(plan, timeout_s, traceparent)
 
@@ -112,6 +124,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         lexical_weight: float | None = None,
         include_texts: bool = False,
         truncate: bool = False,
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -123,6 +136,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             lexical_weight=lexical_weight,
             include_texts=include_texts,
             truncate=truncate,
+            on_failure=self._on_failure(on_failure),
         )
         return await self._run(plan, timeout_s, traceparent)
 
@@ -196,9 +210,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         async def work() -> None:
             while waiting:
                 index, call = waiting.popleft()
+                until = deadline.leaving(call.reserve)
                 try:
-                    results[index] = await AsyncRetrying(**retry_policy(attempts, deadline))(
-                        self._send, call, deadline, metadata
+                    results[index] = await AsyncRetrying(**retry_policy(attempts, until))(
+                        self._send, call, until, metadata
                     )
                 except BaseException:
                     waiting.clear()

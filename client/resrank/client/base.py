@@ -21,6 +21,8 @@ from resrank.client.settings import (
     check_timeout,
 )
 from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.fail_open import OnFailure
+from resrank.core.search import choice
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
 C = TypeVar("C")
@@ -50,6 +52,8 @@ class ClientBase(ABC, Generic[C]):
             want: ``{"triton-grpc-protocol-KEY": "VALUE"}``.
         traceparent: Asked once a call for the W3C trace context to send along. Without it, and without the call's own,
             OpenTelemetry's current span is sent where that library is installed.
+        on_failure: What ``search`` and ``rerank`` do where the models are down, full or late, unless the call says
+            otherwise: raise the ``error``, or answer in ``retrieval_order``.
 
     Raises:
         InvalidInputError: A setting is out of its range.
@@ -68,6 +72,7 @@ class ClientBase(ABC, Generic[C]):
         bearer_token: str | Callable[[], str] | None = None,
         headers: Mapping[str, str] | None = None,
         traceparent: Callable[[], str | None] | None = None,
+        on_failure: str = OnFailure.ERROR,
     ) -> None:
         self._settings = ClientSettings(
             triton=triton,
@@ -80,6 +85,7 @@ class ClientBase(ABC, Generic[C]):
             bearer_token=bearer_token,
             headers={} if headers is None else headers,
             traceparent=traceparent,
+            on_failure=choice("on_failure", OnFailure, on_failure),
         )
         self._facts = FactsCache()
         self._closed = False
@@ -93,6 +99,10 @@ class ClientBase(ABC, Generic[C]):
             raise ResRankError(CLOSED)
         deadline = Deadline(self._settings.timeout_s if timeout_s is None else check_timeout(timeout_s))
         return deadline, call_metadata(self._settings, traceparent)
+
+    def _on_failure(self, wanted: str | None) -> OnFailure:
+        """What a call wants where the models fail: its own word, or the client's."""
+        return self._settings.on_failure if wanted is None else choice("on_failure", OnFailure, wanted)
 
     def _endpoint(self, server: Server) -> tuple[str, TlsConfig | None]:
         """Address and transport security of a server.

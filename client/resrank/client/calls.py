@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from resrank.core.errors import Place
+from resrank.core.fail_open import NOTHING, Reserve
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ class Call(Generic[T]):
         parse: Reads the protobuf response.
         locate: Turns the server's place of an error into the caller's, ``CANDIDATES[3]`` of the second block into
             ``CANDIDATES[103]``; None where they are the same.
+        reserve: What of the client's call's whole time must be left when this request ends.
     """
 
     server: Server
@@ -39,3 +41,4 @@ class Call(Generic[T]):
     build: Callable[[float], Any]
     parse: Callable[[Any], T]
     locate: Callable[[Place], Place] | None = None
+    reserve: Reserve = NOTHING

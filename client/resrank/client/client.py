@@ -77,6 +77,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         rerank: bool = True,
         truncate: bool = False,
         route: searches.Route = "client",
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> SearchResult:
@@ -96,6 +97,11 @@ class ResRankClient(ClientBase[grpc.Channel]):
             truncate: Cut a query over the token maximum instead of refusing it.
             route: Who does the steps: this client, one request for each, or with ``server`` Triton's ``search`` model
                 in one request, so that the candidates' vectors stay on the server's machine. The result is the same.
+            on_failure: What to do where the models are down, full or late; None for the client's setting. ``error``
+                raises. With ``retrieval_order`` the candidates come back as they were found, within ``timeout_s``, and
+                the result's ``failure`` says why: where the reranker fails, and, found by words alone, where a
+                ``hybrid`` search cannot have the query encoded. ``dense`` then raises, as ``server`` does without a
+                sidecar's address where no Triton answers.
             timeout_s: Budget of all steps together, in seconds.
             traceparent: W3C trace context.
 
@@ -104,8 +110,17 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 ``route="server"`` does not need.
             RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
         """
-        options = searches.search_options(k, candidates, mode, fusion, rerank, lexical_weight)
-        plan = searches.search(self._facts, query, options, truncate=truncate, route=route)
+        options = searches.search_options(
+            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure)
+        )
+        plan = searches.search(
+            self._facts,
+            query,
+            options,
+            truncate=truncate,
+            route=route,
+            has_sidecar=self._settings.retrieval is not None,
+        )
         return self._run(plan, timeout_s, traceparent)
 
     def rerank(
@@ -118,6 +133,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         lexical_weight: float | None = None,
         truncate: bool = False,
         second_pass: bool = False,
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -136,6 +152,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
             truncate: Cut texts over the token maximum instead of refusing them.
             second_pass: Where several blocks were needed, score the best of them once more in one pass and return only
                 these, so that all scores come from the same context.
+            on_failure: What to do where the models are down, full or late; None for the client's setting. ``error``
+                raises. With ``retrieval_order`` all candidates come back in the order given, within ``timeout_s``, with
+                scores of 0, and the result's ``failure`` says why.
             timeout_s: Budget in seconds.
             traceparent: W3C trace context.
 
@@ -151,6 +170,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             lexical_weight=lexical_weight,
             truncate=truncate,
             second_pass=second_pass,
+            on_failure=self._on_failure(on_failure),
         )
         return self._run(plan, timeout_s, traceparent)
 
@@ -162,6 +182,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         lexical_weight: float | None = None,
         include_texts: bool = False,
         truncate: bool = False,
+        on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -176,6 +197,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             lexical_weight: w, 0 to 10; None for the checkpoint's. With 0 no words are looked up.
             include_texts: Whether titles and texts are wanted, too.
             truncate: Cut a query over the token maximum instead of refusing it.
+            on_failure: As for :meth:`rerank`; the passages then come in the order of their ids.
             timeout_s: Budget of all steps together, in seconds.
             traceparent: W3C trace context.
 
@@ -190,6 +212,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             lexical_weight=lexical_weight,
             include_texts=include_texts,
             truncate=truncate,
+            on_failure=self._on_failure(on_failure),
         )
         return self._run(plan, timeout_s, traceparent)
 
@@ -279,7 +302,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
     def _perform(self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int) -> list[Any]:
         if len(calls) == 1:
             # In the caller's own thread, which spares a rerank of one pass two switches of threads.
-            return [Retrying(**retry_policy(attempts, deadline))(self._send, calls[0], deadline, metadata)]
+            (call,) = calls
+            until = deadline.leaving(call.reserve)
+            return [Retrying(**retry_policy(attempts, until))(self._send, call, until, metadata)]
         results: list[Any] = [None] * len(calls)
         waiting = deque(enumerate(calls))
 
@@ -289,8 +314,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
                     index, call = waiting.popleft()
                 except IndexError:
                     return
+                until = deadline.leaving(call.reserve)
                 try:
-                    results[index] = Retrying(**retry_policy(attempts, deadline))(self._send, call, deadline, metadata)
+                    results[index] = Retrying(**retry_policy(attempts, until))(self._send, call, until, metadata)
                 except BaseException:
                     waiting.clear()
                     raise

@@ -8,8 +8,8 @@ drives any plan, so no step, check or merge exists twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,8 @@ from resrank.client.results import HealthReport, RerankResult, RetrievalHealth
 from resrank.client.triton_calls import Float32, ModelFacts
 from resrank.core.blocks import order_blocks, plan_blocks
 from resrank.core.errors import InvalidInputError, ResRankError
-from resrank.core.fusion import (
-    check_lexical_scores,
-    check_lexical_weight,
-    joint_scores,
-)
+from resrank.core.fail_open import FOR_ANSWER, MODEL_FAILURES, Failure, OnFailure, Reserve
+from resrank.core.fusion import check_lexical_scores, check_lexical_weight, joint_scores
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Parameter, Tensor
 from resrank.core.relations import CanonicalOrder, canonical_order
@@ -79,42 +76,90 @@ def rerank(
     lexical_weight: float | None,
     truncate: bool,
     second_pass: bool,
+    on_failure: OnFailure,
 ) -> Plan[RerankResult]:
-    """Reranks embeddings or texts."""
+    """Reranks embeddings or texts, or with ``retrieval_order`` leaves them as they are where that fails."""
     encoded_query = inputs.encode_query(query)
     truncate, second_pass = inputs.truth("truncate", truncate), inputs.truth("second_pass", second_pass)
     if lexical_weight is not None:
         check_lexical_weight(lexical_weight)
         if lexical_scores is None:
             raise InvalidInputError("lexical_weight", "weighs lexical_scores, but there are none")
-    watch = Stopwatch()
+    scorer_plan: Plan[Scorer]
     if candidates is not None and passages is None:
         vectors = inputs.half_precision(candidates)
-        lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, len(vectors))
-        scorer = yield from embeddings_scorer(facts, encoded_query, vectors, truncate)
+        count = len(vectors)
+        scorer_plan = embeddings_scorer(facts, encoded_query, vectors, truncate)
     elif passages is not None and candidates is None:
         texts = inputs.encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES)
-        lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, len(texts))
-        scorer = yield from _texts_scorer(facts, encoded_query, texts, truncate)
+        count = len(texts)
+        scorer_plan = _texts_scorer(facts, encoded_query, texts, truncate)
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
-    if lexical is not None and lexical_weight is None:
-        lexical_weight = (yield from served_reranker(facts)).lexical_weight
-
-    def final(scores: Float32, indices: NDArray[np.int64]) -> Float32:
-        if lexical is None or lexical_weight is None:
-            return scores
-        return joint_scores(scores, lexical[indices], float(lexical.max()), lexical_weight)
-
-    scores, indices = yield from in_passes(scorer, final, second_pass, watch)
+    lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, count)
+    watch = Stopwatch()
+    plan = _scored(facts, scorer_plan, lexical, lexical_weight, second_pass, watch)
+    found = yield from or_as_given(plan, count, on_failure)
     ranked = rank_candidates(
-        final(scores, indices),
-        indices,
-        rerank_scores=scores,
+        found.scores,
+        found.indices,
+        rerank_scores=found.rerank_scores,
         texts=None if passages is None else list(passages),
         lexical_scores=lexical,
     )
-    return RerankResult(ranked, watch.with_total())
+    return RerankResult(ranked, watch.with_total(), reranked=found.failure is None, failure=found.failure)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of a list of candidates.
+
+    Attributes:
+        scores: FP32 [n], final.
+        rerank_scores: FP32 [n], the reranker's; None where it failed.
+        indices: INT64 [n], which candidates of the list they are of, ascending.
+        failure: Why the list is as it was given; None where it was reranked.
+    """
+
+    scores: Float32
+    rerank_scores: Float32 | None
+    indices: Rows
+    failure: Failure | None = None
+
+    @classmethod
+    def as_given(cls, count: int, failure: Failure) -> Self:
+        """Of a list that could not be reranked: equal scores, whose order is the list's."""
+        return cls(np.zeros(count, np.float32), None, np.arange(count), failure)
+
+
+def or_as_given(plan: Plan[Scored], count: int, on_failure: OnFailure) -> Plan[Scored]:
+    """What a plan makes of ``count`` candidates, or with ``retrieval_order`` their own order where models fail."""
+    if on_failure is OnFailure.ERROR:
+        return (yield from plan)
+    try:
+        return (yield from leaving(FOR_ANSWER, plan))
+    except MODEL_FAILURES as error:
+        return Scored.as_given(count, Failure.of(error))
+
+
+def _scored(
+    facts: FactsCache,
+    scorer_plan: Plan[Scorer],
+    lexical: Float32 | None,
+    weight: float | None,
+    second_pass: bool,
+    watch: Stopwatch,
+) -> Plan[Scored]:
+    scorer = yield from scorer_plan
+    if lexical is not None and weight is None:
+        weight = (yield from served_reranker(facts)).lexical_weight
+
+    def final(scores: Float32, indices: Rows) -> Float32:
+        if lexical is None or weight is None:
+            return scores
+        return joint_scores(scores, lexical[indices], float(lexical.max()), weight)
+
+    return (yield from in_passes(scorer, final, second_pass, watch))
 
 
 def served_reranker(facts: FactsCache) -> Plan[ServedReranker]:
@@ -223,10 +268,10 @@ def _texts_scorer(facts: FactsCache, query: bytes, passages: Sequence[bytes], tr
 
 def in_passes(
     scorer: Scorer,
-    final: Callable[[Float32, NDArray[np.int64]], Float32],
+    final: Callable[[Float32, Rows], Float32],
     second_pass: bool,
     watch: Stopwatch,
-) -> Plan[tuple[Float32, NDArray[np.int64]]]:
+) -> Plan[Scored]:
     """Scores candidates in passes, and the best of them once more together if wanted.
 
     Args:
@@ -234,22 +279,20 @@ def in_passes(
         final: Makes final scores of the reranker's, given whose they are.
         second_pass: Whether that is wanted.
         watch: Told when a stage is over.
-
-    Returns:
-        FP32 [n], the reranker's scores, and INT64 [n], which candidates they are of, ascending.
     """
     calls = [scorer.one_pass(rows) for rows in order_blocks(scorer.order, scorer.size)]
     scores = np.concatenate((yield from together(calls)))[scorer.order.places]
     watch.lap("rerank")
     everyone = np.arange(len(scores))
     if not second_pass or len(calls) == 1:
-        return scores, everyone
+        return Scored(final(scores, everyone), scores, everyone)
     # In the order of the first pass, which for this pass is the retrieval order that a causal reranker expects.
     best = ranking(final(scores, everyone))[: scorer.size]
     rescored = yield from one(scorer.one_pass(best))
     watch.lap("second_pass")
     ascending = np.argsort(best)
-    return rescored[ascending], best[ascending]
+    scores, indices = rescored[ascending], best[ascending]
+    return Scored(final(scores, indices), scores, indices)
 
 
 def one(call: Call[T]) -> Plan[T]:
@@ -262,3 +305,18 @@ def together(calls: Sequence[Call[T]]) -> Plan[list[T]]:
     """Sends requests that may be under way at the same time."""
     results = yield calls
     return cast(list[T], results)
+
+
+def leaving(reserve: Reserve, plan: Plan[T]) -> Plan[T]:
+    """The plan with requests that leave over some of the call's time."""
+    try:
+        calls = next(plan)
+        while True:
+            try:
+                results = yield [replace(call, reserve=reserve) for call in calls]
+            except ResRankError as error:
+                calls = plan.throw(error)
+            else:
+                calls = plan.send(results)
+    except StopIteration as end:
+        return cast(T, end.value)

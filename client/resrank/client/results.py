@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from resrank.core.fail_open import Failure
+
 
 @dataclass(frozen=True)
 class RankedPassage:
@@ -14,7 +16,8 @@ class RankedPassage:
         rank: Place after ranking, from 1.
         index: Place among the candidates as they were given to the reranker, from 0.
         score: What the ranking is by: the reranker's score, where candidates come with BM25 plus its weighted share
-            (:mod:`resrank.core.fusion`); the retriever's own score in a search without reranking.
+            (:mod:`resrank.core.fusion`); the retriever's own score in a search without reranking; 0 of the caller's own
+            candidates where the reranker failed and their order was kept.
         id: The passage's id in the index; None when the caller brought the candidates.
         title: The passage's title; None when unknown.
         text: The passage's text; None when unknown.
@@ -23,7 +26,7 @@ class RankedPassage:
             None when the caller brought the candidates.
         dense_score: Cosine of query and passage, whichever way found it; None where no embedding was searched with.
         lexical_score: BM25, likewise; None where no words were searched for, and the caller brought none.
-        rerank_score: The reranker's alone; None in a search without reranking.
+        rerank_score: The reranker's alone; None without reranking.
     """
 
     rank: int
@@ -49,11 +52,15 @@ class RerankResult:
         timings: Milliseconds as the client saw them: ``retrieve``, where stored passages were asked for, ``rerank``
             and, when there was one, ``second_pass``; ``total``.
         missing_ids: Of stored passages that were asked for, those that the index does not have, in the caller's order.
+        reranked: False where the reranker failed and ``on_failure=retrieval_order`` kept the order given.
+        failure: Why; None where all went well.
     """
 
     passages: tuple[RankedPassage, ...]
     timings: Mapping[str, float]
     missing_ids: tuple[str, ...] = ()
+    reranked: bool = True
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +69,13 @@ class SearchResult:
 
     Attributes:
         query: The query as it was given.
-        mode: ``hybrid``, ``dense`` or ``lexical``: how the candidates were found.
+        mode: ``hybrid``, ``dense`` or ``lexical``: how the candidates were found; ``lexical`` in place of ``hybrid``
+            where the encoder failed.
         reranked: Whether the reranker ordered them.
         passages: By score descending, ties by the candidate's rank.
         timings: Milliseconds: ``embed_query``, ``retrieve``, ``rerank`` (those that the search took, in this order), as
             the side that did them saw them, and ``total`` as the client saw it.
+        failure: What the search did without, by ``on_failure=retrieval_order``, and why; None where all went well.
     """
 
     query: str
@@ -74,6 +83,7 @@ class SearchResult:
     reranked: bool
     passages: tuple[RankedPassage, ...]
     timings: Mapping[str, float]
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +15,8 @@ from resrank.client.facts import FactsCache
 from resrank.client.ranking import rank_candidates
 from resrank.client.results import RankedPassage, SearchResult
 from resrank.client.triton_calls import Float32
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, Failure, OnFailure
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
 from resrank.core.search import SearchMode, SearchOptions, choice
@@ -28,6 +30,7 @@ from resrank.core.search_plan import (
     Step,
     Stopwatch,
     plan_search,
+    reserve,
 )
 
 Route = Literal["client", "server"]
@@ -35,7 +38,13 @@ Route = Literal["client", "server"]
 
 
 def search_options(
-    k: int, candidates: int, mode: str, fusion: str, rerank: bool, lexical_weight: float | None
+    k: int,
+    candidates: int,
+    mode: str,
+    fusion: str,
+    rerank: bool,
+    lexical_weight: float | None,
+    on_failure: OnFailure,
 ) -> SearchOptions:
     """What a caller asks for.
 
@@ -49,25 +58,46 @@ def search_options(
         choice("fusion", Fusion, fusion),
         inputs.truth("rerank", rerank),
         lexical_weight,
+        on_failure,
     )
 
 
 def search(
-    facts: FactsCache, query: str, options: SearchOptions, *, truncate: bool, route: Route
+    facts: FactsCache, query: str, options: SearchOptions, *, truncate: bool, route: Route, has_sidecar: bool
 ) -> plans.Plan[SearchResult]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
     encoded_query, truncate = inputs.encode_query(query), inputs.truth("truncate", truncate)
     if route not in get_args(Route):
         raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
     watch = Stopwatch()
-    if route == "server":
-        answer = yield from plans.one(triton_calls.search(encoded_query, options, truncate=truncate))
-        return _result_of_server(query, options, answer, watch)
+    if route == "client":
+        return (yield from _by_steps(facts, query, encoded_query, options, truncate, watch))
+    plan = plans.one(triton_calls.search(encoded_query, options, truncate=truncate))
+    if not (options.may_be_by_words_alone and has_sidecar):
+        return _result_of_server(query, options, (yield from plan), watch)
+    try:
+        answer = yield from plans.leaving(FOR_RETRIEVAL, plan)
+    except MODEL_FAILURES as error:  # nobody is left to ask but the sidecar
+        words = replace(options, mode=SearchMode.LEXICAL, rerank=False)
+        found = yield from _by_steps(facts, query, encoded_query, words, truncate, watch)
+        return replace(found, failure=Failure.of(error))
+    return _result_of_server(query, options, answer, watch)
+
+
+def _by_steps(
+    facts: FactsCache, query: str, encoded_query: bytes, options: SearchOptions, truncate: bool, watch: Stopwatch
+) -> plans.Plan[SearchResult]:
+    """Asks Triton and the sidecar for one step after the other."""
     plan = plan_search(query, options)
     try:
         steps = next(plan)
         while True:
-            steps = plan.send((yield from _taken(facts, steps, encoded_query, truncate)))
+            try:
+                results = yield from _taken(facts, steps, options, encoded_query, truncate)
+            except ResRankError as error:
+                steps = plan.throw(error)
+            else:
+                steps = plan.send(results)
     except StopIteration as end:
         found: Found = end.value
     candidates = found.candidates
@@ -83,14 +113,19 @@ def search(
         lexical_scores=candidates.lexical_scores,
     )
     timings = {**found.stage_ms, **watch.with_total()}
-    return SearchResult(query, options.mode, options.rerank, ranked[: options.k], timings)
+    reranked = options.rerank and found.failure is None
+    return SearchResult(query, found.mode, reranked, ranked[: options.k], timings, found.failure)
 
 
-def _taken(facts: FactsCache, steps: Sequence[Step], query: bytes, truncate: bool) -> plans.Plan[list[Any]]:
-    """Takes steps of a search that may be taken at the same time."""
+def _taken(
+    facts: FactsCache, steps: Sequence[Step], options: SearchOptions, query: bytes, truncate: bool
+) -> plans.Plan[list[Any]]:
+    """Takes steps of a search that may be taken at the same time, which are of one kind."""
+    kept = reserve(steps[0], options)
     if steps == (AskReranker(),):
-        return [(yield from plans.served_reranker(facts))]
-    return (yield from plans.together([_call_of(step, query, truncate) for step in steps]))
+        return [(yield from plans.leaving(kept, plans.served_reranker(facts)))]
+    calls = [_call_of(step, query, truncate) for step in steps]
+    return (yield from plans.leaving(kept, plans.together(calls)))
 
 
 def _call_of(step: Step, query: bytes, truncate: bool) -> Call[Any]:
@@ -129,4 +164,7 @@ def _result_of_server(
     )
     stages = zip(STAGES, map(float, answer.stage_ms), strict=True)
     timings = {stage: took_ms for stage, took_ms in stages if took_ms > 0}
-    return SearchResult(query, options.mode, options.rerank, tuple(passages), {**timings, **watch.with_total()})
+    mode = options.mode if "embed_query" in timings else SearchMode.LEXICAL  # where the encoder failed
+    reranked = options.rerank and answer.failure is None
+    timings |= watch.with_total()
+    return SearchResult(query, mode, reranked, tuple(passages), timings, answer.failure)

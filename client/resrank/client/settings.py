@@ -14,6 +14,8 @@ from types import MappingProxyType
 from resrank.client.inputs import whole_number
 from resrank.core.addresses import check_target, is_local
 from resrank.core.errors import InvalidInputError
+from resrank.core.fail_open import OnFailure
+from resrank.core.search import choice
 
 DEFAULT_TRITON_ADDRESS = "localhost:8001"
 """Triton's own default gRPC port."""
@@ -70,6 +72,7 @@ class ClientSettings:
         headers: Sent as metadata with every request to both servers. Triton's restricted protocols
             (``--grpc-restricted-protocol=inference:KEY=VALUE``) want ``{"triton-grpc-protocol-KEY": "VALUE"}``.
         traceparent: Asked once a call for the W3C trace context to send along.
+        on_failure: What ``search`` and ``rerank`` do where the models fail, unless the call says otherwise.
 
     Raises:
         InvalidInputError: A setting is out of its range, or a bearer token would leave this machine in plaintext.
@@ -85,6 +88,7 @@ class ClientSettings:
     bearer_token: str | Callable[[], str] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     traceparent: Callable[[], str | None] | None = None
+    on_failure: OnFailure = OnFailure.ERROR
 
     def __post_init__(self) -> None:
         check_target("triton", self.triton)
@@ -97,6 +101,7 @@ class ClientSettings:
         for name, tls in (("tls", self.tls), ("retrieval_tls", self.retrieval_tls)):
             if tls is not None and not isinstance(tls, TlsConfig):
                 raise InvalidInputError(name, f"must be a TlsConfig, not {type(tls).__name__}")
+        object.__setattr__(self, "on_failure", choice("on_failure", OnFailure, self.on_failure))
         if not isinstance(self.headers, Mapping):
             raise InvalidInputError(
                 "headers", f"must be a mapping of names to values, not {type(self.headers).__name__}"

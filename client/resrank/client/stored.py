@@ -16,10 +16,11 @@ from resrank.client.results import RerankResult
 from resrank.client.triton_calls import Float32
 from resrank.core.blocks import plan_blocks
 from resrank.core.errors import InvalidInputError, Place, RetrievalError
+from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure
 from resrank.core.fusion import check_lexical_weight, joint_scores
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_MESSAGE_RECORDS
 from resrank.core.passage import check_id
-from resrank.core.search_plan import Stopwatch
+from resrank.core.search_plan import ServedReranker, Stopwatch
 from resrank.core.sidecar.v1 import retrieval_pb2
 
 _FIELD = "ids"
@@ -33,24 +34,35 @@ def rerank_stored(
     lexical_weight: float | None,
     include_texts: bool,
     truncate: bool,
+    on_failure: OnFailure,
 ) -> plans.Plan[RerankResult]:
-    """Reads vectors, and BM25 where it counts, and reranks."""
+    """Reads vectors, and BM25 where it counts, and reranks, or with ``retrieval_order`` keeps the order of the ids."""
     encoded_query = inputs.encode_query(query)
     checked = _check_ids(ids)
     truncate, include_texts = inputs.truth("truncate", truncate), inputs.truth("include_texts", include_texts)
     if lexical_weight is not None:
         lexical_weight = check_lexical_weight(lexical_weight)
-    reranker = yield from plans.served_reranker(facts)
-    weight = reranker.lexical_weight if lexical_weight is None else lexical_weight
+    reranker: ServedReranker | None = None
+    failure: Failure | None = None
+    try:
+        kept = FOR_RETRIEVAL if on_failure is OnFailure.RETRIEVAL_ORDER else NOTHING
+        reranker = yield from plans.leaving(kept, plans.served_reranker(facts))
+    except MODEL_FAILURES as error:
+        if on_failure is OnFailure.ERROR:
+            raise
+        failure = Failure.of(error)
+    weight = 0.0
+    if reranker is not None:
+        weight = reranker.lexical_weight if lexical_weight is None else lexical_weight
     watch = Stopwatch()
     calls = [
         retrieval_calls.get(
             retrieval_pb2.GetRequest(
                 ids=checked[block],
                 include_texts=include_texts,
-                include_embeddings=True,
+                include_embeddings=reranker is not None,
                 text=query if weight > 0.0 else "",
-                encoder_sha256=reranker.encoder_sha256,
+                encoder_sha256="" if reranker is None else reranker.encoder_sha256,
             ),
             partial(_in_list, block.start),
         )
@@ -61,25 +73,31 @@ def rerank_stored(
     missing = tuple(id_ for answer in answers for id_ in answer.missing_ids)
     records = [record for answer in answers for record in answer.records]
     if not records:
-        return RerankResult((), watch.with_total(), missing)
+        return RerankResult((), watch.with_total(), missing, failure is None, failure)
     lexical, best = _lexical(answers, len(records))
-    scorer = yield from plans.embeddings_scorer(facts, encoded_query, _vectors(records), truncate)
+
+    def scored() -> plans.Plan[plans.Scored]:
+        scorer = yield from plans.embeddings_scorer(facts, encoded_query, _vectors(records), truncate)
+        return (yield from plans.in_passes(scorer, final, False, watch))
 
     def final(scores: Float32, indices: NDArray[np.int64]) -> Float32:
         return scores if lexical is None else joint_scores(scores, lexical[indices], best, weight)
 
-    scores, indices = yield from plans.in_passes(scorer, final, False, watch)
+    if failure is None:
+        found = yield from plans.or_as_given(scored(), len(records), on_failure)
+    else:
+        found = plans.Scored.as_given(len(records), failure)
     ranked = rank_candidates(
-        final(scores, indices),
-        indices,
-        rerank_scores=scores,
+        found.scores,
+        found.indices,
+        rerank_scores=found.rerank_scores,
         ids=[record.id for record in records],
         titles=[record.title for record in records] if include_texts else None,
         texts=[record.text for record in records] if include_texts else None,
         lexical_scores=lexical,
         places=_places(checked, missing),
     )
-    return RerankResult(ranked, watch.with_total(), missing)
+    return RerankResult(ranked, watch.with_total(), missing, found.failure is None, found.failure)
 
 
 def _check_ids(ids: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from resrank.core.errors import (
     QueueFullError,
     ResRankError,
     RetrievalError,
+    ServerFailedError,
     ServerUnavailableError,
 )
 from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, SIDECAR_UNAVAILABLE, STOPPING, WAITED_TOO_LONG
@@ -55,9 +56,7 @@ def _too_large(failure: _Failure) -> ResRankError:
 
 
 def _deadline(failure: _Failure) -> ResRankError:
-    return DeadlineExceededError(
-        failure.says(f"timeout_s of {failure.deadline.timeout_s:g} s passed before the answer came")
-    )
+    return DeadlineExceededError(failure.says(f"{failure.deadline.said} passed before the answer came"))
 
 
 def _queue_timeout(failure: _Failure) -> ResRankError:
@@ -104,7 +103,7 @@ def _retrieval(failure: _Failure) -> ResRankError:
 
 
 def _unexpected(failure: _Failure) -> ResRankError:
-    return ResRankError(failure.says("the server failed; its log has the cause"))
+    return ServerFailedError(failure.says("the server failed; its log has the cause"))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 from resrank.client.calls import Call, Server
 from resrank.client.inputs import Float16
 from resrank.core.errors import Place, ResRankError
+from resrank.core.fail_open import Failure
 from resrank.core.names import Model, Parameter, Priority, Tensor
 from resrank.core.search import SearchOptions
 
@@ -88,6 +89,7 @@ class FoundPassages:
         lexical_scores: FP32 [n], BM25.
         rerank_scores: FP32 [n], the reranker's.
         stage_ms: FP32 [3], of ``embed_query``, ``retrieve`` and ``rerank``; 0 for what did not run.
+        failure: What the search did without; None where all went well.
     """
 
     ids: Sequence[str]
@@ -100,6 +102,7 @@ class FoundPassages:
     lexical_scores: Float32
     rerank_scores: Float32
     stage_ms: Float32
+    failure: Failure | None
 
 
 def model_facts(model: Model) -> Call[ModelFacts]:
@@ -215,6 +218,7 @@ def search(query: bytes, options: SearchOptions, *, truncate: bool) -> Call[Foun
             _output(response, Model.SEARCH, Tensor.LEXICAL_SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.RERANK_SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
+            Failure.parse(texts_of(response, Tensor.FAILURE)[0]),
         )
 
     asked: dict[Parameter, bool | int | float | str] = {
@@ -223,6 +227,7 @@ def search(query: bytes, options: SearchOptions, *, truncate: bool) -> Call[Foun
         Parameter.MODE: options.mode.value,
         Parameter.FUSION: options.fusion.value,
         Parameter.RERANK: options.rerank,
+        Parameter.ON_FAILURE: options.on_failure.value,
     }
     if options.lexical_weight is not None:
         asked[Parameter.LEXICAL_WEIGHT] = options.lexical_weight

@@ -115,6 +115,10 @@ class ModelNotReadyError(ResRankError):
     retryable = True
 
 
+class ServerFailedError(ResRankError):
+    """The server failed while it worked on the request (gRPC ``INTERNAL``, or what no rule knows); its log has why."""
+
+
 class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 

@@ -61,6 +61,8 @@ class Tensor(StrEnum):
     DENSE_SCORES = "DENSE_SCORES"  # cosines with the query
     LEXICAL_SCORES = "LEXICAL_SCORES"  # BM25
     RERANK_SCORES = "RERANK_SCORES"  # the reranker's
+    # BYTES [1], what a search with ``on_failure=retrieval_order`` was answered without, "outcome: message"; else empty
+    FAILURE = "FAILURE"
     STAGE_MS = "STAGE_MS"  # FP32 [3], milliseconds of embed_query, retrieve, rerank; 0 for what did not run
 
 
@@ -104,6 +106,7 @@ class Parameter(StrEnum):
     MODE = "mode"  # request to `search`: hybrid, dense or lexical
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
     FUSION = "fusion"  # request to `search`: how hybrid joins both lists, weighted or rrf
+    ON_FAILURE = "on_failure"  # request to `search`: error, or retrieval_order where models are down, full or late
 
 
 class LoadMetric(StrEnum):

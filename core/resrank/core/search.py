@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from resrank.core.errors import InvalidInputError
+from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import Fusion, check_lexical_weight
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 
@@ -35,6 +36,7 @@ class SearchOptions:
         fusion: How ``hybrid`` joins both lists.
         rerank: Whether the reranker orders the candidates.
         lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own.
+        on_failure: What is wanted where the models behind the search do not answer.
 
     Raises:
         InvalidInputError: A value is out of its range.
@@ -46,6 +48,7 @@ class SearchOptions:
     fusion: Fusion = Fusion.WEIGHTED
     rerank: bool = True
     lexical_weight: float | None = None
+    on_failure: OnFailure = OnFailure.ERROR
 
     def __post_init__(self) -> None:
         for name in ("k", "candidates"):
@@ -63,6 +66,11 @@ class SearchOptions:
     def needs_embedding(self) -> bool:
         """Whether candidates are found by the query's vector."""
         return self.mode is not SearchMode.LEXICAL
+
+    @property
+    def may_be_by_words_alone(self) -> bool:
+        """Whether the search is answered even where no model is: words are looked up in the index."""
+        return self.on_failure is OnFailure.RETRIEVAL_ORDER and self.mode is not SearchMode.DENSE
 
 
 def choice(field: str, kind: type[_Choice], value: str) -> _Choice:

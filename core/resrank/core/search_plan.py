@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.blocks import order_blocks
+from resrank.core.fail_open import FOR_ANSWER, FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure, Reserve
 from resrank.core.fusion import CosineMap, Float32, joint_scores, read_cosine_map, read_lexical_weight
 from resrank.core.names import Parameter
 from resrank.core.relations import CanonicalOrder, canonical_order
 from resrank.core.scoring import ranking
-from resrank.core.search import SearchOptions
+from resrank.core.search import SearchMode, SearchOptions
 from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
 from resrank.core.sidecar.v1 import retrieval_pb2
 
@@ -100,6 +101,21 @@ Step: TypeAlias = AskReranker | EmbedQuery | Retrieve | ScorePass
 SearchPlan: TypeAlias = Generator[Sequence[Step], list[Any], T]
 
 
+def reserve(step: Step, options: SearchOptions) -> Reserve:
+    """What of a search's time a step must leave over, since the search goes on without it where it fails.
+
+    Args:
+        step: The step.
+        options: What is wanted.
+    """
+    match step:
+        case AskReranker() | EmbedQuery() if options.may_be_by_words_alone:
+            return FOR_RETRIEVAL
+        case ScorePass() if options.on_failure is OnFailure.RETRIEVAL_ORDER:
+            return FOR_ANSWER
+    return NOTHING
+
+
 @dataclass(frozen=True)
 class Found:
     """What a search found.
@@ -107,9 +123,12 @@ class Found:
     Attributes:
         candidates: In retrieval order.
         scores: FP32 [n], final, parallel to them.
-        rerank_scores: FP32 [n], the reranker's; None where it was not asked.
+        rerank_scores: FP32 [n], the reranker's; None where it was not asked, or failed.
         best: INT64 [k'], places among the candidates, best first, ties in retrieval order.
-        stage_ms: Milliseconds of the stages that the search took: ``embed_query``, ``retrieve``, ``rerank``.
+        stage_ms: Milliseconds of the stages that the search took to their end: ``embed_query``, ``retrieve``,
+            ``rerank``.
+        mode: How the candidates were found: not as it was asked for where the encoder failed.
+        failure: What the search did without, by ``on_failure``; None where nothing failed.
     """
 
     candidates: Candidates
@@ -117,6 +136,8 @@ class Found:
     rerank_scores: Float32 | None
     best: NDArray[np.int64]
     stage_ms: Mapping[str, float]
+    mode: SearchMode
+    failure: Failure | None
 
 
 class Stopwatch:
@@ -125,6 +146,10 @@ class Stopwatch:
     def __init__(self) -> None:
         self._start = self._lap = time.perf_counter()
         self.stage_ms: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Begins a stage now: what went before it is none."""
+        self._lap = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """Ends a stage that began when the one before it ended."""
@@ -137,8 +162,24 @@ class Stopwatch:
         return {**self.stage_ms, "total": (time.perf_counter() - self._start) * 1e3}
 
 
+@dataclass(frozen=True)
+class _Models:
+    """What the models say of a search before candidates are looked for.
+
+    Attributes:
+        reranker: None where the search needs no model.
+        embedding: FP32 [d], the query's; None where words are searched for alone.
+    """
+
+    reranker: ServedReranker | None = None
+    embedding: Float32 | None = None
+
+
 def plan_search(query: str, options: SearchOptions, *, include_texts: bool = True) -> SearchPlan[Found]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes.
+
+    With ``on_failure=retrieval_order`` a search whose reranker fails is over with retrieval, and one by vectors and
+    words whose encoder fails finds by words. Without an encoder ``dense`` has no order, so there the error is raised.
 
     Args:
         query: The query's text, checked.
@@ -147,49 +188,80 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
 
     Raises:
         RetrievalError: The index belongs to another encoder, or the sidecar's answer makes no sense.
+        ResRankError: What a step raised.
     """
-    reranker: ServedReranker | None = None
-    # Words alone need no model, and no encoder to agree with: any index can be searched by them.
-    if options.rerank or options.needs_embedding:
-        reranker = yield from _one(AskReranker())
     watch = Stopwatch()
-    embedding: Float32 | None = None
-    if options.needs_embedding:
-        embedding = yield from _one(EmbedQuery())
-        watch.lap("embed_query")
+    models, mode, failure = _Models(), options.mode, None
+    try:
+        models = yield from _asked_first(options, watch)
+    except MODEL_FAILURES as error:
+        if not options.may_be_by_words_alone:
+            raise
+        mode, failure = SearchMode.LEXICAL, Failure.of(error)
+        watch.begin()
+    reranker, embedding = models.reranker, models.embedding
     weight = options.lexical_weight
     if weight is None and reranker is not None:
         weight = reranker.lexical_weight
     encoder_sha256 = None if reranker is None else reranker.encoder_sha256
+    rerank = options.rerank and failure is None
     request = search_request(
         query,
         embedding,
-        mode=options.mode,
+        mode=mode,
         k=options.candidates,
         encoder_sha256=encoder_sha256,
         include_texts=include_texts,
-        include_embeddings=options.rerank,
+        include_embeddings=rerank,
         fusion=options.fusion,
         lexical_weight=weight,
         cosine_map=None if reranker is None else reranker.cosine_map,
     )
     response = yield from _one(Retrieve(request))
-    found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=options.rerank)
+    found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=rerank)
     watch.lap("retrieve")
     scores, rerank_scores = found.scores, None
     if found.embeddings is not None and reranker is not None and weight is not None:
-        order = CanonicalOrder.as_given(len(found.embeddings))
-        if reranker.sorts(len(found.embeddings)):
-            if embedding is None:
-                embedding = yield from _one(EmbedQuery())
-            order = canonical_order(embedding, found.embeddings)
-        blocks = order_blocks(order, reranker.max_passages)
-        parts = yield [ScorePass(found.embeddings[rows], rows, embedding) for rows in blocks]
-        scores = rerank_scores = np.concatenate(parts)[order.places]
-        if found.lexical_scores is not None:
-            scores = joint_scores(rerank_scores, found.lexical_scores, found.max_lexical_score, weight)
-        watch.lap("rerank")
-    return Found(found, scores, rerank_scores, ranking(scores)[: options.k], watch.stage_ms)
+        try:
+            scores = rerank_scores = yield from _reranked(reranker, embedding, found.embeddings)
+        except MODEL_FAILURES as error:
+            if options.on_failure is OnFailure.ERROR:
+                raise
+            failure = Failure.of(error)
+        else:
+            if found.lexical_scores is not None:
+                scores = joint_scores(rerank_scores, found.lexical_scores, found.max_lexical_score, weight)
+            watch.lap("rerank")
+    best = ranking(scores)[: options.k]
+    return Found(found, scores, rerank_scores, best, watch.stage_ms, mode, failure)
+
+
+def _asked_first(options: SearchOptions, watch: Stopwatch) -> SearchPlan[_Models]:
+    # Words alone need no model, and no encoder to agree with: any index can be searched by them.
+    if not (options.rerank or options.needs_embedding):
+        return _Models()
+    reranker = yield from _one(AskReranker())
+    watch.begin()
+    if not options.needs_embedding:
+        return _Models(reranker)
+    embedding = yield from _one(EmbedQuery())
+    watch.lap("embed_query")
+    return _Models(reranker, embedding)
+
+
+def _reranked(
+    reranker: ServedReranker, embedding: Float32 | None, candidates: NDArray[np.float16]
+) -> SearchPlan[Float32]:
+    """The reranker's scores, FP32 [n], of FP16 [n, d] candidates as they stand."""
+    order = CanonicalOrder.as_given(len(candidates))
+    if reranker.sorts(len(candidates)):
+        if embedding is None:
+            embedding = yield from _one(EmbedQuery())
+        order = canonical_order(embedding, candidates)
+    blocks = order_blocks(order, reranker.max_passages)
+    parts = yield [ScorePass(candidates[rows], rows, embedding) for rows in blocks]
+    scores: Float32 = np.concatenate(parts)[order.places]
+    return scores
 
 
 def _one(step: Step) -> SearchPlan[Any]:

@@ -22,6 +22,7 @@ from resrank.core.errors import (
     QueueFullError,
     ResRankError,
     RetrievalError,
+    ServerFailedError,
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Parameter, Tensor
@@ -176,14 +177,16 @@ class PythonBackend:
 
         Raises:
             InvalidInputError: The model refused the input.
-            QueueFullError: A queue was full, or the caller's time is over.
-            ResRankError: Anything else that the model answered; the text is its own.
+            QueueFullError: A queue was full.
+            DeadlineExceededError: The caller's time is over.
+            ServerUnavailableError: The server is stopping.
+            ServerFailedError: Anything else that the model answered; the text is its own.
         """
         left_us = 0
         if caller.deadline is not None:
             left_us = int((caller.deadline - time.monotonic()) * 1e6)
             if left_us <= 0:
-                raise QueueFullError(WAITED_TOO_LONG)
+                raise DeadlineExceededError(WAITED_TOO_LONG)
         response = await self._pb.InferenceRequest(
             model_name=model.value,
             requested_output_names=[output.value for output in outputs],
@@ -259,7 +262,8 @@ class PythonBackend:
             case QueueFullError() | ServerUnavailableError():
                 code = codes.UNAVAILABLE
             case DeadlineExceededError():
-                code, text = codes.UNAVAILABLE, f"{WAITED_TOO_LONG}: {text}"
+                code = codes.UNAVAILABLE
+                text = text if WAITED_TOO_LONG in text else f"{WAITED_TOO_LONG}: {text}"
             case CancelledRequestError():
                 code = codes.CANCELLED
             case RetrievalError():
@@ -297,8 +301,10 @@ def inner_error(message: str) -> ResRankError:
     invalid = InvalidInputError.parse(message)
     if invalid is not None and invalid.place.name in (*Tensor, Parameter.TRUNCATE):
         return invalid
-    if any(words in message for words in (QUEUE_FULL, WAITED_TOO_LONG)):
+    if QUEUE_FULL in message:
         return QueueFullError(message)
+    if WAITED_TOO_LONG in message:
+        return DeadlineExceededError(message)
     if any(words in message for words in STOPPING):
         return ServerUnavailableError(message)
-    return ResRankError(message)
+    return ServerFailedError(message)

@@ -6,13 +6,16 @@ The candidates' vectors go from the sidecar to the reranker inside one machine, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
+from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_QUERY_BYTES
 from resrank.core.names import Model, Parameter, Tensor
@@ -28,11 +31,12 @@ from resrank.core.search_plan import (
     ServedReranker,
     Step,
     plan_search,
+    reserve,
 )
 from resrank.core.tokenization import decode_text, row_field
 from resrank.serving.infer import Infer
 from resrank.serving.rerank_chain import RerankChain
-from resrank.serving.retriever import Retriever
+from resrank.serving.retriever import LONGEST_S, Retriever
 from resrank.serving.step import Arrays, StepRequest
 
 BLOCKS_IN_FLIGHT = 4
@@ -40,8 +44,13 @@ BLOCKS_IN_FLIGHT = 4
 few for one search to fill an engine's queue."""
 
 
+MAX_LATE_CALLS = 64
+"""Calls to models that searches have gone on without, and that are under way still. Each occupies one of the event
+loop's threads (:mod:`resrank.serving.deferred`), of which a model that stands still must leave enough to the others."""
+
+
 class SearchStep:
-    """QUERY BYTES [1, 1] to what was found, best first: IDS, TITLES, TEXTS, *SCORES, CANDIDATE_* [1, k'], STAGE_MS."""
+    """QUERY BYTES [1, 1] to what was found, best first: IDS, TITLES, TEXTS, *SCORES, CANDIDATE_* [1, k'], and more."""
 
     def __init__(
         self, infer: Infer, retriever: Retriever, reranker: ServedReranker, chain: RerankChain | None = None
@@ -60,6 +69,7 @@ class SearchStep:
         self._retriever = retriever
         self._reranker = reranker
         self._chain = chain
+        self._late: set[asyncio.Future[Any]] = set()
 
     async def answer(self, request: StepRequest) -> Arrays:
         """Searches once (see :class:`resrank.serving.deferred.RequestStep`).
@@ -68,21 +78,32 @@ class SearchStep:
             InvalidInputError: The query or a parameter breaks a rule.
             RetrievalError: The sidecar failed, or its index belongs to another encoder.
             ServerUnavailableError: The sidecar does not answer.
-            QueueFullError: A queue was full, or the caller's time is over.
+            QueueFullError: A queue was full.
+            DeadlineExceededError: The caller's time is over.
         """
         options = read_options(request.parameters)
+        if options.on_failure is OnFailure.RETRIEVAL_ORDER and request.deadline is None:
+            request = dataclasses.replace(request, deadline=time.monotonic() + LONGEST_S)
+        budget_s = LONGEST_S if request.deadline is None else request.deadline - time.monotonic()
         queries = request.inputs[Tensor.QUERY]
         text = decode_text(queries[0, 0], row_field(Tensor.QUERY, 0, 1), max_bytes=MAX_QUERY_BYTES)
         plan = plan_search(text, options, include_texts=request.wants(Tensor.TITLES, Tensor.TEXTS))
         try:
             steps = next(plan)
             while True:
-                steps = plan.send(await self._taken(steps, request))
+                # Steps that are taken at the same time are of one kind.
+                kept_s = reserve(steps[0], options).seconds(budget_s)
+                try:
+                    results = await self._taken(steps, request, kept_s)
+                except ResRankError as error:
+                    steps = plan.throw(error)
+                else:
+                    steps = plan.send(results)
         except StopIteration as end:
             return _outputs(end.value)
 
-    async def _taken(self, steps: Sequence[Step], request: StepRequest) -> list[Any]:
-        """Takes steps that may be taken at the same time, few of them at once."""
+    async def _taken(self, steps: Sequence[Step], request: StepRequest, kept_s: float) -> list[Any]:
+        """Takes steps that may be taken at the same time, few of them at once, and leaves some of the time over."""
         places = asyncio.Semaphore(BLOCKS_IN_FLIGHT)
         failed = False
 
@@ -92,7 +113,7 @@ class SearchStep:
                 if failed:  # what is under way is waited for, but nothing more is sent
                     return None
                 try:
-                    return await self._take(step, request)
+                    return await self._take_in_time(step, request, kept_s)
                 except BaseException:
                     failed = True
                     raise
@@ -102,6 +123,29 @@ class SearchStep:
             if isinstance(outcome, BaseException):
                 raise outcome
         return outcomes
+
+    async def _take_in_time(self, step: Step, request: StepRequest, kept_s: float) -> Any:
+        """Takes a step that the search goes on without where it takes too long.
+
+        Nothing is cancelled then: a call to another model ends when that model answers.
+        """
+        if kept_s == 0.0 or request.deadline is None:
+            return await self._take(step, request)
+        if len(self._late) >= MAX_LATE_CALLS:
+            raise QueueFullError(f"the models are late with {len(self._late)} calls of other searches")
+        until = request.deadline - kept_s
+        call = asyncio.ensure_future(self._take(step, dataclasses.replace(request, deadline=until)))
+        done, _ = await asyncio.wait({call}, timeout=max(0.0, until - time.monotonic()))
+        if done:
+            return call.result()
+        self._late.add(call)
+        call.add_done_callback(self._end_late)
+        raise DeadlineExceededError(f"no answer with {kept_s:.3g} s left, which are kept for the retrieval order")
+
+    def _end_late(self, call: asyncio.Future[Any]) -> None:
+        self._late.discard(call)
+        if not call.cancelled():
+            call.exception()  # that it failed is nobody's news any more
 
     async def _take(self, step: Step, request: StepRequest) -> Any:
         queries = request.inputs[Tensor.QUERY]
@@ -132,6 +176,9 @@ def read_options(parameters: Mapping[str, object]) -> SearchOptions:
         fusion=choice("fusion", Fusion, _of_type(str, parameters, Parameter.FUSION, Fusion.WEIGHTED.value)),
         rerank=_of_type(bool, parameters, Parameter.RERANK, True),
         lexical_weight=parameters.get(Parameter.LEXICAL_WEIGHT),  # type: ignore[arg-type]  # checked there
+        on_failure=choice(
+            "on_failure", OnFailure, _of_type(str, parameters, Parameter.ON_FAILURE, OnFailure.ERROR.value)
+        ),
     )
 
 
@@ -145,6 +192,7 @@ def _outputs(found: Found) -> Arrays:
         Tensor.DENSE_SCORES: _part(candidates.dense_scores, best),
         Tensor.LEXICAL_SCORES: _part(candidates.lexical_scores, best),
         Tensor.RERANK_SCORES: _part(found.rerank_scores, best),
+        Tensor.FAILURE: np.array([str(found.failure or "").encode()], np.object_),
         Tensor.STAGE_MS: np.array([found.stage_ms.get(stage, 0.0) for stage in STAGES], np.float32),
     }
     if candidates.titles or not candidates.ids:

@@ -20,6 +20,8 @@ CALLS: list[tuple[Callable[[Any], Any], str]] = [
     (lambda client: client.search("x", mode=7), "mode"),
     (lambda client: client.search("x", route=None), "route"),
     (lambda client: client.search("x", rerank="no"), "rerank"),
+    (lambda client: client.search("x", on_failure="ignore"), "on_failure"),
+    (lambda client: client.rerank("x", passages=["a"], on_failure=True), "on_failure"),
     (lambda client: client.search("x", truncate=1), "truncate"),
     (lambda client: client.search(7), "QUERY"),
     (lambda client: client.search("x", timeout_s="5"), "timeout_s"),

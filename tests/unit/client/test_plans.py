@@ -13,6 +13,7 @@ from resrank.client.calls import Call
 from resrank.client.facts import FactsCache
 from resrank.client.results import RerankResult
 from resrank.client.triton_calls import ModelFacts
+from resrank.core.fail_open import OnFailure
 from resrank.core.names import Model
 
 SIZE = 4
@@ -86,6 +87,7 @@ def rerank(servers: Servers, numbers: list[int], *, texts: bool) -> dict[int, fl
         lexical_weight=None,
         truncate=False,
         second_pass=False,
+        on_failure=OnFailure.ERROR,
     )
     return {numbers[passage.index]: passage.score for passage in servers.run(plan).passages}
 

@@ -15,6 +15,7 @@ from resrank.core.errors import (
     QueueFullError,
     ResRankError,
     RetrievalError,
+    ServerFailedError,
     ServerUnavailableError,
 )
 
@@ -68,7 +69,7 @@ def error_of(server: Server, code: StatusCode, details: str, deadline: Deadline 
         (TRITON, StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceededError),
         (TRITON, StatusCode.INVALID_ARGUMENT, "in ensemble 'rerank', QUERY: empty", InvalidInputError),
         (TRITON, StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)", InvalidInputError),
-        (TRITON, StatusCode.INTERNAL, "Failed to process the request(s), message: ValueError: x", ResRankError),
+        (TRITON, StatusCode.INTERNAL, "Failed to process the request(s), message: ValueError: x", ServerFailedError),
         (TRITON, StatusCode.UNAUTHENTICATED, "no token", ResRankError),
         (TRITON, StatusCode.INTERNAL, "retrieval: the index belongs to another encoder", RetrievalError),
         (

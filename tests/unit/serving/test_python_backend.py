@@ -19,6 +19,7 @@ from resrank.core.errors import (
     QueueFullError,
     ResRankError,
     RetrievalError,
+    ServerFailedError,
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Tensor
@@ -189,6 +190,11 @@ def test_each_request_gets_its_own_answer() -> None:
     [
         (ServerUnavailableError("the sidecar is away"), "the sidecar is away", "UNAVAILABLE"),
         (DeadlineExceededError("too late"), "Request timeout expired: too late", "UNAVAILABLE"),
+        (
+            DeadlineExceededError("Request timeout expired: of a step"),
+            "Request timeout expired: of a step",
+            "UNAVAILABLE",
+        ),
         (CancelledRequestError("gone"), "gone", "CANCELLED"),
         (RetrievalError("another encoder"), "retrieval: another encoder", "INTERNAL"),
     ],
@@ -272,7 +278,7 @@ def test_an_inner_call_carries_parameters_and_what_is_left_of_the_time() -> None
 
 def test_an_inner_call_after_the_deadline_is_not_made() -> None:
     pb = PbUtils()
-    with pytest.raises(QueueFullError, match="Request timeout expired"):
+    with pytest.raises(DeadlineExceededError, match="Request timeout expired"):
         infer(pb, StepRequest({}, False, time.monotonic() - 1))
     assert pb.sent == []
 
@@ -280,7 +286,8 @@ def test_an_inner_call_after_the_deadline_is_not_made() -> None:
 class Kind(Enum):
     INVALID = InvalidInputError
     SHED = QueueFullError
-    OTHER = ResRankError
+    LATE = DeadlineExceededError
+    OTHER = ServerFailedError
 
 
 BLS = "Model encoder - Error when running inference: "
@@ -292,7 +299,7 @@ BLS = "Model encoder - Error when running inference: "
         (f"{BLS}in ensemble 'embed_passage', TEXT[3]: too many tokens (limit 4, got 9)", Kind.INVALID),
         ("in ensemble 'rerank', truncate: must be a bool request parameter, not 1", Kind.INVALID),
         (f"{BLS}[request id: <id_unknown>] Exceeds maximum queue size", Kind.SHED),
-        ("in ensemble 'rerank', Request timeout expired", Kind.SHED),
+        ("in ensemble 'rerank', Request timeout expired", Kind.LATE),
         ("RuntimeError: out of memory", Kind.OTHER),
         ("the reranker's states are not finite", Kind.OTHER),
     ],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
@@ -60,6 +61,13 @@ def search(
             help="Ask Triton and the sidecar step by step from here, or have Triton's `search` model do all of it."
         ),
     ] = Route.CLIENT,
+    on_failure: Annotated[
+        OnFailure,
+        typer.Option(
+            envvar="RESRANK_ON_FAILURE",
+            help="Where the models are down, full or late: fail, or show the passages in retrieval order.",
+        ),
+    ] = OnFailure.ERROR,
     truncate: Annotated[
         bool, typer.Option("--truncate", help="Cut a query over the model's token maximum instead of refusing it.")
     ] = False,
@@ -84,6 +92,7 @@ def search(
             rerank=rerank,
             truncate=truncate,
             route=route.value,
+            on_failure=on_failure,
         )
     if output is Output.JSON:
         print_json(dataclasses.asdict(result))
@@ -119,3 +128,7 @@ def _print_table(result: SearchResult) -> None:
     console.print(table if result.passages else "no passage found")
     stages = " · ".join(f"{stage.replace('_', ' ')} {took_ms:.1f} ms" for stage, took_ms in result.timings.items())
     console.print(stages, style="dim")
+    if result.failure is not None:
+        alone = ", found by words alone" if result.mode == SearchMode.LEXICAL else ""
+        said = f"In retrieval order{alone}, since the models failed: {visible(str(result.failure))}"
+        console.print(Text(said, style="yellow"), soft_wrap=True)
