@@ -4,6 +4,7 @@ from resrank.client.aio import AsyncResRankClient
 from resrank.client.client import ResRankClient
 from resrank.client.results import HealthReport, RankedPassage, RerankResult, RetrievalHealth, SearchResult
 from resrank.client.settings import TlsConfig
+from resrank.core.calibration import Calibration
 from resrank.core.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -18,6 +19,7 @@ from resrank.core.fail_open import Failure, OnFailure
 
 __all__ = [
     "AsyncResRankClient",
+    "Calibration",
     "DeadlineExceededError",
     "Failure",
     "HealthReport",

@@ -23,6 +23,7 @@ from resrank.client.retries import retry_policy
 from resrank.client.settings import TlsConfig
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
+from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
@@ -172,6 +173,12 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
         """As :meth:`ResRankClient.encoder_sha256`."""
         return await self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+
+    async def calibration(
+        self, *, timeout_s: float | None = None, traceparent: str | None = None
+    ) -> Calibration | None:
+        """As :meth:`ResRankClient.calibration`."""
+        return await self._run(plans.calibration(self._facts), timeout_s, traceparent)
 
     async def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """As :meth:`ResRankClient.health`."""

@@ -23,6 +23,7 @@ from resrank.client.retries import retry_policy
 from resrank.client.settings import TlsConfig
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
+from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
@@ -273,6 +274,13 @@ class ResRankClient(ClientBase[grpc.Channel]):
     def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
         """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
         return self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+
+    def calibration(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> Calibration | None:
+        """What the scores of Triton's checkpoint mean, as relevance from 0 to 1; None where nobody fitted that.
+
+        ``calibration.for_weight(lexical_weight).of(scores)`` maps scores with the words' share of that weight.
+        """
+        return self._run(plans.calibration(self._facts), timeout_s, traceparent)
 
     def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """Asks all servers and models whether they are ready.

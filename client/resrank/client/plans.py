@@ -21,6 +21,7 @@ from resrank.client.ranking import rank_candidates
 from resrank.client.results import HealthReport, RerankResult, RetrievalHealth
 from resrank.client.triton_calls import Float32, ModelFacts
 from resrank.core.blocks import order_blocks, plan_blocks
+from resrank.core.calibration import Calibration, read_calibration
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fail_open import FOR_ANSWER, MODEL_FAILURES, Failure, OnFailure, Reserve
 from resrank.core.fusion import check_lexical_scores, check_lexical_weight, joint_scores
@@ -182,6 +183,11 @@ def model_facts(facts: FactsCache, model: Model) -> Plan[ModelFacts]:
 def encoder_sha256(facts: FactsCache) -> Plan[str]:
     """The encoder that the ``rerank`` model's candidates must come from."""
     return (yield from model_facts(facts, Model.RERANK)).text(Parameter.ENCODER_SHA256)
+
+
+def calibration(facts: FactsCache) -> Plan[Calibration | None]:
+    """What the checkpoint's scores mean; None where nobody fitted that."""
+    return read_calibration((yield from model_facts(facts, Model.RERANK)).parameters)
 
 
 def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:

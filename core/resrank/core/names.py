@@ -81,6 +81,7 @@ class Parameter(StrEnum):
     LEXICAL_WEIGHT = "lexical_weight"
     # config of the same models: A, as JSON with the fields of CosineMap; missing for the identity
     COSINE_MAP = "cosine_map"
+    CALIBRATION = "calibration"  # config of the same models: a Calibration as JSON; missing where none was fitted
     SLOT_CONTENT = "slot_content"  # config of the same models: vector, relations or both
     # config of `search`: the steps of `rerank` behind the encoding of the query, as JSON; missing where there is none
     RERANK_CHAIN = "rerank_chain"

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from resrank.client import AsyncResRankClient, ResRankClient
+from resrank.core.calibration import Calibration, Isotonic, Platt
 from resrank.stack.triton_process import TritonProcess
 
 ENCODER_SHA256 = "e" * 64
 MAX_PASSAGES = 5
 EMBED_BATCH = 4
+CALIBRATION = Calibration(Platt(4.0, -1.5), Isotonic((0.0, 0.5, 1.0), (0.1, 0.1, 0.7)), 0.3)
 
 RERANK = f"""
 name: "rerank"
@@ -35,6 +37,7 @@ ensemble_scheduling {{
 parameters {{ key: "embedding_dim" value {{ string_value: "4" }} }}
 parameters {{ key: "max_passages" value {{ string_value: "{MAX_PASSAGES}" }} }}
 parameters {{ key: "encoder_sha256" value {{ string_value: "{ENCODER_SHA256}" }} }}
+parameters {{ key: "calibration" value {{ string_value: '{CALIBRATION.to_json()}' }} }}
 """
 SCORER = """
 name: "scorer"

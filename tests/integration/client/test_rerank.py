@@ -12,6 +12,8 @@ from resrank.client import ResRankClient
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.stack.triton_process import TritonProcess
 
+from .conftest import CALIBRATION
+
 MAX_PASSAGES = 5
 
 
@@ -202,3 +204,10 @@ def test_one_client_serves_many_threads(triton: TritonProcess) -> None:
             return bool(np.allclose([scores[index] for index in range(4)], pass_scores(candidates), atol=1e-6))
 
         assert all(pool.map(rerank, range(64)))
+
+
+def test_the_server_tells_what_scores_mean(client: Any) -> None:
+    found = client.calibration()
+    assert found == CALIBRATION
+    scores = np.array([passage.score for passage in client.rerank("query", vectors(MAX_PASSAGES)).passages])
+    np.testing.assert_allclose(found.for_weight(None).of(scores), 1 / (1 + np.exp(1.5 - 4.0 * scores)))

@@ -4,7 +4,17 @@ import inspect
 
 from resrank.client import AsyncResRankClient, ResRankClient
 
-METHODS = ("search", "rerank", "rerank_stored", "embed_queries", "embed_passages", "encoder_sha256", "health", "close")
+METHODS = (
+    "search",
+    "rerank",
+    "rerank_stored",
+    "embed_queries",
+    "embed_passages",
+    "encoder_sha256",
+    "calibration",
+    "health",
+    "close",
+)
 
 
 def test_both_clients_have_the_same_methods_with_the_same_arguments_and_results() -> None:
