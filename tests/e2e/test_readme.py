@@ -89,9 +89,10 @@ def served(demo: tuple[Path, str]) -> Iterator[Served]:
     from resrank.stack.ports import choose_ports
 
     work, _ = demo
-    triton, metrics, retrieval = choose_ports("127.0.0.1", None, None, None)
+    triton, metrics, retrieval, retrieval_metrics = choose_ports("127.0.0.1", None, None, None, None)
     index = work / "demo-index"
     ports = ["--triton-port", str(triton), "--metrics-port", str(metrics), "--retrieval-port", str(retrieval)]
+    ports += ["--retrieval-metrics-port", str(retrieval_metrics)]
     command = [*RESRANK, "serve", str(work / "repository"), "--index", str(index), *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         served = Served(process, f"127.0.0.1:{triton}", f"127.0.0.1:{retrieval}", index)

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from tenacity import AsyncRetrying
 
 from resrank.client import plans, searches, stored
-from resrank.client.base import CLOSED, ClientBase
+from resrank.client.base import CLOSED, CallState, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_aio_channel
-from resrank.client.deadline import Deadline
-from resrank.client.metadata import Metadata
 from resrank.client.results import HealthReport, RerankResult, SearchResult
 from resrank.client.retries import retry_policy
 from resrank.client.settings import TlsConfig
+from resrank.client.traces import request_span
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
@@ -87,7 +86,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             route=route,
             has_sidecar=self._settings.retrieval is not None,
         )
-        return await self._run(plan, timeout_s, traceparent)
+        return await self._run("search", plan, timeout_s, traceparent)
 
     async def rerank(
         self,
@@ -115,7 +114,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             second_pass=second_pass,
             on_failure=self._on_failure(on_failure),
         )
-        return await self._run(plan, timeout_s, traceparent)
+        return await self._run("rerank", plan, timeout_s, traceparent)
 
     async def rerank_stored(
         self,
@@ -139,7 +138,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             truncate=truncate,
             on_failure=self._on_failure(on_failure),
         )
-        return await self._run(plan, timeout_s, traceparent)
+        return await self._run("rerank_stored", plan, timeout_s, traceparent)
 
     async def embed_queries(
         self,
@@ -151,7 +150,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> Float32:
         """As :meth:`ResRankClient.embed_queries`."""
         return await self._run(
-            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent
+            "embed_queries",
+            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
         )
 
     async def embed_passages(
@@ -165,6 +167,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> Float32:
         """As :meth:`ResRankClient.embed_passages`."""
         return await self._run(
+            "embed_passages",
             plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
             timeout_s,
             traceparent,
@@ -172,55 +175,59 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
 
     async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
         """As :meth:`ResRankClient.encoder_sha256`."""
-        return await self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+        return await self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
 
     async def calibration(
         self, *, timeout_s: float | None = None, traceparent: str | None = None
     ) -> Calibration | None:
         """As :meth:`ResRankClient.calibration`."""
-        return await self._run(plans.calibration(self._facts), timeout_s, traceparent)
+        return await self._run("calibration", plans.calibration(self._facts), timeout_s, traceparent)
 
     async def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """As :meth:`ResRankClient.health`."""
         plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
-        return await self._run(plan, timeout_s, traceparent, retry=False)
+        return await self._run("health", plan, timeout_s, traceparent, retry=False)
 
     async def _run(
-        self, plan: plans.Plan[T], timeout_s: float | None, traceparent: str | None, *, retry: bool = True
+        self,
+        operation: str,
+        plan: plans.Plan[T],
+        timeout_s: float | None,
+        traceparent: str | None,
+        *,
+        retry: bool = True,
     ) -> T:
         """Drives a plan to its end; ``ResRankClient._run`` is its twin."""
-        deadline, metadata = self._begin(timeout_s, traceparent)
         loop = asyncio.get_running_loop()
         if self._loop not in (None, loop):
             raise ResRankError("the client belongs to another event loop: make one for each")
         self._loop = loop
         attempts = self._settings.max_attempts if retry else 1
-        try:
-            calls = next(plan)
-            while True:
-                try:
-                    results = await self._perform(calls, deadline, metadata, attempts)
-                except ResRankError as error:
-                    calls = plan.throw(error)
-                else:
-                    calls = plan.send(results)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        with self._call(operation, timeout_s, traceparent) as state:
+            try:
+                calls = next(plan)
+                while True:
+                    try:
+                        results = await self._perform(calls, state, attempts)
+                    except ResRankError as error:
+                        calls = plan.throw(error)
+                    else:
+                        calls = plan.send(results)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
-    async def _perform(
-        self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int
-    ) -> list[Any]:
+    async def _perform(self, calls: Sequence[Call[Any]], state: CallState, attempts: int) -> list[Any]:
         results: list[Any] = [None] * len(calls)
         waiting = deque(enumerate(calls))
 
         async def work() -> None:
             while waiting:
                 index, call = waiting.popleft()
-                until = deadline.leaving(call.reserve)
+                until = state.leaving(call.reserve)
                 try:
-                    results[index] = await AsyncRetrying(**retry_policy(attempts, until))(
-                        self._send, call, until, metadata
+                    results[index] = await AsyncRetrying(**retry_policy(attempts, until.deadline))(
+                        self._send, call, until
                     )
                 except BaseException:
                     waiting.clear()
@@ -233,25 +240,27 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
                 raise outcome
         return results
 
-    async def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
-        method = self._method(call)
-        request = call.build(deadline.require(call.subject))
-        timeout = deadline.require(call.subject)
-        try:
-            response = await method(request, timeout=timeout, metadata=metadata)
-        except aio.AioRpcError as error:
-            typed = to_resrank_error(call, error.code(), error.details(), deadline)
-            if isinstance(typed, ServerUnavailableError):
-                self._facts.clear()
-            raise typed from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
-                raise ResRankError(CLOSED) from None  # close() cancelled the request; nobody cancelled this task
-            raise
-        except aio.UsageError as error:  # grpc's word for a channel that was closed meanwhile
-            raise ResRankError(CLOSED) from error
-        return call.parse(response)
+    async def _send(self, call: Call[T], state: CallState) -> T:
+        address, _ = self._endpoint(call.server)
+        with request_span(call, address, state.context) as trace:
+            method = self._method(call)
+            request = call.build(state.deadline.require(call.subject))
+            timeout = state.deadline.require(call.subject)
+            try:
+                response = await method(request, timeout=timeout, metadata=(*state.metadata, *trace))
+            except aio.AioRpcError as error:
+                typed = to_resrank_error(call, error.code(), error.details(), state.deadline)
+                if isinstance(typed, ServerUnavailableError):
+                    self._facts.clear()
+                raise typed from error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if self._closed and task is not None and not task.cancelling():
+                    raise ResRankError(CLOSED) from None  # close() cancelled the request; nobody cancelled this task
+                raise
+            except aio.UsageError as error:  # grpc's word for a channel that was closed meanwhile
+                raise ResRankError(CLOSED) from error
+            return call.parse(response)
 
     def _open(self, address: str, tls: TlsConfig | None) -> aio.Channel:
         return open_aio_channel(address, tls)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from opentelemetry.context import Context
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from resrank.client.calls import Call, Server
@@ -20,14 +23,35 @@ from resrank.client.settings import (
     TlsConfig,
     check_timeout,
 )
+from resrank.client.traces import call_span, caller_context
 from resrank.core.errors import InvalidInputError, ResRankError
-from resrank.core.fail_open import OnFailure
+from resrank.core.fail_open import OnFailure, Reserve
 from resrank.core.search import choice
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 
 C = TypeVar("C")
 
 CLOSED = "the client is closed: make a new one"
+
+
+@dataclass(frozen=True)
+class CallState:
+    """What all requests of one call share.
+
+    Attributes:
+        deadline: When the caller stops waiting.
+        metadata: Headers and token.
+        context: The trace that they belong to.
+    """
+
+    deadline: Deadline
+    metadata: Metadata
+    context: Context
+
+    def leaving(self, reserve: Reserve) -> CallState:
+        """The same with less time, see :meth:`Deadline.leaving`."""
+        return replace(self, deadline=self.deadline.leaving(reserve))
+
 
 _STUBS: dict[Server, Callable[[Any], Any]] = {
     Server.TRITON: GRPCInferenceServiceStub,
@@ -93,12 +117,15 @@ class ClientBase(ABC, Generic[C]):
         # Channel and stub of each server, opened by its first request: asyncio's belong to the loop that runs then.
         self._connections: dict[Server, tuple[C, Any]] = {}
 
-    def _begin(self, timeout_s: float | None, traceparent: str | None) -> tuple[Deadline, Metadata]:
-        """Starts the clock of a call and makes its metadata, in the caller's own thread or task."""
+    @contextmanager
+    def _call(self, operation: str, timeout_s: float | None, traceparent: str | None) -> Iterator[CallState]:
+        """One call from its first moment on, begun in the caller's own thread or task."""
         if self._closed:
             raise ResRankError(CLOSED)
         deadline = Deadline(self._settings.timeout_s if timeout_s is None else check_timeout(timeout_s))
-        return deadline, call_metadata(self._settings, traceparent)
+        metadata = call_metadata(self._settings)
+        with call_span(operation, caller_context(self._settings, traceparent)) as context:
+            yield CallState(deadline, metadata, context)
 
     def _on_failure(self, wanted: str | None) -> OnFailure:
         """What a call wants where the models fail: its own word, or the client's."""

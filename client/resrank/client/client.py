@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from tenacity import Retrying
 
 from resrank.client import plans, searches, stored
-from resrank.client.base import CLOSED, ClientBase
+from resrank.client.base import CLOSED, CallState, ClientBase
 from resrank.client.calls import Call
 from resrank.client.channels import open_channel
-from resrank.client.deadline import Deadline
-from resrank.client.metadata import Metadata
 from resrank.client.results import HealthReport, RerankResult, SearchResult
 from resrank.client.retries import retry_policy
 from resrank.client.settings import TlsConfig
+from resrank.client.traces import request_span
 from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
@@ -122,7 +121,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             route=route,
             has_sidecar=self._settings.retrieval is not None,
         )
-        return self._run(plan, timeout_s, traceparent)
+        return self._run("search", plan, timeout_s, traceparent)
 
     def rerank(
         self,
@@ -173,7 +172,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             second_pass=second_pass,
             on_failure=self._on_failure(on_failure),
         )
-        return self._run(plan, timeout_s, traceparent)
+        return self._run("rerank", plan, timeout_s, traceparent)
 
     def rerank_stored(
         self,
@@ -215,7 +214,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             truncate=truncate,
             on_failure=self._on_failure(on_failure),
         )
-        return self._run(plan, timeout_s, traceparent)
+        return self._run("rerank_stored", plan, timeout_s, traceparent)
 
     def embed_queries(
         self,
@@ -239,7 +238,12 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Raises:
             InvalidInputError: A text breaks a rule; the error names it as ``QUERY[index]``.
         """
-        return self._run(plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate), timeout_s, traceparent)
+        return self._run(
+            "embed_queries",
+            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate),
+            timeout_s,
+            traceparent,
+        )
 
     def embed_passages(
         self,
@@ -266,6 +270,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
         """
         return self._run(
+            "embed_passages",
             plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
             timeout_s,
             traceparent,
@@ -273,14 +278,14 @@ class ResRankClient(ClientBase[grpc.Channel]):
 
     def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
         """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
-        return self._run(plans.encoder_sha256(self._facts), timeout_s, traceparent)
+        return self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
 
     def calibration(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> Calibration | None:
         """What the scores of Triton's checkpoint mean, as relevance from 0 to 1; None where nobody fitted that.
 
         ``calibration.for_weight(lexical_weight).of(scores)`` maps scores with the words' share of that weight.
         """
-        return self._run(plans.calibration(self._facts), timeout_s, traceparent)
+        return self._run("calibration", plans.calibration(self._facts), timeout_s, traceparent)
 
     def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """Asks all servers and models whether they are ready.
@@ -288,31 +293,39 @@ class ResRankClient(ClientBase[grpc.Channel]):
         A server that is down or a model that is missing is part of the report and not an error; nothing is retried.
         """
         plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
-        return self._run(plan, timeout_s, traceparent, retry=False)
+        return self._run("health", plan, timeout_s, traceparent, retry=False)
 
-    def _run(self, plan: plans.Plan[T], timeout_s: float | None, traceparent: str | None, *, retry: bool = True) -> T:
+    def _run(
+        self,
+        operation: str,
+        plan: plans.Plan[T],
+        timeout_s: float | None,
+        traceparent: str | None,
+        *,
+        retry: bool = True,
+    ) -> T:
         """Drives a plan to its end; ``AsyncResRankClient._run`` is its twin."""
-        deadline, metadata = self._begin(timeout_s, traceparent)
         attempts = self._settings.max_attempts if retry else 1
-        try:
-            calls = next(plan)
-            while True:
-                try:
-                    results = self._perform(calls, deadline, metadata, attempts)
-                except ResRankError as error:
-                    calls = plan.throw(error)
-                else:
-                    calls = plan.send(results)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        with self._call(operation, timeout_s, traceparent) as state:
+            try:
+                calls = next(plan)
+                while True:
+                    try:
+                        results = self._perform(calls, state, attempts)
+                    except ResRankError as error:
+                        calls = plan.throw(error)
+                    else:
+                        calls = plan.send(results)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
-    def _perform(self, calls: Sequence[Call[Any]], deadline: Deadline, metadata: Metadata, attempts: int) -> list[Any]:
+    def _perform(self, calls: Sequence[Call[Any]], state: CallState, attempts: int) -> list[Any]:
         if len(calls) == 1:
             # In the caller's own thread, which spares a rerank of one pass two switches of threads.
             (call,) = calls
-            until = deadline.leaving(call.reserve)
-            return [Retrying(**retry_policy(attempts, until))(self._send, call, until, metadata)]
+            until = state.leaving(call.reserve)
+            return [Retrying(**retry_policy(attempts, until.deadline))(self._send, call, until)]
         results: list[Any] = [None] * len(calls)
         waiting = deque(enumerate(calls))
 
@@ -322,9 +335,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
                     index, call = waiting.popleft()
                 except IndexError:
                     return
-                until = deadline.leaving(call.reserve)
+                until = state.leaving(call.reserve)
                 try:
-                    results[index] = Retrying(**retry_policy(attempts, until))(self._send, call, until, metadata)
+                    results[index] = Retrying(**retry_policy(attempts, until.deadline))(self._send, call, until)
                 except BaseException:
                     waiting.clear()
                     raise
@@ -342,22 +355,24 @@ class ResRankClient(ClientBase[grpc.Channel]):
             worker.result()
         return results
 
-    def _send(self, call: Call[T], deadline: Deadline, metadata: Metadata) -> T:
-        method = self._method(call)
-        request = call.build(deadline.require(call.subject))
-        timeout = deadline.require(call.subject)
-        try:
-            response = method(request, timeout=timeout, metadata=metadata)
-        except grpc.RpcError as error:
-            if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+    def _send(self, call: Call[T], state: CallState) -> T:
+        address, _ = self._endpoint(call.server)
+        with request_span(call, address, state.context) as trace:
+            method = self._method(call)
+            request = call.build(state.deadline.require(call.subject))
+            timeout = state.deadline.require(call.subject)
+            try:
+                response = method(request, timeout=timeout, metadata=(*state.metadata, *trace))
+            except grpc.RpcError as error:
+                if self._closed and error.code() is grpc.StatusCode.CANCELLED:
+                    raise ResRankError(CLOSED) from error
+                typed = to_resrank_error(call, error.code(), error.details(), state.deadline)
+                if isinstance(typed, ServerUnavailableError):
+                    self._facts.clear()
+                raise typed from error
+            except ValueError as error:  # grpc's word for a channel that was closed meanwhile
                 raise ResRankError(CLOSED) from error
-            typed = to_resrank_error(call, error.code(), error.details(), deadline)
-            if isinstance(typed, ServerUnavailableError):
-                self._facts.clear()
-            raise typed from error
-        except ValueError as error:  # grpc's word for a channel that was closed meanwhile
-            raise ResRankError(CLOSED) from error
-        return call.parse(response)
+            return call.parse(response)
 
     def _open(self, address: str, tls: TlsConfig | None) -> grpc.Channel:
         return open_channel(address, tls)

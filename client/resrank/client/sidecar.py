@@ -11,9 +11,11 @@ import numpy as np
 from grpc import StatusCode, aio
 from numpy.typing import NDArray
 
+from resrank.client.calls import Server
 from resrank.client.channels import open_aio_channel
 from resrank.client.metadata import call_metadata
 from resrank.client.settings import ClientSettings, TlsConfig
+from resrank.client.traces import trace_metadata
 from resrank.core.corpus import Passage
 from resrank.core.errors import (
     InvalidInputError,
@@ -209,7 +211,7 @@ class AsyncSidecar:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, metadata=call_metadata(self._settings, None))
+            return await method(request, metadata=(*call_metadata(self._settings), *trace_metadata(Server.RETRIEVAL)))
         except aio.AioRpcError as error:
             said = error.details() or error.code().name
             if error.code() is StatusCode.INVALID_ARGUMENT:

@@ -101,6 +101,7 @@ class Parameter(StrEnum):
     TOKEN_BUCKETS = "token_buckets"  # config of `passage_tokenizer`, `query_tokenizer`; `encoder`
     SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
+    TRACEPARENT = "traceparent"  # request between models of one Triton: the trace that it belongs to, as W3C has it
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
     K = "k"  # request to `search`: passages to return
     CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
@@ -119,6 +120,7 @@ class LoadMetric(StrEnum):
     QUEUE = "resrank_queue_seconds_total"
     COMPUTE = "resrank_compute_seconds_total"
     WAITING = "resrank_waiting_requests"  # for an engine
+    WAITING_LIMIT = "resrank_waiting_requests_limit"  # a second's work of the engine, see `resrank.export.queue_bounds`
     UNDER_WAY = "resrank_requests_under_way"  # in a model that calls others
 
 

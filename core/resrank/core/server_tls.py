@@ -66,7 +66,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def require_protection(host: str, *, encrypted: bool, authenticated: bool, remedy: str, insecure: bool) -> None:
+def require_protection(
+    host: str, *, encrypted: bool, authenticated: bool, remedy: str, insecure: bool, field: str = "host"
+) -> None:
     """Refuses to open a server to other machines that anybody could read or use.
 
     Args:
@@ -75,6 +77,7 @@ def require_protection(host: str, *, encrypted: bool, authenticated: bool, remed
         authenticated: Whether callers must prove who they are.
         remedy: Which settings would do it.
         insecure: Whether the caller insists.
+        field: What errors call the address.
 
     Raises:
         InvalidInputError: It lacks one of the two.
@@ -82,7 +85,7 @@ def require_protection(host: str, *, encrypted: bool, authenticated: bool, remed
     if insecure or is_loopback(host) or (encrypted and authenticated):
         return
     raise InvalidInputError(
-        "host",
+        field,
         f"{host} is beyond loopback, where anybody could call: {remedy}, or say --insecure where the network or a "
         "proxy protects it",
     )

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.logs import LogFormat, LogLevel, log_to_stderr
 from resrank.core.server_tls import server_tls
+from resrank.core.tracing import export_traces
 from resrank.retrieval.settings import SidecarSettings
 
 if __name__ == "__main__":
@@ -35,7 +36,7 @@ except ModuleNotFoundError as error:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-_EXTRA = {"faiss", "grpc_health", "grpc_reflection", "psutil"}
+_EXTRA = {"faiss", "grpc_health", "grpc_reflection", "prometheus_client", "psutil", "pythonjsonlogger"}
 """What the retrieval extra brings."""
 
 _PREFIX = "RESRANK_RETRIEVAL_"
@@ -76,6 +77,19 @@ def main(
             envvar=f"{_PREFIX}MAX_INFLIGHT", min=1, help="Requests admitted at once; more get RESOURCE_EXHAUSTED."
         ),
     ] = _DEFAULTS.max_inflight,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar=f"{_PREFIX}METRICS_PORT",
+            min=0,
+            max=65535,
+            help="Port of the Prometheus metrics; 0 lets the system choose. None are shown without it.",
+        ),
+    ] = _DEFAULTS.metrics_port,
+    metrics_host: Annotated[
+        str,
+        typer.Option(envvar=f"{_PREFIX}METRICS_HOST", help="Address of the metrics, which are never encrypted."),
+    ] = _DEFAULTS.metrics_host,
     drain_s: Annotated[
         float,
         typer.Option(envvar=f"{_PREFIX}DRAIN_S", min=0, help="Seconds that requests in flight get at a stop."),
@@ -103,17 +117,25 @@ def main(
     insecure: Annotated[
         bool,
         typer.Option(
-            "--insecure", envvar=f"{_PREFIX}INSECURE", help="Listen beyond loopback without TLS or without a key."
+            "--insecure",
+            envvar=f"{_PREFIX}INSECURE",
+            help="Listen beyond loopback without TLS or without a key, metrics included.",
         ),
     ] = False,
-    log_level: Annotated[str, typer.Option(envvar=f"{_PREFIX}LOG_LEVEL", help="debug, info, warning, error.")] = "info",
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar=f"{_PREFIX}LOG_LEVEL", help="The least that is told.", case_sensitive=False)
+    ] = LogLevel.INFO,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="RESRANK_LOG_FORMAT", help="Lines for people, or one JSON object a line.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Serves one index folder over gRPC (resrank.retrieval.v1) until SIGTERM or SIGINT.
 
     Exit codes: 0 stopped as told, 1 cannot serve (the reason is on standard error), 2 wrong usage.
     """
-    _log_to_stderr(log_level)
     try:
+        log_to_stderr(log_level, log_format)
+        logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
         from resrank.retrieval.access import read_bearer_key
         from resrank.retrieval.server import serve
     except ModuleNotFoundError as error:
@@ -122,6 +144,7 @@ def main(
         _missing(error)
 
     try:
+        export_traces("resrank-retrieval")
         settings = SidecarSettings(
             index=index,
             host=host,
@@ -131,6 +154,8 @@ def main(
             dense_search_parameters=dense_search_parameters,
             search_threads=search_threads,
             max_inflight=max_inflight,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             drain_s=drain_s,
             tls=server_tls(tls_certificate, tls_key, tls_client_ca),
             bearer_key=None if bearer_key_file is None else read_bearer_key(bearer_key_file),
@@ -144,17 +169,6 @@ def main(
     except (ResRankError, OSError) as error:  # the second of the output, or of what the index lies on
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-
-
-def _log_to_stderr(level: str) -> None:
-    if level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise typer.BadParameter(f"{level!r} is not debug, info, warning or error", param_hint="--log-level")
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ class FaissDenseIndex:
                 index = faiss.IndexFlatIP(table.dimension)
             else:
                 rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
-                logger.info("training dense index factory=%s vectors=%d", factory, len(rows))
+                logger.info("training the dense index", extra={"factory": factory, "vectors": len(rows)})
                 with _all_cores():
                     index.train(_normalised(table.vectors[np.sort(rows)]))
         with _all_cores():

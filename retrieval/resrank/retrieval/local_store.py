@@ -16,6 +16,7 @@ from resrank.core.errors import IndexFolderError, InvalidInputError
 from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import SearchMode
+from resrank.core.tracing import inner_span
 from resrank.retrieval import lexical, snapshot
 from resrank.retrieval.database import Change, Database
 from resrank.retrieval.dense import FaissDenseIndex, new_index
@@ -277,7 +278,9 @@ class LocalVectorStore:
         if dense is None:
             dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, VectorTable(keys, vectors))
             self._unsaved = len(keys)
-        logger.info("dense index ready vectors=%d seconds=%.2f", len(keys), time.perf_counter() - started)
+        logger.info(
+            "dense index ready", extra={"vectors": len(keys), "seconds": round(time.perf_counter() - started, 2)}
+        )
         return dense
 
     def _save(self) -> None:
@@ -310,7 +313,8 @@ class _StageClock:
     def run(self, stage: str, work: Callable[[], _Result]) -> _Result:
         """Runs and times a stage."""
         started = time.perf_counter()
-        result = work()
+        with inner_span(stage):
+            result = work()
         self.stage_ms[stage] = 1e3 * (time.perf_counter() - started)
         return result
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 LINES = 20
 WINDOW_S = 10.0
+_REASON = 500
 
 
 class RefusalLog:
@@ -30,10 +31,12 @@ class RefusalLog:
         now = self._clock()
         if now - self._began >= WINDOW_S:
             if self._left_out:
-                self._logger.info("%d more requests refused in %.0f s", self._left_out, now - self._began)
+                self._logger.info(
+                    "more requests refused", extra={"requests": self._left_out, "seconds": round(now - self._began)}
+                )
             self._began, self._lines, self._left_out = now, 0, 0
         if self._lines == LINES:
             self._left_out += 1
             return
         self._lines += 1
-        self._logger.info("request refused method=%s status=%s reason=%.500s", method, status, reason)
+        self._logger.info("request refused", extra={"method": method, "status": status, "reason": reason[:_REASON]})

@@ -106,5 +106,5 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     if verdict != "ok":
         raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
     for step in range(version, SCHEMA_VERSION):
-        logger.info("bringing %s from schema version %d to %d", path, step, step + 1)
+        logger.info("bringing the index to a new schema", extra={"path": str(path), "from": step, "to": step + 1})
         connection.executescript(f"BEGIN; {_MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")

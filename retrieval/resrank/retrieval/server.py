@@ -18,6 +18,8 @@ from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_UPLOAD_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval.access import BearerInterceptor
 from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.metrics import MetricsPage, SidecarMetrics
+from resrank.retrieval.observation import CallObserver
 from resrank.retrieval.service import RetrievalService
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.status import SERVICE, StatusInterceptor
@@ -43,6 +45,7 @@ class SidecarServer:
     def __init__(self, settings: SidecarSettings) -> None:
         self._settings = settings
         self._socket = None if settings.socket is None else UnixSocket(settings.socket)
+        self._page: MetricsPage | None = None
         self.address = ""
 
     async def __aenter__(self) -> Self:
@@ -59,12 +62,13 @@ class SidecarServer:
             dense_index=settings.dense_index,
             dense_search_parameters=settings.dense_search_parameters,
         )
+        self._metrics = SidecarMetrics()
         self._service = RetrievalService(
-            self._store, search_threads=settings.search_threads, max_inflight=settings.max_inflight
+            self._store, self._metrics, search_threads=settings.search_threads, max_inflight=settings.max_inflight
         )
         access = [] if settings.bearer_key is None else [BearerInterceptor(settings.bearer_key)]
         self._server = grpc.aio.server(
-            interceptors=[*access, StatusInterceptor(UploadMemory())],
+            interceptors=[CallObserver(self._metrics), *access, StatusInterceptor(UploadMemory())],
             options=[
                 ("grpc.max_receive_message_length", MAX_UPLOAD_BYTES),
                 ("grpc.max_send_message_length", MAX_GRPC_MESSAGE_BYTES),
@@ -82,6 +86,8 @@ class SidecarServer:
             port = self._open_port(join_address(settings.host, settings.port))
             if self._socket is not None:
                 self._listen(self._socket)
+            if settings.metrics_port is not None:
+                self._page = MetricsPage(self._metrics, settings.metrics_host, settings.metrics_port)
             await self._server.start()
         except RuntimeError as error:
             await self._stop(grace_s=0)
@@ -98,13 +104,16 @@ class SidecarServer:
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info(
-            "serving address=%s tls=%s client_certificates=%s bearer_key=%s socket=%s index=%s",
-            self.address,
-            settings.tls is not None,
-            settings.tls is not None and settings.tls.client_ca is not None,
-            settings.bearer_key is not None,
-            settings.socket,
-            settings.index,
+            "serving",
+            extra={
+                "address": self.address,
+                "tls": settings.tls is not None,
+                "client_certificates": settings.tls is not None and settings.tls.client_ca is not None,
+                "bearer_key": settings.bearer_key is not None,
+                "socket": None if settings.socket is None else str(settings.socket),
+                "index": str(settings.index),
+                "metrics": None if self._page is None else self._page.url,
+            },
         )
         return self
 
@@ -114,7 +123,7 @@ class SidecarServer:
         """Stops taking requests, lets those in flight finish, saves the snapshot and gives the folder back."""
         await self._health.enter_graceful_shutdown()
         await self._stop(grace_s=self._settings.drain_s)
-        logger.info("stopped address=%s", self.address)
+        logger.info("stopped", extra={"address": self.address})
 
     def _open_port(self, address: str) -> int:
         tls = self._settings.tls
@@ -136,6 +145,8 @@ class SidecarServer:
 
     async def _stop(self, grace_s: float) -> None:
         await self._server.stop(grace_s)
+        if self._page is not None:
+            await asyncio.to_thread(self._page.close)
         if self._socket is not None:
             self._socket.remove()
         # In threads, for both may take a while and the loop must go on to end the calls.
@@ -151,4 +162,4 @@ async def serve(settings: SidecarSettings) -> None:
     async with SidecarServer(settings) as sidecar:
         print(f"resrank.retrieval listening on {sidecar.address}", flush=True)
         await stop.wait()
-        logger.info("draining address=%s grace_s=%s", sidecar.address, settings.drain_s)
+        logger.info("draining", extra={"address": sidecar.address, "grace_s": settings.drain_s})

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,8 +20,10 @@ from resrank.core.errors import QueueFullError
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.core.tracing import inner_span, record_span
 from resrank.retrieval import wire
 from resrank.retrieval.errors import EncoderMismatchError
+from resrank.retrieval.metrics import THREADS, SidecarMetrics
 from resrank.retrieval.records import UpsertCounts
 from resrank.retrieval.store import VectorStore
 
@@ -40,19 +43,24 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
     a thread of their own, so that a long upsert does not take the searches' threads.
     """
 
-    def __init__(self, store: VectorStore, *, search_threads: int, max_inflight: int) -> None:
+    def __init__(self, store: VectorStore, metrics: SidecarMetrics, *, search_threads: int, max_inflight: int) -> None:
         """Makes the service.
 
         Args:
             store: What it serves.
+            metrics: Told of waiting and of passages.
             search_threads: How many reads run at once.
             max_inflight: How many units of work (reads, or batches of a stream) may be admitted at once.
         """
         self._store = store
+        self._metrics = metrics
         self._reads = ThreadPoolExecutor(search_threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
         self._writes = ThreadPoolExecutor(1, "write", initializer=faiss.omp_set_num_threads, initargs=(1,))
         self._max_inflight = max_inflight
         self._inflight = 0
+        metrics.watch("resrank_retrieval_work_in_flight", "Work that waits or runs", lambda: self._inflight)
+        metrics.watch("resrank_retrieval_work_limit", "Work that may be admitted at once", lambda: max_inflight)
+        metrics.watch("resrank_retrieval_index_records", "Passages in the index", lambda: store.describe().record_count)
 
     async def Search(self, request: pb.SearchRequest, context: _Context) -> pb.SearchResponse:  # noqa: N802
         """See the proto."""
@@ -65,7 +73,9 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             response.timings.total_ms = 1e3 * (time.perf_counter() - admitted)
             return response
 
-        return await self._run(self._reads, work)
+        response = await self._run(self._reads, work)
+        self._metrics.records("found", len(response.ids))
+        return response
 
     async def Upsert(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.UpsertRequest], context: _Context
@@ -77,6 +87,8 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
                 counts = await self._run(self._writes, partial(self._store_batch, request))
                 response.inserted += counts.inserted
                 response.updated += counts.updated
+                self._metrics.records("inserted", counts.inserted)
+                self._metrics.records("updated", counts.updated)
                 response.batches += 1
                 self._writes.submit(self._store.maintain)
         finally:
@@ -87,6 +99,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         """See the proto."""
         missing = await self._run(self._writes, lambda: self._store.delete(wire.parse_ids(request.ids)))
         self._writes.submit(self._store.maintain)
+        self._metrics.records("deleted", len(request.ids) - len(missing))
         return pb.DeleteResponse(deleted=len(request.ids) - len(missing), missing_ids=missing)
 
     async def Get(self, request: pb.GetRequest, context: _Context) -> pb.GetResponse:  # noqa: N802
@@ -101,7 +114,9 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             text = wire.parse_get_text(request)
             return wire.get_response(ids, found, self._store.word_scores(text, ids) if text else None)
 
-        return await self._run(self._reads, work)
+        response = await self._run(self._reads, work)
+        self._metrics.records("read", len(response.records))
+        return response
 
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:  # noqa: N802
         """See the proto."""
@@ -136,8 +151,18 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         return self._store.upsert(wire.parse_batch(request))
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
+        submitted_ns = time.time_ns()
+
+        def in_thread() -> _Result:
+            started_ns = time.time_ns()
+            record_span("queue", submitted_ns, started_ns)
+            self._metrics.waited(THREADS[threads is self._writes], max(0, started_ns - submitted_ns) / 1e9)
+            with inner_span("compute"):
+                return work()
+
         with self._admitted():
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            # The caller's span goes along into the thread.
+            return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, in_thread)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ class SidecarSettings:
         search_threads: Searches that run at once, one core each.
         max_inflight: Requests admitted at once; the next one is refused with ``RESOURCE_EXHAUSTED``.
         transient: Whether it ends with the command that started it, which others are told in the folder's lock file.
+        metrics_host: Address that the metrics page listens on.
+        metrics_port: Its port; 0 lets the system choose, None shows none.
         drain_s: Seconds that requests in flight get to finish when the sidecar is told to stop.
         tls: Certificates for the port; None for plain text.
         bearer_key: What callers of the port must send; None lets everybody in.
@@ -42,6 +44,8 @@ class SidecarSettings:
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_inflight: int = 64
     transient: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
     drain_s: float = 10.0
     tls: ServerTls | None = None
     bearer_key: str | None = field(default=None, repr=False)
@@ -55,3 +59,12 @@ class SidecarSettings:
             remedy="give --tls-certificate and --tls-key, and --tls-client-ca or --bearer-key-file",
             insecure=self.insecure,
         )
+        if self.metrics_port is not None:
+            require_protection(
+                self.metrics_host,
+                encrypted=False,
+                authenticated=False,
+                remedy="metrics are never encrypted: keep --metrics-host on loopback",
+                insecure=self.insecure,
+                field="metrics_host",
+            )

@@ -116,7 +116,8 @@ def restore(
     dense = FaissDenseIndex(factory, search_parameters, table, index)
     dense.apply(np.empty(0, np.int64), keys[known:], vectors[known:])
     logger.info(
-        "dense snapshot loaded vectors=%d removed_since=%d added_since=%d", known, len(alive) - known, len(keys) - known
+        "dense snapshot loaded",
+        extra={"vectors": int(known), "removed_since": len(alive) - int(known), "added_since": len(keys) - int(known)},
     )
     return dense
 

@@ -88,12 +88,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             except ResRankError as error:
                 code = status_of(error)
                 if code is grpc.StatusCode.INTERNAL:
-                    logger.exception("request failed method=%s", method)
+                    logger.exception("request failed", extra={"method": method})
                 else:
                     self._refusals.refused(method, code.name, str(error))
                 await context.abort(code, str(error))
             except Exception:
-                logger.exception("request failed method=%s", method)
+                logger.exception("request failed", extra={"method": method})
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error; the sidecar's log has the details")
 
         return answer

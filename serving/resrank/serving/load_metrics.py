@@ -21,12 +21,13 @@ _DESCRIPTIONS = {
     LoadMetric.REQUESTS: "Requests that ended, by outcome",
     LoadMetric.UNDER_WAY: "Requests that are under way",
     LoadMetric.WAITING: "Requests that wait for the engine",
+    LoadMetric.WAITING_LIMIT: "Requests that may wait: by its measured speed what the engine answers in a second",
     LoadMetric.ROWS: "Rows that the engine computed",
     LoadMetric.BATCHES: "Batches that the engine computed",
     LoadMetric.QUEUE: "Time that computed requests waited for their batch, together",
     LoadMetric.COMPUTE: "Time of the batches that requests were computed in, one batch once for each of its requests",
 }
-_GAUGES = (LoadMetric.UNDER_WAY, LoadMetric.WAITING)
+_GAUGES = (LoadMetric.UNDER_WAY, LoadMetric.WAITING, LoadMetric.WAITING_LIMIT)
 
 
 class LoadMetrics:
@@ -111,6 +112,7 @@ class EngineMetrics(LoadMetrics):
     figures = (
         LoadMetric.REQUESTS,
         LoadMetric.WAITING,
+        LoadMetric.WAITING_LIMIT,
         LoadMetric.ROWS,
         LoadMetric.BATCHES,
         LoadMetric.QUEUE,
@@ -120,6 +122,10 @@ class EngineMetrics(LoadMetrics):
     def waiting(self, more: int) -> None:
         """Counts requests that begin to wait, or, below 0, that end it."""
         self._add({(LoadMetric.WAITING, ""): more})
+
+    def waiting_limit(self, requests: int) -> None:
+        """Tells how many may wait; once."""
+        self._add({(LoadMetric.WAITING_LIMIT, ""): requests})
 
     def batch(self, rows: int, queue_s: float, compute_s: float) -> None:
         """Counts one batch.

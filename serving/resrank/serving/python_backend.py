@@ -26,7 +26,9 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Parameter, Tensor
+from resrank.core.tracing import export_traces, record_span
 from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, STOPPING, WAITED_TOO_LONG
+from resrank.serving.request_trace import read_trace, traced_part
 from resrank.serving.step import Answer, Arrays, CancelledRequestError, Step, StepRequest
 
 
@@ -82,14 +84,19 @@ class PythonBackend:
     Args:
         pb_utils: The module ``triton_python_backend_utils``, which exists inside Triton only.
         args: What Triton gives to ``initialize``.
+
+    Attributes:
+        model: The model's name.
+        queue_bound: Requests that may wait or be under way by the model's config; 0 for any number.
     """
 
     def __init__(self, pb_utils: Any, args: Mapping[str, str]) -> None:
         self._pb = pb_utils
-        self._model = args["model_name"]
+        self.model = args["model_name"]
+        export_traces("resrank-triton")
         config = json.loads(args["model_config"])
         self._inputs = [Tensor(tensor["name"]) for tensor in config["input"]]
-        self._queue_bound = int(config_parameters(args).get(Parameter.MAX_QUEUE_SIZE, 0))
+        self.queue_bound = int(config_parameters(args).get(Parameter.MAX_QUEUE_SIZE, 0))
 
     def execute(self, step: Step, requests: Sequence[Any]) -> list[Any]:
         """Answers one batch.
@@ -103,10 +110,15 @@ class PythonBackend:
         """
         read = [self._read_or_error(request) for request in requests]
         valid = [request for request in read if isinstance(request, StepRequest)]
+        began_ns = time.time_ns()
         try:
             outcomes = step.run(valid)
         except Exception as error:
             outcomes = [error] * len(valid)
+        ended_ns = time.time_ns()
+        for request in valid:
+            if request.trace is not None and not request.trace.seen_by_triton:
+                record_span(f"{self.model} compute", began_ns, ended_ns, context=request.trace.context)
         return self._respond(read, outcomes)
 
     def send(self, request: Any, outcome: Answer) -> Answer:
@@ -129,7 +141,7 @@ class PythonBackend:
             try:
                 self._send(request, error)
             except Exception as again:  # Triton took the first one half, which ends the request, or is gone itself
-                self._pb.Logger.log_error(f"{self._model}: an answer could not be sent: {error!r}, then {again!r}")
+                self._pb.Logger.log_error(f"{self.model}: an answer could not be sent: {error!r}, then {again!r}")
         return outcome
 
     def refuse_above_queue_bound(self, requests: int) -> None:
@@ -141,12 +153,12 @@ class PythonBackend:
         Raises:
             QueueFullError: They are more than the bound.
         """
-        if self._queue_bound and requests > self._queue_bound:
-            raise self.queue_full(f"{self._queue_bound} requests are before it")
+        if self.queue_bound and requests > self.queue_bound:
+            raise self.queue_full(f"{self.queue_bound} requests are before it")
 
     def queue_full(self, why: str) -> QueueFullError:
         """The error of a request that is shed, in words by which models that call this one know it."""
-        return QueueFullError(f"{QUEUE_FULL} of {self._model}: {why}")
+        return QueueFullError(f"{QUEUE_FULL} of {self.model}: {why}")
 
     @staticmethod
     def cancelled(request: Any) -> bool:
@@ -187,15 +199,19 @@ class PythonBackend:
             left_us = int((caller.deadline - time.monotonic()) * 1e6)
             if left_us <= 0:
                 raise DeadlineExceededError(WAITED_TOO_LONG)
-        response = await self._pb.InferenceRequest(
-            model_name=model.value,
-            requested_output_names=[output.value for output in outputs],
-            inputs=[self._pb.Tensor(name.value, array) for name, array in inputs.items()],
-            parameters={Parameter.TRUNCATE.value: caller.truncate},
-            timeout=left_us,
-        ).async_exec()
-        if response.has_error():
-            raise inner_error(response.error().message())
+        with traced_part(caller.trace, model.value) as trace:
+            parameters: dict[str, object] = {Parameter.TRUNCATE.value: caller.truncate}
+            if trace is not None and trace.traceparent is not None:
+                parameters[Parameter.TRACEPARENT.value] = trace.traceparent
+            response = await self._pb.InferenceRequest(
+                model_name=model.value,
+                requested_output_names=[output.value for output in outputs],
+                inputs=[self._pb.Tensor(name.value, array) for name, array in inputs.items()],
+                parameters=parameters,
+                timeout=left_us,
+            ).async_exec()
+            if response.has_error():
+                raise inner_error(response.error().message())
         # Copied: the memory is Triton's and goes with the response.
         return {
             output: np.array(self._pb.get_output_tensor_by_name(response, output.value).as_numpy())
@@ -227,6 +243,7 @@ class PythonBackend:
             _deadline(request.timeout()),
             parameters,
             request.requested_output_names(),
+            read_trace(request, parameters),
         )
 
     def _send(self, request: Any, outcome: Answer) -> None:
@@ -271,8 +288,8 @@ class PythonBackend:
             case ResRankError():
                 code = codes.INTERNAL
             case _:
-                self._pb.Logger.log_error(f"{self._model}:\n{''.join(traceback.format_exception(error))}")
-                code, text = codes.INTERNAL, f"internal error in {self._model}, see the server's log: {error!r}"
+                self._pb.Logger.log_error(f"{self.model}:\n{''.join(traceback.format_exception(error))}")
+                code, text = codes.INTERNAL, f"internal error in {self.model}, see the server's log: {error!r}"
         return codes(text, code)
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from resrank.core.errors import DeadlineExceededError
-from resrank.serving.load_metrics import EngineMetrics
+from resrank.core.tracing import Attributes, record_span
+from resrank.serving.load_metrics import EngineMetrics, outcome_name
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Answer, CancelledRequestError, Step, StepRequest
 
@@ -42,6 +43,7 @@ class _Waiting:
     request: Any
     read: StepRequest
     since: float = field(default_factory=time.monotonic)
+    since_ns: int = field(default_factory=time.time_ns)
 
     @property
     def rows(self) -> int:
@@ -75,6 +77,7 @@ class QueuedBackend:
     ) -> None:
         self._backend = backend
         self._metrics = metrics
+        metrics.waiting_limit(backend.queue_bound)
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -158,6 +161,8 @@ class QueuedBackend:
                 batch.append(first)
                 rows -= first.rows
             else:
+                now_ns = time.time_ns()
+                self._record(first, "queue", first.since_ns, now_ns, {"resrank.outcome": outcome_name(dropped)})
                 self._answer(first.request, dropped)
 
     def _unwanted(self, waiting: _Waiting) -> Exception | None:
@@ -178,13 +183,31 @@ class QueuedBackend:
         except Exception as error:
             answers = [(waiting, error) for waiting in batch]
         took = time.monotonic() - started
+        rows = sum(waiting.rows for waiting in batch)
+        ended_ns = time.time_ns()
+        began_ns = ended_ns - int(1e9 * took)
         for waiting, outcome in answers:
+            self._record(waiting, "queue", waiting.since_ns, began_ns, {})
+            attributes: dict[str, str | int] = {"resrank.batch_rows": rows, "resrank.batch_requests": len(batch)}
+            if isinstance(outcome, Exception):
+                attributes["resrank.outcome"] = outcome_name(outcome)
+            self._record(waiting, "compute", began_ns, ended_ns, attributes)
             self._answer(waiting.request, outcome)
         self._metrics.batch(
-            sum(waiting.rows for waiting in batch),
+            rows,
             sum(started - waiting.since for waiting in batch),
             took * len(batch),
         )
+
+    def _record(self, waiting: _Waiting, part: str, began_ns: int, ended_ns: int, attributes: Attributes) -> None:
+        if waiting.read.trace is not None:
+            record_span(
+                f"{self._backend.model} {part}",
+                began_ns,
+                ended_ns,
+                context=waiting.read.trace.context,
+                attributes=attributes,
+            )
 
     def _answer(self, request: Any, outcome: Answer) -> None:
         self._metrics.ended(self._backend.send(request, outcome))

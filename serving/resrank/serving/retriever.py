@@ -21,6 +21,7 @@ from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
 from resrank.core.sidecar.v1 import retrieval_pb2
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.core.tracing import TRACEPARENT, write_traceparent
 from resrank.core.triton_words import QUEUE_FULL, SIDECAR_UNAVAILABLE
 
 if TYPE_CHECKING:  # exists for type checkers only
@@ -91,8 +92,10 @@ class SidecarRetriever:
         left = LONGEST_S if deadline is None else deadline - time.monotonic()
         if left <= 0:
             raise DeadlineExceededError("before the search began")
+        traceparent = write_traceparent()
+        metadata = () if traceparent is None else ((TRACEPARENT, traceparent),)
         try:
-            return await self._connected().Search(request, timeout=left)
+            return await self._connected().Search(request, timeout=left, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._typed(error, left) from error
 

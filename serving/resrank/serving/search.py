@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from resrank.core.search_plan import (
 )
 from resrank.core.tokenization import decode_text, row_field
 from resrank.serving.infer import Infer
+from resrank.serving.request_trace import traced_part
 from resrank.serving.rerank_chain import RerankChain
 from resrank.serving.retriever import LONGEST_S, Retriever
 from resrank.serving.step import Arrays, StepRequest
@@ -155,12 +157,16 @@ class SearchStep:
             case EmbedQuery():
                 return (await self._infer(Model.EMBED_QUERY, {Tensor.TEXT: queries}, Tensor.EMBEDDING, request))[0]
             case Retrieve(asked):
-                return await self._retriever.search(asked, request.deadline)
+                with traced_part(request.trace, "retrieve"):
+                    return await self._retriever.search(asked, request.deadline)
             case ScorePass(candidates, _, embedding):
-                if embedding is not None and self._chain is not None:
-                    return await self._chain.score(queries, embedding, candidates, request)
-                inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
-                return (await self._infer(Model.RERANK, inputs, Tensor.SCORES, request))[0]
+                attributes = {"resrank.candidates": len(candidates)}
+                with traced_part(request.trace, "score_pass", attributes) as trace:
+                    request = replace(request, trace=trace)
+                    if embedding is not None and self._chain is not None:
+                        return await self._chain.score(queries, embedding, candidates, request)
+                    inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
+                    return (await self._infer(Model.RERANK, inputs, Tensor.SCORES, request))[0]
 
 
 def read_options(parameters: Mapping[str, object]) -> SearchOptions:

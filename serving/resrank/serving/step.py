@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import ResRankError
 from resrank.core.names import Tensor
+from resrank.serving.request_trace import RequestTrace
 
 Arrays: TypeAlias = Mapping[Tensor, NDArray[Any]]
 Answer: TypeAlias = Arrays | Exception
@@ -25,6 +26,7 @@ class StepRequest:
         deadline: When the caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
         parameters: All that the caller sent as request parameters, unchecked.
         wanted: The outputs that the caller asked for; empty for all.
+        trace: The trace that it belongs to; None when nobody traces it.
     """
 
     inputs: Arrays
@@ -32,6 +34,7 @@ class StepRequest:
     deadline: float | None = None
     parameters: Mapping[str, object] = field(default_factory=dict)
     wanted: Collection[str] = ()
+    trace: RequestTrace | None = None
 
     def wants(self, *outputs: Tensor) -> bool:
         """Whether the caller asked for one of these outputs."""

@@ -24,6 +24,7 @@ from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess, describe_exit
 from resrank.stack.repository_check import require_servable
 from resrank.stack.sidecar_process import SidecarProcess
+from resrank.stack.trace_export import TraceExport
 from resrank.stack.triton_process import TritonProcess
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class LocalStack:
         triton_port: Triton's gRPC port; a free one when None.
         metrics_port: Triton's metrics port; a free one when None.
         retrieval_port: The sidecar's gRPC port; a free one when None.
+        retrieval_metrics_port: The sidecar's metrics port; a free one when None.
         retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
         tls: Certificates for both gRPC ports; None for plain text.
         bearer_key_file: File with the key that callers of the sidecar's port must send.
@@ -63,12 +65,14 @@ class LocalStack:
             which are never encrypted, stay on loopback else.
         log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
         on_line: Called with each line of both logs.
+        trace_export: Where spans go; None where nothing is traced.
         tuned: Settings of this machine to serve it with, instead of the repository's own.
 
     Attributes:
         triton: The Triton process.
         sidecar: The sidecar process.
         encoder_sha256: The encoder of the repository, to which the index must belong.
+        trace_export: Where spans go.
 
     Raises:
         InvalidInputError: It would listen beyond loopback unprotected.
@@ -89,12 +93,14 @@ class LocalStack:
         triton_port: int | None = None,
         metrics_port: int | None = None,
         retrieval_port: int | None = None,
+        retrieval_metrics_port: int | None = None,
         retrieval_socket: Path | None = None,
         tls: ServerTls | None = None,
         bearer_key_file: Path | None = None,
         insecure: bool = False,
         log_dir: Path | None = None,
         on_line: OnLine | None = None,
+        trace_export: TraceExport | None = None,
         tuned: TunedSettings | None = None,
     ) -> None:
         require_protection(
@@ -107,9 +113,12 @@ class LocalStack:
         manifest = read_manifest(repository)
         require_servable(repository, manifest, Machine())
         self.encoder_sha256 = manifest.checkpoint.encoder_sha256
-        # All at once: no free port is one that another of the four is told to take.
-        retrieval_port, triton_port, metrics_port, control_port = choose_ports(
-            host, retrieval_port, triton_port, metrics_port, None
+        self.trace_export = trace_export
+        told = {} if trace_export is None else trace_export.environment
+        metrics_host = host if insecure or is_loopback(host) else "127.0.0.1"
+        # All at once: no free port is one that another of them is told to take.
+        retrieval_port, triton_port, metrics_port, retrieval_metrics_port, control_port = choose_ports(
+            host, retrieval_port, triton_port, metrics_port, retrieval_metrics_port, None
         )
         self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
         socket = retrieval_socket or self._own_socket
@@ -121,6 +130,9 @@ class LocalStack:
             tls=tls,
             bearer_key_file=bearer_key_file,
             insecure=insecure,
+            metrics_host=metrics_host,
+            metrics_port=retrieval_metrics_port,
+            environment=told,
             log_path=None if log_dir is None else log_dir / "retrieval.log",
             on_line=None if on_line is None else lambda line: on_line("retrieval", line),
         )
@@ -133,7 +145,8 @@ class LocalStack:
                 metrics_port=metrics_port,
                 control_port=control_port,
                 tls=tls,
-                metrics_host=host if insecure or is_loopback(host) else "127.0.0.1",
+                metrics_host=metrics_host,
+                trace_export=trace_export,
                 retrieval_socket=socket,
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),

@@ -18,6 +18,9 @@ METRICS_PORT = 8002
 RETRIEVAL_PORT = 8003
 """The sidecar's, beside Triton's three."""
 
+RETRIEVAL_METRICS_PORT = 8004
+"""The sidecar's for Prometheus metrics."""
+
 
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen at the address now."""

@@ -134,6 +134,8 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
         ("Triton metrics", f"http://{stack.triton.metrics_address}/metrics"),
         ("Retrieval sidecar (gRPC)", stack.sidecar.address),
         ("  and for Triton", f"unix:{stack.sidecar.socket}"),
+        ("Sidecar metrics", f"http://{stack.sidecar.metrics_address}/metrics"),
+        *(() if stack.trace_export is None else (("Traces go to", stack.trace_export.url),)),
     ):
         console.print(f"  {name:<26}{address}", highlight=False)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 
@@ -36,6 +37,9 @@ class SidecarProcess(ManagedProcess):
         tls: Certificates for the port, which takes a ``socket`` to ask it through; None for plain text.
         bearer_key_file: File with the key that callers of the port must send, which takes a ``socket``, too.
         insecure: Whether it may listen beyond loopback without TLS or without a way to tell callers apart.
+        metrics_host: Address for its metrics.
+        metrics_port: Port for its Prometheus metrics; None for none.
+        environment: What it is told beside this process's own environment.
         log_path: File for its log; an unnamed temporary file when None.
         on_line: Called with each line of its log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits. Opening a large index reads it.
@@ -54,6 +58,9 @@ class SidecarProcess(ManagedProcess):
         tls: ServerTls | None = None,
         bearer_key_file: Path | None = None,
         insecure: bool = False,
+        metrics_host: str = "127.0.0.1",
+        metrics_port: int | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
@@ -63,6 +70,7 @@ class SidecarProcess(ManagedProcess):
         self.index = index
         self.host = host
         self.socket = socket
+        self.metrics_address = None if metrics_port is None else join_address(metrics_host, metrics_port)
         (self.port,) = choose_ports(host, port)
         super().__init__(
             "retrieval sidecar",
@@ -73,9 +81,10 @@ class SidecarProcess(ManagedProcess):
                 *_tls_options(tls),
                 *(() if bearer_key_file is None else ("--bearer-key-file", bearer_key_file.absolute())),
                 *(("--insecure",) if insecure else ()),
+                *_metrics_options(metrics_host, metrics_port),
             ],
             # A user's own tunables are left alone.
-            environment={"GLIBC_TUNABLES": _HUGE_PAGES} | os.environ,
+            environment={"GLIBC_TUNABLES": _HUGE_PAGES, **os.environ, **environment},
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,
@@ -123,3 +132,7 @@ def _tls_options(tls: ServerTls | None) -> list[str | Path]:
         return []
     client_ca: list[str | Path] = [] if tls.client_ca is None else ["--tls-client-ca", tls.client_ca.absolute()]
     return ["--tls-certificate", tls.certificate.absolute(), "--tls-key", tls.key.absolute(), *client_ca]
+
+
+def _metrics_options(host: str, port: int | None) -> list[str]:
+    return [] if port is None else ["--metrics-host", host, "--metrics-port", str(port)]

@@ -19,6 +19,7 @@ from resrank.stack.model_processes import ModelProcesses
 from resrank.stack.plain_paths import PlainPaths
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
+from resrank.stack.trace_export import TraceExport
 from resrank.stack.triton_control import TritonControl
 from resrank.stack.triton_install import TritonInstall, find_triton
 
@@ -64,6 +65,7 @@ class TritonProcess(ManagedProcess):
         metrics_host: Address for the metrics, which are never encrypted; ``host`` when None.
         retrieval_socket: Unix domain socket of the retrieval sidecar, for the ``search`` model; None for what the
             environment says.
+        trace_export: Where spans go; None where nothing is traced.
         log_path: File for the server's log; an unnamed temporary file when None.
         on_line: Called with each line of the server's log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
@@ -89,6 +91,7 @@ class TritonProcess(ManagedProcess):
         tls: ServerTls | None = None,
         metrics_host: str | None = None,
         retrieval_socket: Path | None = None,
+        trace_export: TraceExport | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 300.0,
@@ -108,6 +111,9 @@ class TritonProcess(ManagedProcess):
         self.shared_memory_prefix = f"{SHARED_MEMORY_PREFIX}resrank_{os.getpid()}_{secrets.token_hex(4)}_"
         self._models: ModelProcesses | None = None
         told = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
+        if trace_export is not None:
+            told |= trace_export.environment
+        self._trace_export = trace_export
         super().__init__(
             "tritonserver",
             [self.install.executable, *self._flags(exit_timeout_s)],
@@ -223,6 +229,8 @@ class TritonProcess(ManagedProcess):
             f"--metrics-port={self.metrics_port}",
             f"--backend-config=python,shm-region-prefix-name={self.shared_memory_prefix}",
         ]
+        if self._trace_export is not None:
+            flags += self._trace_export.triton_flags
         if self._tls is not None:
             flags += ["--grpc-use-ssl=true", f"--grpc-server-cert={self._tls.certificate.absolute()}"]
             flags.append(f"--grpc-server-key={self._tls.key.absolute()}")

@@ -67,14 +67,15 @@ class Served:
 
 
 def command(repository: Path, index: Path, ports: list[int]) -> list[str]:
-    options = zip(("--triton-port", "--metrics-port", "--retrieval-port"), map(str, ports), strict=True)
+    names = ("--triton-port", "--metrics-port", "--retrieval-port", "--retrieval-metrics-port")
+    options = zip(names, map(str, ports), strict=True)
     flat = [word for option in options for word in option]
     return [sys.executable, "-m", "resrank.stack", "serve", str(repository), "--index", str(index), *flat]
 
 
 @contextmanager
 def serving(repository: Path, index: Path) -> Iterator[Served]:
-    ports = choose_ports("127.0.0.1", None, None, None)
+    ports = choose_ports("127.0.0.1", None, None, None, None)
     with subprocess.Popen(
         command(repository, index, ports), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -210,7 +211,7 @@ def test_a_taken_port_is_named_before_anything_starts(exported: Path, tmp_path: 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ports = [*choose_ports("127.0.0.1", None, None), port]
+        ports = [*choose_ports("127.0.0.1", None, None, None), port]
         ended = subprocess.run(
             command(exported, tmp_path / "index", ports), capture_output=True, text=True, check=False, timeout=60
         )
@@ -258,7 +259,7 @@ def test_a_repository_that_this_machine_cannot_serve_is_refused_before_anything_
 ) -> None:
     write_tiny_manifest(exported, gpus=(63,), runtime=Runtime.TENSORRT)
     ended = subprocess.run(
-        command(exported, tmp_path / "index", choose_ports("127.0.0.1", None, None, None)),
+        command(exported, tmp_path / "index", choose_ports("127.0.0.1", None, None, None, None)),
         capture_output=True,
         text=True,
         check=False,

@@ -11,8 +11,6 @@ from resrank.client.metadata import call_metadata
 from resrank.client.settings import ClientSettings
 from resrank.core.errors import InvalidInputError, ServerUnavailableError
 
-TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
 
 @pytest.mark.parametrize(
     ("options", "field"),
@@ -56,7 +54,7 @@ def test_a_setting_out_of_range_is_refused(options: dict[str, Any], field: str) 
     ],
 )
 def test_a_token_may_stay_on_this_machine_or_travel_encrypted(options: dict[str, Any]) -> None:
-    assert call_metadata(ClientSettings(bearer_token="t", **options), None) == (("authorization", "Bearer t"),)
+    assert call_metadata(ClientSettings(bearer_token="t", **options)) == (("authorization", "Bearer t"),)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +63,11 @@ def test_a_token_may_stay_on_this_machine_or_travel_encrypted(options: dict[str,
         ({"bearer_token": lambda: b"token"}, "bearer_token"),
         ({"bearer_token": b"token"}, "bearer_token"),
         ({"headers": {"a": 7}}, "headers['a']"),
-        ({"traceparent": lambda: 7}, "traceparent"),
     ],
 )
 def test_metadata_that_is_no_text_is_refused(options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        call_metadata(ClientSettings(**options), None)
+        call_metadata(ClientSettings(**options))
     assert caught.value.field == field
 
 
@@ -107,36 +104,18 @@ def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path, content: str
         client.encoder_sha256()
 
 
-def test_the_calls_own_trace_context_goes_before_the_constructors() -> None:
-    settings = ClientSettings(traceparent=lambda: TRACEPARENT)
-    own = TRACEPARENT.replace("b7ad", "00f0")
-    assert call_metadata(settings, None) == (("traceparent", TRACEPARENT),)
-    assert call_metadata(settings, own) == (("traceparent", own),)
-
-
-@pytest.mark.parametrize("traceparent", ["", "00-abc-def-01", TRACEPARENT.upper(), TRACEPARENT + "-x"])
-def test_a_malformed_trace_context_is_refused(traceparent: str) -> None:
-    with pytest.raises(InvalidInputError, match="traceparent"):
-        call_metadata(ClientSettings(), traceparent)
-
-
-def test_opentelemetrys_span_is_sent_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resrank.client.metadata._inject", lambda carrier: carrier.update(traceparent=TRACEPARENT))
-    assert call_metadata(ClientSettings(), None) == (("traceparent", TRACEPARENT),)
-
-
 def test_a_token_that_expires_is_asked_for_at_every_call() -> None:
     tokens = iter(["first", "second"])
     settings = ClientSettings(bearer_token=lambda: next(tokens))
-    assert call_metadata(settings, None) == (("authorization", "Bearer first"),)
-    assert call_metadata(settings, None) == (("authorization", "Bearer second"),)
+    assert call_metadata(settings) == (("authorization", "Bearer first"),)
+    assert call_metadata(settings) == (("authorization", "Bearer second"),)
 
 
 @pytest.mark.parametrize("value", ["token\n", "schlüssel", "\x00"])
 def test_what_grpc_cannot_send_is_refused_by_name_and_not_shown(value: str) -> None:
     with pytest.raises(InvalidInputError, match="printable ASCII") as caught:
-        call_metadata(ClientSettings(bearer_token=lambda: value), None)
+        call_metadata(ClientSettings(bearer_token=lambda: value))
     assert caught.value.field == "bearer_token"
     assert value not in str(caught.value)
     with pytest.raises(InvalidInputError, match=r"headers\['x-key'\]: must be printable ASCII"):
-        call_metadata(ClientSettings(headers={"X-Key": value}), None)
+        call_metadata(ClientSettings(headers={"X-Key": value}))

@@ -27,6 +27,7 @@ def test_figures_are_there_before_anything_has_happened() -> None:
 def test_what_happened_is_added_up_and_published() -> None:
     pb = PbMetrics()
     metrics = EngineMetrics(pb, "encoder")
+    metrics.waiting_limit(9)
     metrics.waiting(3)
     metrics.waiting(-2)
     metrics.batch(4, 0.5, 2.0)
@@ -40,6 +41,7 @@ def test_what_happened_is_added_up_and_published() -> None:
     metrics.close()
     assert {name: value for name, value in pb.values.items() if value} == {
         "resrank_waiting_requests": 1,
+        "resrank_waiting_requests_limit": 9,
         "resrank_batches_total": 2,
         "resrank_rows_total": 6,
         "resrank_queue_seconds_total": 0.75,

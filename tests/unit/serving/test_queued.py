@@ -156,6 +156,7 @@ def test_what_nobody_waits_for_is_dropped_before_it_is_computed(make: Make, step
         "resrank_requests_total{cancelled}": 1,
         "resrank_batches_total": 2,
         "resrank_rows_total": 2,
+        "resrank_waiting_requests_limit": BOUND,
     }
     assert metrics.values["resrank_compute_seconds_total"] > 0
 

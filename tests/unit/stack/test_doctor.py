@@ -25,8 +25,8 @@ from support.tiny_manifest import write_tiny_manifest
 
 
 def options() -> list[str]:
-    ports = choose_ports("127.0.0.1", None, None, None)
-    names = ("--triton-port", "--metrics-port", "--retrieval-port")
+    ports = choose_ports("127.0.0.1", None, None, None, None)
+    names = ("--triton-port", "--metrics-port", "--retrieval-port", "--retrieval-metrics-port")
     return [word for name, port in zip(names, ports, strict=True) for word in (name, str(port))]
 
 

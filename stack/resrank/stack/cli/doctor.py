@@ -15,10 +15,18 @@ from resrank.stack.cli.options import (
     MetricsPortOption,
     Output,
     OutputOption,
+    RetrievalMetricsPortOption,
     RetrievalPortOption,
     TritonPortOption,
 )
-from resrank.stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT, check_distinct, check_host
+from resrank.stack.ports import (
+    METRICS_PORT,
+    RETRIEVAL_METRICS_PORT,
+    RETRIEVAL_PORT,
+    TRITON_PORT,
+    check_distinct,
+    check_host,
+)
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -35,6 +43,7 @@ def doctor(
     triton_port: TritonPortOption = TRITON_PORT,
     metrics_port: MetricsPortOption = METRICS_PORT,
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
+    retrieval_metrics_port: RetrievalMetricsPortOption = RETRIEVAL_METRICS_PORT,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Check what this machine has for serving: one line each, with the remedy. Exits with 1 if anything is missing.
@@ -45,8 +54,9 @@ def doctor(
     from resrank.stack.doctor import examine
 
     check_host(host)
-    check_distinct(triton_port, metrics_port, retrieval_port)
-    checks = examine(host, (triton_port, metrics_port, retrieval_port), repository)
+    ports = (triton_port, metrics_port, retrieval_port, retrieval_metrics_port)
+    check_distinct(*ports)
+    checks = examine(host, ports, repository)
     ok = all(check.status is not Status.FAILED for check in checks)
     if output is Output.JSON:
         print_json({"ok": ok, "checks": [asdict(check) for check in checks]})

@@ -17,6 +17,7 @@ SUB_COMMANDS = {
     "serve": "resrank.stack.cli.serve",
     "index": "resrank.stack.cli.index",
     "search": "resrank.stack.cli.search",
+    "traces": "resrank.stack.cli.traces",
     "demo": "resrank.stack.cli.demo",
     "bench": "resrank.stack.cli.bench",
     "loadtest": "resrank.stack.cli.loadtest",

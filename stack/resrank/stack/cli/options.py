@@ -37,6 +37,16 @@ RetrievalPortOption = Annotated[
     int,
     typer.Option("--retrieval-port", envvar="RESRANK_RETRIEVAL_PORT", min=1, max=65535, help="The sidecar's port."),
 ]
+RetrievalMetricsPortOption = Annotated[
+    int,
+    typer.Option(
+        "--retrieval-metrics-port",
+        envvar="RESRANK_RETRIEVAL_METRICS_PORT",
+        min=1,
+        max=65535,
+        help="The sidecar's Prometheus port.",
+    ),
+]
 RetrievalSocketOption = Annotated[
     Path | None,
     typer.Option(

@@ -80,7 +80,9 @@ def search(
 ) -> None:
     """Find and rerank passages; print score, its parts, rank before reranking, title, and the time of each stage."""
     from resrank.client import ResRankClient
+    from resrank.core.tracing import export_traces
 
+    export_traces("resrank-search")
     with ResRankClient(triton_url, retrieval=retrieval_url, timeout_s=timeout_s) as client:
         result = client.search(
             query,

@@ -8,15 +8,17 @@ from typing import Annotated
 import typer
 
 from resrank.core.terminal import Terminal
+from resrank.core.tracing import ENDPOINT_VARIABLE
 from resrank.stack.cli.options import (
     HostOption,
     IndexOption,
     MetricsPortOption,
+    RetrievalMetricsPortOption,
     RetrievalPortOption,
     RetrievalSocketOption,
     TritonPortOption,
 )
-from resrank.stack.ports import METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT
+from resrank.stack.ports import METRICS_PORT, RETRIEVAL_METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -35,6 +37,7 @@ def serve(
     triton_port: TritonPortOption = TRITON_PORT,
     metrics_port: MetricsPortOption = METRICS_PORT,
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
+    retrieval_metrics_port: RetrievalMetricsPortOption = RETRIEVAL_METRICS_PORT,
     retrieval_socket: RetrievalSocketOption = None,
     tls_certificate: Annotated[
         Path | None,
@@ -67,6 +70,14 @@ def serve(
         Path | None,
         typer.Option(envvar="RESRANK_LOG_DIR", help="Keep triton.log and retrieval.log in this folder too."),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar=ENDPOINT_VARIABLE,
+            help="Collector that takes traces over OTLP/HTTP, http://HOST:4318; OpenTelemetry's other variables hold, "
+            "too. Without it nothing is traced.",
+        ),
+    ] = None,
     tune: Annotated[
         bool,
         typer.Option(
@@ -90,6 +101,7 @@ def serve(
     from resrank.stack.local_stack import LocalStack
     from resrank.stack.serve import log_printer, tuned_settings
     from resrank.stack.serve import serve as run
+    from resrank.stack.trace_export import TraceExport
 
     console = Terminal()
     settings = tuned_settings(repository, console, tune=tune)
@@ -100,11 +112,13 @@ def serve(
         triton_port=triton_port,
         metrics_port=metrics_port,
         retrieval_port=retrieval_port,
+        retrieval_metrics_port=retrieval_metrics_port,
         retrieval_socket=retrieval_socket,
         tls=server_tls(tls_certificate, tls_key, tls_client_ca),
         bearer_key_file=bearer_key_file,
         insecure=insecure,
         log_dir=log_dir,
+        trace_export=TraceExport.read(otlp_endpoint),
         on_line=log_printer(console),
         tuned=settings,
     )
