@@ -6,6 +6,7 @@ DEFAULT_CHECKPOINT := var/checkpoint
 CHECKPOINT := $(DEFAULT_CHECKPOINT)
 REPOSITORY := var/repository
 INDEX := var/index
+HTTP := 8080
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full unit integration e2e docs lint serve bench sbom clean
@@ -51,8 +52,8 @@ $(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json | $(READY)
 $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
 	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY) --force
 
-serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton and the retrieval sidecar until Ctrl-C
-	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) $(ARGS)
+serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton, the retrieval sidecar and the HTTP gateway until Ctrl-C
+	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) --http $(HTTP) $(ARGS)
 
 var/infinity/.ready: benchmarks/infinity-requirements.txt | $(READY)
 	@scripts/setup-infinity

@@ -120,7 +120,7 @@ def validate(config: type[Config], fields: dict[str, Any]) -> Config:
     try:
         return config.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as error:
-        raise _sentence(error, config) from None
+        raise sentence(error, config) from None
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -216,8 +216,13 @@ def _check_extent(value: Any, where: str) -> None:
                     raise InvalidInputError(where, f"{shown(part)} holds a NUL character or half of a surrogate pair")
 
 
-def _sentence(error: ValidationError, root: type[BaseModel]) -> InvalidInputError:
-    """The first mistake as one sentence, with how many more there are."""
+def sentence(error: ValidationError, root: type[BaseModel]) -> InvalidInputError:
+    """The first mistake as one sentence, with how many more there are.
+
+    Args:
+        error: What pydantic found.
+        root: The config's class.
+    """
     every = error.errors(include_url=False)
     # A list of which an element is wrong counts as too short, too.
     causes = [found for found in every if not any(_within(other["loc"], found["loc"]) for other in every)]

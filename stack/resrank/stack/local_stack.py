@@ -1,4 +1,4 @@
-"""Triton and the retrieval sidecar side by side on this machine."""
+"""Triton, the retrieval sidecar and, where it is wanted, the HTTP gateway side by side on this machine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from resrank.core.limits import MAX_SOCKET_PATH_BYTES
 from resrank.core.server_tls import ServerTls, is_loopback, require_protection
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.export.manifest import read_manifest
+from resrank.stack.gateway_process import GatewayProcess
 from resrank.stack.gpu import Machine
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess, describe_exit
@@ -41,11 +42,11 @@ _SILENCE_S = 60.0
 segmentation fault, alive for its parent and deaf to everybody else."""
 
 OnLine = Callable[[str, str], None]
-"""Called with the name of a process (``triton`` or ``retrieval``) and a line of its log."""
+"""Called with the name of a process (``triton``, ``retrieval`` or ``gateway``) and a line of its log."""
 
 
 class LocalStack:
-    """Starts both servers, says when they are ready, notices when one dies, and stops both.
+    """Starts the servers, says when they are ready, notices when one dies, and stops all.
 
     Nothing is ever restarted: what died, or was stopped from outside, is reported with its last words. A model's
     process counts as much as a server: requests to its model would wait for ever.
@@ -53,24 +54,28 @@ class LocalStack:
     Args:
         repository: Model repository as ``resrank export`` writes it.
         index: Index folder; an empty or missing one is made.
-        host: Address that both listen on.
+        host: Address that all listen on.
         triton_port: Triton's gRPC port; a free one when None.
         metrics_port: Triton's metrics port; a free one when None.
         retrieval_port: The sidecar's gRPC port; a free one when None.
         retrieval_metrics_port: The sidecar's metrics port; a free one when None.
         retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
-        tls: Certificates for both gRPC ports; None for plain text.
+        http: Whether there is a gateway.
+        http_port: The gateway's HTTP port; a free one when None.
+        http_keys: File of the gateway's API keys; None lets everybody in whom ``tls`` does.
+        tls: Certificates for all ports; None for plain text.
         bearer_key_file: File with the key that callers of the sidecar's port must send.
         insecure: Whether both may listen beyond loopback without TLS or to callers without a certificate. Metrics,
             which are never encrypted, stay on loopback else.
-        log_dir: Folder for ``triton.log`` and ``retrieval.log``; unnamed temporary files when None.
-        on_line: Called with each line of both logs.
+        log_dir: Folder for ``triton.log``, ``retrieval.log`` and ``gateway.log``; unnamed temporary files when None.
+        on_line: Called with each line of all logs.
         trace_export: Where spans go; None where nothing is traced.
         tuned: Settings of this machine to serve it with, instead of the repository's own.
 
     Attributes:
         triton: The Triton process.
         sidecar: The sidecar process.
+        gateway: The gateway process; None where there is none.
         encoder_sha256: The encoder of the repository, to which the index must belong.
         trace_export: Where spans go.
 
@@ -95,6 +100,9 @@ class LocalStack:
         retrieval_port: int | None = None,
         retrieval_metrics_port: int | None = None,
         retrieval_socket: Path | None = None,
+        http: bool = False,
+        http_port: int | None = None,
+        http_keys: Path | None = None,
         tls: ServerTls | None = None,
         bearer_key_file: Path | None = None,
         insecure: bool = False,
@@ -117,8 +125,8 @@ class LocalStack:
         told = {} if trace_export is None else trace_export.environment
         metrics_host = host if insecure or is_loopback(host) else "127.0.0.1"
         # All at once: no free port is one that another of them is told to take.
-        retrieval_port, triton_port, metrics_port, retrieval_metrics_port, control_port = choose_ports(
-            host, retrieval_port, triton_port, metrics_port, retrieval_metrics_port, None
+        retrieval_port, triton_port, metrics_port, retrieval_metrics_port, control_port, http_port = choose_ports(
+            host, retrieval_port, triton_port, metrics_port, retrieval_metrics_port, None, http_port
         )
         self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
         socket = retrieval_socket or self._own_socket
@@ -151,6 +159,19 @@ class LocalStack:
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),
             )
+            self.gateway: GatewayProcess | None = None
+            if http:
+                self.gateway = GatewayProcess(
+                    self.triton.grpc_address,
+                    self.sidecar.local_target,
+                    host=host,
+                    port=http_port,
+                    tls=tls,
+                    keys=http_keys,
+                    insecure=insecure,
+                    log_path=None if log_dir is None else log_dir / "gateway.log",
+                    on_line=None if on_line is None else lambda line: on_line("gateway", line),
+                )
         except BaseException:
             self._discard_derived()
             raise
@@ -170,11 +191,11 @@ class LocalStack:
         self.stop()
 
     @property
-    def _processes(self) -> tuple[ManagedProcess, ManagedProcess]:
-        return self.sidecar, self.triton
+    def _processes(self) -> tuple[ManagedProcess, ...]:
+        return (self.sidecar, self.triton) if self.gateway is None else (self.sidecar, self.triton, self.gateway)
 
     def start(self) -> None:
-        """Starts both processes without waiting for them.
+        """Starts the processes without waiting for them.
 
         Raises:
             StackError: One could not be started.
@@ -183,13 +204,13 @@ class LocalStack:
             process.start()
 
     def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
-        """Waits until both are ready.
+        """Waits until all are ready.
 
         Args:
             cancelled: Ends the wait early when set.
 
         Returns:
-            True when both are ready, False when cancelled.
+            True when all are ready, False when cancelled.
 
         Raises:
             StackError: One ended or was not ready in time, with the last lines of its log, or the index belongs to
@@ -235,7 +256,7 @@ class LocalStack:
     def stop(
         self, *, drain_s: float = DRAIN_S, grace_s: float = 30.0, hurry: threading.Event | None = None
     ) -> list[str]:
-        """Lets requests under way finish, then ends Triton, then the sidecar, which searches need; may be repeated.
+        """Ends the gateway, then Triton, then the sidecar, which searches need, each when it has answered; repeatable.
 
         Args:
             drain_s: Seconds that requests under way get.
@@ -246,16 +267,34 @@ class LocalStack:
             A sentence for each thing that did not go as it should: requests cut off, a process that crashed.
         """
         remarks = []
+        if self.gateway is not None:
+            self._drain(self.gateway, drain_s, hurry)
+            remarks += self._end(self.gateway, grace_s)
         if not self.triton.drain(drain_s, hurry):
             remarks.append("requests were still under way when Triton was told to end")
         for process in (self.triton, self.sidecar):
-            returncode = process.stop(grace_s)
-            if returncode not in (None, 0, -signal.SIGTERM):  # the last one: before it could be told to end otherwise
-                remarks.append(f"{process.name} {describe_exit(returncode)} while it was stopped")
+            remarks += self._end(process, grace_s)
         if self._own_socket is not None:  # a sidecar that was killed has left it
             shutil.rmtree(self._own_socket.parent, ignore_errors=True)
         self._discard_derived()
         return remarks
+
+    @staticmethod
+    def _drain(gateway: GatewayProcess, limit_s: float, hurry: threading.Event | None) -> None:
+        """Tells it to end, which it does when it has answered what it has."""
+        gateway.terminate()
+        deadline = time.monotonic() + limit_s
+        while gateway.started and gateway.returncode is None and time.monotonic() < deadline:
+            if hurry is not None and hurry.is_set():
+                return
+            time.sleep(0.05)
+
+    @staticmethod
+    def _end(process: ManagedProcess, grace_s: float) -> list[str]:
+        returncode = process.stop(grace_s)
+        if returncode in (None, 0, -signal.SIGTERM):  # the last one: before it could be told to end otherwise
+            return []
+        return [f"{process.name} {describe_exit(returncode)} while it was stopped"]
 
     def _discard_derived(self) -> None:
         if self._derived is not None:

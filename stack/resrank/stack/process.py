@@ -111,6 +111,11 @@ class ManagedProcess:
                 self._reap()
             return process.returncode
 
+    @property
+    def started(self) -> bool:
+        """Whether it was ever started."""
+        return self._process is not None
+
     def start(self) -> Self:
         """Starts the child.
 

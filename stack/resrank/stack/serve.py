@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from resrank.stack.tuning.choice import Choice, Setting
     from resrank.stack.tuning.settings import TunedSettings
 
-_STYLES = {"triton": "green", "retrieval": "cyan"}
+_STYLES = {"triton": "green", "retrieval": "cyan", "gateway": "magenta"}
 
 
 def log_printer(console: Console) -> OnLine:
@@ -129,6 +129,7 @@ def serve(stack: LocalStack, console: Console) -> None:
 
 def _print_endpoints(stack: LocalStack, console: Console) -> None:
     console.print("ready", style="bold green")
+    gateway = () if stack.gateway is None else (("Gateway and playground", stack.gateway.url),)
     for name, address in (
         ("Triton (gRPC)", stack.triton.grpc_address),
         ("Triton metrics", f"http://{stack.triton.metrics_address}/metrics"),
@@ -136,6 +137,7 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
         ("  and for Triton", f"unix:{stack.sidecar.socket}"),
         ("Sidecar metrics", f"http://{stack.sidecar.metrics_address}/metrics"),
         *(() if stack.trace_export is None else (("Traces go to", stack.trace_export.url),)),
+        *gateway,
     ):
         console.print(f"  {name:<26}{address}", highlight=False)
 

@@ -96,15 +96,15 @@ class SidecarProcess(ManagedProcess):
         return join_address(self.host, self.port)
 
     @property
-    def _own_target(self) -> str:
-        # Over the socket, which wants neither certificate nor key, where there is one.
+    def local_target(self) -> str:
+        """How processes here reach it: the socket, which wants neither certificate nor key, where there is one."""
         return self.address if self.socket is None else f"unix:{self.socket.absolute()}"
 
     def is_ready(self) -> bool:
         """Whether its health service says ``SERVING``."""
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        with grpc.insecure_channel(self._own_target, NO_PROXY) as channel:
+        with grpc.insecure_channel(self.local_target, NO_PROXY) as channel:
             try:
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
             except grpc.RpcError:  # not listening yet
@@ -117,7 +117,7 @@ class SidecarProcess(ManagedProcess):
         Raises:
             StackError: The sidecar does not answer.
         """
-        with grpc.insecure_channel(self._own_target, NO_PROXY) as channel:
+        with grpc.insecure_channel(self.local_target, NO_PROXY) as channel:
             try:
                 answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).Describe(
                     retrieval_pb2.DescribeRequest(), timeout=_DESCRIBE_S

@@ -47,6 +47,8 @@ _CODES: dict[type[ResRankError], ExitCode] = {
 _EXTRAS = {
     "accelerate": "training",
     "faiss": "retrieval",
+    "fastapi": "gateway",
+    "fastapi_offline": "gateway",
     "grpc_health": "retrieval",
     "grpc_reflection": "retrieval",
     "gevent": "loadtest",
@@ -66,6 +68,7 @@ _EXTRAS = {
     "psutil": "cli",
     "pymilvus": "benchmarks",
     "pydantic": "cli",
+    "pydantic_settings": "gateway",
     "safetensors": "export",
     "scipy": "evaluation",
     "sentence_transformers": "benchmarks",
@@ -73,6 +76,7 @@ _EXTRAS = {
     "tokenizers": "triton",
     "torch": "export",
     "transformers": "export",
+    "uvicorn": "gateway",
     "yaml": "cli",
 }
 """Import name to the extra of this distribution that brings it."""

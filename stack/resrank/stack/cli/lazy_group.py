@@ -15,6 +15,7 @@ SUB_COMMANDS = {
     "checkpoint": "resrank.stack.cli.checkpoint",
     "export": "resrank.stack.cli.export",
     "serve": "resrank.stack.cli.serve",
+    "gateway": "resrank.stack.cli.gateway",
     "index": "resrank.stack.cli.index",
     "search": "resrank.stack.cli.search",
     "traces": "resrank.stack.cli.traces",

@@ -39,9 +39,25 @@ def serve(
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
     retrieval_metrics_port: RetrievalMetricsPortOption = RETRIEVAL_METRICS_PORT,
     retrieval_socket: RetrievalSocketOption = None,
+    http: Annotated[
+        int | None,
+        typer.Option(
+            "--http",
+            envvar="RESRANK_HTTP_PORT",
+            min=1,
+            max=65535,
+            metavar="PORT",
+            help="Serve HTTP on this port, too: the gateway, and its playground at `/`.",
+            show_default="no HTTP",
+        ),
+    ] = None,
+    http_keys: Annotated[
+        Path | None,
+        typer.Option(envvar="RESRANK_HTTP_KEYS", help="File of the gateway's API keys (`resrank gateway key`)."),
+    ] = None,
     tls_certificate: Annotated[
         Path | None,
-        typer.Option(envvar="RESRANK_TLS_CERTIFICATE", help="Certificate of both gRPC ports, a PEM file."),
+        typer.Option(envvar="RESRANK_TLS_CERTIFICATE", help="Certificate of all ports, a PEM file."),
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="RESRANK_TLS_KEY", help="Its private key, a PEM file.")] = None,
     tls_client_ca: Annotated[
@@ -68,7 +84,9 @@ def serve(
     ] = False,
     log_dir: Annotated[
         Path | None,
-        typer.Option(envvar="RESRANK_LOG_DIR", help="Keep triton.log and retrieval.log in this folder too."),
+        typer.Option(
+            envvar="RESRANK_LOG_DIR", help="Keep triton.log, retrieval.log and gateway.log in this folder too."
+        ),
     ] = None,
     otlp_endpoint: Annotated[
         str | None,
@@ -85,7 +103,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Run Triton and the retrieval sidecar on this machine until Ctrl-C or SIGTERM.
+    """Run Triton, the retrieval sidecar and, with `--http`, the gateway on this machine until Ctrl-C or SIGTERM.
 
     A repository that this machine cannot serve is refused before anything starts; `resrank doctor REPOSITORY` says
     everything that is in the way.
@@ -93,7 +111,7 @@ def serve(
     What `--tune` finds is kept below `~/.cache/resrank/tuned` (`XDG_CACHE_HOME`) for this repository and this machine,
     and applied by every later `serve` of the two; the repository itself is never changed.
 
-    Both logs are followed here. Nothing is restarted: when a server or the process of a model dies or is stopped, all
+    All logs are followed here. Nothing is restarted: when a server or the process of a model dies or is stopped, all
     is ended, and the command fails with the last lines of its log. At a signal requests under way get 20 seconds to
     finish, at a second one none.
     """
@@ -114,6 +132,9 @@ def serve(
         retrieval_port=retrieval_port,
         retrieval_metrics_port=retrieval_metrics_port,
         retrieval_socket=retrieval_socket,
+        http=http is not None,
+        http_port=http,
+        http_keys=http_keys,
         tls=server_tls(tls_certificate, tls_key, tls_client_ca),
         bearer_key_file=bearer_key_file,
         insecure=insecure,

@@ -1,0 +1,88 @@
+"""Embedding for every schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from resrank.client import AsyncResRankClient
+from resrank.client.triton_calls import Float32
+from resrank.core.errors import InvalidInputError, Place
+from resrank.core.names import Priority
+from resrank.gateway.documents import Side, fit_query, sort_texts
+
+
+class InputType(StrEnum):
+    """What texts are to the encoder, which reads the two differently."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """What a request asks for, whatever its schema.
+
+    Attributes:
+        texts: At least one.
+        kind: Queries or documents.
+        field: What the schema calls the list, for errors.
+        truncate: Whether texts that are too long are cut.
+        side: Where.
+        priority: How urgent it is.
+    """
+
+    texts: tuple[str, ...]
+    kind: InputType
+    field: str
+    truncate: bool = True
+    side: Side = Side.RIGHT
+    priority: Priority = Priority.INTERACTIVE
+
+
+class Embedder:
+    """Embeds through the client library.
+
+    Args:
+        client: Speaks to Triton.
+        most: Texts in one request.
+    """
+
+    def __init__(self, client: AsyncResRankClient, most: int) -> None:
+        self._client = client
+        self._most = most
+
+    async def embed(self, task: EmbedTask, traceparent: str | None = None) -> Float32:
+        """FP32 [n, d] of n texts.
+
+        Args:
+            task: What is wanted.
+            traceparent: W3C trace context.
+
+        Raises:
+            InvalidInputError: A text breaks a rule, or there are too many.
+            ResRankError: What the client raises.
+        """
+        if len(task.texts) > self._most:
+            raise InvalidInputError(task.field, "too many in one request", limit=self._most, value=len(task.texts))
+        try:
+            if task.kind is InputType.QUERY:
+                return await self._client.embed_queries(
+                    self._queries(task), truncate=task.truncate, traceparent=traceparent
+                )
+            documents = sort_texts(task.texts, truncate=task.truncate, side=task.side, strict=True, field=task.field)
+            return await self._client.embed_passages(
+                documents.usable,
+                truncate=task.truncate,
+                bulk=task.priority is Priority.BULK,
+                traceparent=traceparent,
+            )
+        except InvalidInputError as error:
+            raise error.at(Place(task.field, error.place.index)) from None
+
+    def _queries(self, task: EmbedTask) -> Sequence[str]:
+        return [
+            fit_query(text, truncate=task.truncate, side=task.side, field=str(Place(task.field, (index,))))
+            for index, text in enumerate(task.texts)
+        ]

@@ -1,0 +1,40 @@
+"""``/v1/search``."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from resrank.gateway.bounded_json import BoundedJsonRoute
+from resrank.gateway.documents import fit_query
+from resrank.gateway.error_forms import Schema
+from resrank.gateway.gateway import gateway_of
+from resrank.gateway.request_facts import facts_of
+from resrank.gateway.routes.answers import json_response
+from resrank.gateway.schemas.search import Search, SearchAnswer, search_answer
+
+router = APIRouter(route_class=BoundedJsonRoute, tags=["search"])
+
+
+@router.post("/v1/search", response_model=SearchAnswer)
+async def search(request: Request, body: Search) -> Response:
+    """Find passages of the index and rerank them; every score part and the time of every stage."""
+    gateway = gateway_of(request)
+    facts = facts_of(request)
+    facts.schema = Schema.RESRANK.value
+    found = await gateway.client.search(
+        fit_query(body.query, truncate=body.truncate, side=body.truncation_side),
+        body.k,
+        candidates=body.candidates,
+        mode=body.mode,
+        fusion=body.fusion,
+        lexical_weight=body.lexical_weight,
+        rerank=body.rerank,
+        truncate=body.truncate,
+        route=gateway.settings.search_route,
+        on_failure=body.on_failure,
+        traceparent=facts.traceparent,
+    )
+    facts.counts["passages"] = len(found.passages)
+    if found.failure is not None:
+        facts.counts["not_reranked"] = found.failure.outcome.value
+    return json_response(search_answer(found, body, gateway.reranker.relevance, facts.id))

@@ -1,0 +1,146 @@
+"""This project's own: a search in one call, with every part of every score."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from resrank.client import SearchResult
+from resrank.core.fail_open import OnFailure
+from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
+from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
+from resrank.gateway.calibration import Relevance
+from resrank.gateway.documents import Side
+from resrank.gateway.schemas.common import Answer, CutSide, OwnBody, Score, Timings
+
+Count = Annotated[int, Field(ge=1, le=MAX_MESSAGE_RECORDS)]
+
+
+class Search(OwnBody):
+    """A request to search.
+
+    Attributes:
+        query: The query.
+        k: Passages to return, at most ``candidates``.
+        candidates: Passages to retrieve and rerank.
+        mode: How candidates are found: ``dense`` (embeddings), ``lexical`` (words) or ``hybrid`` (both, fused).
+        fusion: How ``hybrid`` joins both: ``weighted`` scores or ``rrf``, reciprocal ranks.
+        rerank: Whether the reranker orders them.
+        lexical_weight: w of BM25; the checkpoint's where it is missing.
+        min_score: Least relevance of what is returned; of a reranked search alone.
+        truncate: Whether a query that is too long is cut.
+        truncation_side: Where.
+        on_failure: What to do where the models are down, full or late; the gateway's setting where it is missing.
+    """
+
+    query: str
+    k: Count = DEFAULT_K
+    candidates: Count = DEFAULT_CANDIDATES
+    mode: SearchMode = SearchMode.HYBRID
+    fusion: Fusion = Fusion.WEIGHTED
+    rerank: bool = True
+    lexical_weight: Annotated[float, Field(ge=0, le=MAX_LEXICAL_WEIGHT)] | None = None
+    min_score: Score | None = None
+    truncate: bool = True
+    truncation_side: CutSide = Side.RIGHT
+    on_failure: OnFailure | None = None
+
+    @model_validator(mode="after")
+    def _at_most_the_candidates(self) -> Self:
+        if self.k > self.candidates:
+            raise ValueError(f"k: more results than candidates (limit {self.candidates}, got {self.k})")
+        return self
+
+
+class FoundPassage(Answer):
+    """One passage, with what its place came from.
+
+    Attributes:
+        rank: Its place, from 1.
+        id: In the index.
+        title: Of the passage.
+        text: Likewise.
+        relevance_score: 0 to 1, see ``calibration``; missing where it was not reranked.
+        score: What the order is by.
+        rerank_score: The reranker's alone.
+        dense_score: Cosine of query and passage.
+        lexical_score: BM25.
+        candidate_rank: Place in retrieval order, from 1.
+        candidate_score: The retriever's.
+    """
+
+    rank: int
+    id: str | None
+    title: str | None
+    text: str | None
+    relevance_score: float | None
+    score: float
+    rerank_score: float | None
+    dense_score: float | None
+    lexical_score: float | None
+    candidate_rank: int
+    candidate_score: float | None
+
+
+class SearchAnswer(Answer):
+    """What a search found.
+
+    Attributes:
+        id: Of the request.
+        mode: How the candidates were found.
+        reranked: Whether the reranker ordered them.
+        reason: Why not, where it was asked to: ``shed``, ``deadline``, ``unavailable`` or ``failed``.
+        calibration: How scores became relevance.
+        passages: Best first.
+        timings: Milliseconds of each stage, and ``total`` as the gateway saw it.
+    """
+
+    id: str
+    mode: str
+    reranked: bool
+    reason: str | None
+    calibration: str
+    passages: list[FoundPassage]
+    timings: Timings
+
+
+def search_answer(found: SearchResult, body: Search, relevance: Relevance, request_id: str) -> SearchAnswer:
+    """An answer in this schema.
+
+    Args:
+        found: What the client found.
+        body: What was asked for.
+        relevance: Turns scores into relevance.
+        request_id: Of the request.
+    """
+    scores = np.array([passage.score for passage in found.passages], np.float64)
+    values = relevance.of(scores).tolist() if found.reranked else [None] * len(scores)
+    passages = [
+        FoundPassage(
+            rank=passage.rank,
+            id=passage.id,
+            title=passage.title,
+            text=passage.text,
+            relevance_score=value,
+            score=passage.score,
+            rerank_score=passage.rerank_score,
+            dense_score=passage.dense_score,
+            lexical_score=passage.lexical_score,
+            candidate_rank=passage.candidate_rank,
+            candidate_score=passage.candidate_score,
+        )
+        for passage, value in zip(found.passages, values, strict=True)
+        if value is None or body.min_score is None or value >= body.min_score
+    ]
+    return SearchAnswer(
+        id=request_id,
+        mode=found.mode,
+        reranked=found.reranked,
+        reason=None if found.failure is None else found.failure.outcome.value,
+        calibration=relevance.name,
+        passages=passages,
+        timings=dict(found.timings),
+    )

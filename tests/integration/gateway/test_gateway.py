@@ -1,0 +1,224 @@
+"""What HTTP says is what the gRPC client says, in each schema's own words."""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from resrank.client import RerankResult
+from resrank.serving.load_metrics import PUBLISH_EVERY_S
+from support.tiny_checkpoint import SENTENCES
+
+from .conftest import PASSAGES, QUERY, Served
+
+TEXTS = [*SENTENCES, "The moon is far away."]
+
+
+@pytest.fixture(scope="module")
+def expected(served: Served) -> RerankResult:
+    return served.client.rerank(QUERY, passages=TEXTS)
+
+
+def post(served: Served, path: str, body: dict[str, Any], status: int = 200) -> Any:
+    answer = served.http.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def relevance(score: float) -> float:
+    return min(max((1 + score) / 2, 0.0), 1.0)
+
+
+@pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank"])
+def test_documents_are_coheres_and_jinas(served: Served, expected: RerankResult, path: str) -> None:
+    documents = [TEXTS[0], {"text": TEXTS[1]}, *TEXTS[2:]]
+    body = {"model": "resrank", "query": QUERY, "documents": documents, "top_n": 3}
+    found = post(served, path, body)
+    best = expected.passages[:3]
+    assert [result["index"] for result in found["results"]] == [passage.index for passage in best]
+    for result, passage in zip(found["results"], best, strict=True):
+        assert result["relevance_score"] == pytest.approx(relevance(passage.score), abs=1e-5)
+        assert result["score"] == pytest.approx(passage.score, abs=1e-5)
+        assert result.get("document") == (None if path == "/v2/rerank" else {"text": TEXTS[passage.index]})
+    assert found["model"] == "resrank"
+    assert found["meta"]["reranked"] is True
+    assert found["meta"]["calibration"] == "(1 + s) / 2"
+    assert found["meta"]["api_version"] == {"version": "2" if path == "/v2/rerank" else "1"}
+    shown = post(served, path, body | {"return_documents": path == "/v2/rerank"})["results"][0]
+    assert ("document" in shown) == (path == "/v2/rerank")
+
+
+def test_texts_are_teis(served: Served, expected: RerankResult) -> None:
+    found = post(served, "/rerank", {"query": QUERY, "texts": TEXTS, "return_text": True})
+    assert [rank["index"] for rank in found] == [passage.index for passage in expected.passages]
+    assert [rank["text"] for rank in found] == [TEXTS[passage.index] for passage in expected.passages]
+    scores = [rank["score"] for rank in found]
+    assert scores == pytest.approx([relevance(passage.score) for passage in expected.passages], abs=1e-5)
+    raw = post(served, "/v1/rerank", {"query": QUERY, "texts": TEXTS, "raw_scores": True})
+    assert 1 / (1 + np.exp(-np.array([rank["score"] for rank in raw]))) == pytest.approx(scores, abs=1e-5)
+    assert set(raw[0]) == {"index", "score"}
+
+
+def test_passages_are_nims(served: Served, expected: RerankResult) -> None:
+    body = {"query": {"text": QUERY}, "passages": [{"text": text} for text in TEXTS], "truncate": "END"}
+    found = post(served, "/v1/ranking", body)["rankings"]
+    assert [rank["index"] for rank in found] == [passage.index for passage in expected.passages]
+    logits = np.array([rank["logit"] for rank in found])
+    assert 1 / (1 + np.exp(-logits)) == pytest.approx([relevance(p.score) for p in expected.passages], abs=1e-5)
+
+
+def test_a_property_is_weaviates_whose_scores_stand_in_the_order_of_the_request(
+    served: Served, expected: RerankResult
+) -> None:
+    found = post(served, "/rerank", {"query": QUERY, "documents": TEXTS, "property": ""})
+    assert found["query"] == QUERY
+    assert [score["document"] for score in found["scores"]] == TEXTS
+    by_place = sorted(expected.passages, key=lambda passage: passage.index)
+    scores = [score["score"] for score in found["scores"]]
+    assert scores == pytest.approx([relevance(passage.score) for passage in by_place], abs=1e-5)
+
+
+def test_a_document_that_cannot_be_ranked_stands_last_and_fails_no_other(served: Served) -> None:
+    body = {"query": QUERY, "documents": ["", TEXTS[0], " \n", TEXTS[1]], "return_documents": True}
+    found = post(served, "/v2/rerank", body)
+    assert sorted(result["index"] for result in found["results"][:2]) == [1, 3]
+    assert [(r["index"], r["relevance_score"], r["document"]) for r in found["results"][2:]] == [
+        (0, 0.0, {"text": ""}),
+        (2, 0.0, {"text": " \n"}),
+    ]
+    assert found["meta"]["unusable"] == [{"index": index, "problem": "empty or only whitespace"} for index in (0, 2)]
+    assert found["meta"]["warnings"][0] == "documents[0]: empty or only whitespace; ranked last"
+    answer = served.http.post("/rerank", json={"query": QUERY, "texts": ["", TEXTS[0]]})
+    assert [rank["index"] for rank in answer.json()] == [1, 0]
+    assert answer.headers["x-resrank-unusable"] == "0"
+    refused = post(served, "/v2/rerank", body | {"strict": True}, 422)
+    assert refused["message"] == "documents[0]: empty or only whitespace"
+    nothing = post(served, "/v2/rerank", {"query": QUERY, "documents": ["", ""]})
+    assert [result["relevance_score"] for result in nothing["results"]] == [0.0, 0.0]
+
+
+def test_what_is_less_relevant_than_wanted_is_left_out(served: Served, expected: RerankResult) -> None:
+    bound = relevance(expected.passages[2].score) - 1e-4
+    found = post(served, "/v2/rerank", {"query": QUERY, "documents": TEXTS, "min_score": bound})
+    assert [result["index"] for result in found["results"]] == [p.index for p in expected.passages[:3]]
+
+
+def test_ids_are_ranked_as_a_search_ranks_them_and_no_passage_is_encoded(served: Served) -> None:
+    found = served.client.search(QUERY, 20, candidates=20)
+    ids = [passage.id or "" for passage in sorted(found.passages, key=lambda passage: passage.candidate_rank)]
+    time.sleep(2 * PUBLISH_EVERY_S)
+    before = served.rows("encoder")
+    answer = post(served, "/v1/rerank", {"query": QUERY, "document_ids": ["none", *ids]})
+    results = answer["results"]
+    assert [result.get("id") for result in results[:-1]] == [passage.id for passage in found.passages]
+    for result, passage in zip(results, found.passages, strict=False):
+        assert result["score"] == pytest.approx(passage.score, abs=1e-5)
+        assert result["document"] == {"text": passage.text}
+        assert ids[result["index"] - 1] == passage.id
+    assert results[-1]["index"] == 0
+    assert answer["meta"]["unusable"] == [{"index": 0, "problem": "not in the index"}]
+    assert list(answer["meta"]["timings"]) == ["retrieve", "rerank", "total"]
+    time.sleep(2 * PUBLISH_EVERY_S)
+    passes = 2  # of at most 16 candidates, each of which has the query encoded
+    assert served.rows("encoder") - before == passes
+    refused = post(served, "/v1/rerank", {"query": QUERY, "document_ids": [*ids, "none"], "strict": True}, 422)
+    assert refused["message"] == f"document_ids[{len(ids)}]: not in the index"
+    alone = post(served, "/v2/rerank", {"query": QUERY, "document_ids": ids, "lexical_weight": 0})
+    assert "document" not in alone["results"][0]
+
+
+def test_a_search_has_every_part_of_every_score(served: Served) -> None:
+    expected = served.client.search(QUERY, 7, candidates=30, lexical_weight=0.5, route="server")
+    found = post(served, "/v1/search", {"query": QUERY, "k": 7, "candidates": 30, "lexical_weight": 0.5})
+    assert (found["mode"], found["reranked"]) == ("hybrid", True)
+    assert list(found["timings"]) == ["embed_query", "retrieve", "rerank", "total"]
+    for passage, other in zip(found["passages"], expected.passages, strict=True):
+        parts = ("rank", "id", "title", "text", "candidate_rank")
+        assert [passage[name] for name in parts] == [getattr(other, name) for name in parts]
+        for name in ("score", "rerank_score", "dense_score", "lexical_score", "candidate_score"):
+            assert passage[name] == pytest.approx(getattr(other, name), abs=1e-5), name
+        assert passage["relevance_score"] == pytest.approx(relevance(other.score), abs=1e-5)
+    dense = post(served, "/v1/search", {"query": QUERY, "k": 3, "mode": "dense", "rerank": False})
+    assert dense["reranked"] is False
+    assert dense["passages"][0]["score"] == dense["passages"][0]["dense_score"]
+    assert "relevance_score" not in dense["passages"][0]
+
+
+def test_embeddings_are_the_clients(served: Served) -> None:
+    queries, passages = served.client.embed_queries(TEXTS), served.client.embed_passages(TEXTS)
+    found = post(served, "/v1/embeddings", {"input": TEXTS, "model": "resrank"})
+    assert np.array([vector["embedding"] for vector in found["data"]]) == pytest.approx(passages, abs=1e-5)
+    packed = post(served, "/v1/embeddings", {"input": TEXTS[0], "encoding_format": "base64", "input_type": "query"})
+    vector = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4")
+    assert vector == pytest.approx(queries[0], abs=1e-5)
+    units = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    tei = post(served, "/embed", {"inputs": TEXTS, "prompt_name": "query"})
+    assert np.array(tei) == pytest.approx(units, abs=1e-5)
+    plain = post(served, "/embed", {"inputs": TEXTS[1], "normalize": False})
+    assert np.array(plain) == pytest.approx(passages[1:2], abs=1e-5)
+
+
+def test_models_health_and_metrics(served: Served) -> None:
+    models = served.http.get("/v1/models").json()["data"]
+    assert [(model["id"], model["root"]) for model in models] == [("resrank", served.client.encoder_sha256())]
+    assert served.http.get("/v1/models/resrank").json() == models[0]
+    for path in ("/health", "/v1/health/live", "/v1/health/ready"):
+        assert served.http.get(path).json()["ready"] is True, path
+    assert "resrank_gateway_requests_total" in served.http.get("/metrics").text
+
+
+def test_the_pages_of_the_openapi_document_need_no_other_server(served: Served) -> None:
+    for path in ("/docs", "/redoc"):
+        page = served.http.get(path).text
+        links = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+        assert links
+        for link in links:
+            if not link.startswith("data:"):
+                assert link.startswith("/"), f"{path} asks {link}"
+                assert served.http.get(link).status_code == 200, link
+
+
+def test_nothing_but_429_comes_of_64_connections(served: Served) -> None:
+    body = {"query": QUERY, "document_ids": [passage.id for passage in PASSAGES[:16]]}
+
+    def ask(_: int) -> list[int]:
+        with httpx.Client(base_url=served.http.base_url, timeout=60.0, trust_env=False) as http:
+            return [http.post("/v1/rerank", json=body).status_code for _ in range(4)]
+
+    with ThreadPoolExecutor(64) as pool:
+        statuses = [status for each in pool.map(ask, range(64)) for status in each]
+    assert set(statuses) <= {200, 429}
+    assert 200 in statuses
+
+
+def test_whatever_the_openapi_document_allows_is_answered_and_never_by_500(served: Served, log: Path) -> None:
+    schema = schemathesis.openapi.from_dict(served.http.get("/openapi.json").json())
+    base = str(served.http.base_url).rstrip("/")
+    asked: Counter[str] = Counter()
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+        def answers(case: Any) -> None:
+            answer = case.call(base_url=base)
+            assert answer.status_code < 500, (case.path, answer.status_code, answer.text)
+            asked[case.path] += 1
+
+        answers()
+    assert {"/rerank", "/v1/rerank", "/v2/rerank", "/v1/ranking", "/v1/search", "/v1/embeddings", "/embed"} <= set(
+        asked
+    )
+    assert asked.total() > 100
+    assert " error=" not in log.read_text()
