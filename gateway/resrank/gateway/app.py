@@ -17,7 +17,6 @@ from resrank.core.errors import ResRankError
 from resrank.gateway import error_forms
 from resrank.gateway.access import Access
 from resrank.gateway.admission import Admission
-from resrank.gateway.calibration import HalfShifted
 from resrank.gateway.embedding import Embedder
 from resrank.gateway.failures import Failure, RefusedError, failure_of, of_validation
 from resrank.gateway.gateway import Gateway
@@ -56,7 +55,7 @@ def create_app(settings: GatewaySettings, open_client: OpenClient = open_client)
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with client:
             app.state.gateway = Gateway(
-                settings, client, Reranker(client, HalfShifted()), Embedder(client, settings.max_inputs), metrics
+                settings, client, Reranker(client), Embedder(client, settings.max_inputs), metrics
             )
             yield
 
@@ -65,6 +64,7 @@ def create_app(settings: GatewaySettings, open_client: OpenClient = open_client)
         description=_ABOUT,
         version=__version__,
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would tell of texts in errors
         middleware=[
             Middleware(RequestLog, metrics=metrics),
             Middleware(Access, keys=keys),

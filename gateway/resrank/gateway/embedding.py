@@ -53,12 +53,11 @@ class Embedder:
         self._client = client
         self._most = most
 
-    async def embed(self, task: EmbedTask, traceparent: str | None = None) -> Float32:
+    async def embed(self, task: EmbedTask) -> Float32:
         """FP32 [n, d] of n texts.
 
         Args:
             task: What is wanted.
-            traceparent: W3C trace context.
 
         Raises:
             InvalidInputError: A text breaks a rule, or there are too many.
@@ -68,15 +67,12 @@ class Embedder:
             raise InvalidInputError(task.field, "too many in one request", limit=self._most, value=len(task.texts))
         try:
             if task.kind is InputType.QUERY:
-                return await self._client.embed_queries(
-                    self._queries(task), truncate=task.truncate, traceparent=traceparent
-                )
+                return await self._client.embed_queries(self._queries(task), truncate=task.truncate)
             documents = sort_texts(task.texts, truncate=task.truncate, side=task.side, strict=True, field=task.field)
             return await self._client.embed_passages(
                 documents.usable,
                 truncate=task.truncate,
                 bulk=task.priority is Priority.BULK,
-                traceparent=traceparent,
             )
         except InvalidInputError as error:
             raise error.at(Place(task.field, error.place.index)) from None

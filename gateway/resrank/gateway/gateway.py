@@ -63,7 +63,7 @@ class Gateway:
             raise InvalidInputError(task.field, "too many in one request", limit=most, value=len(task.documents))
         facts = facts_of(request)
         facts.counts["documents"] = len(task.documents)
-        ranking = await self.reranker.rank(task, facts.traceparent)
+        ranking = await self.reranker.rank(task)
         facts.counts |= {"truncated": len(ranking.truncated), "unusable": len(ranking.unusable)}
         if ranking.reason is not None:
             facts.counts["not_reranked"] = ranking.reason

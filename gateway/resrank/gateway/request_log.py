@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from resrank.core.tracing import read_context, span
 from resrank.gateway import error_forms
 from resrank.gateway.failures import failure_of
 from resrank.gateway.metrics import GatewayMetrics
@@ -53,13 +55,17 @@ class RequestLog:
                 sent += len(message.get("body", b""))
             await send(message)
 
-        with self._metrics.under_way.track_inprogress():
+        context = None if facts.traceparent is None else read_context(facts.traceparent)
+        with (
+            self._metrics.under_way.track_inprogress(),
+            span("HTTP", context=context, kind=SpanKind.SERVER, attributes={"resrank.request_id": facts.id}) as traced,
+        ):
             try:
                 await self._app(scope, receive, observed)
             except Exception as error:
                 # What the error says may hold a caller's text: told are its class and where it was raised.
-                told = (facts.id, type(error).__name__, _origin(error))
-                logger.error("request failed id=%s error=%s at=%s", *told)  # noqa: TRY400
+                told = {"id": facts.id, "error": type(error).__name__, "at": _origin(error)}
+                logger.error("request failed", extra=told)  # noqa: TRY400
                 if not status:
                     failure = failure_of(error)
                     facts.kind = failure.kind
@@ -67,6 +73,7 @@ class RequestLog:
                     await response(scope, receive, observed)
             finally:
                 self._end(scope, facts, status, sent, time.perf_counter() - started)
+                _name(traced, scope, facts, status)
 
     def _end(self, scope: Scope, facts: RequestFacts, status: int, sent: int, took_s: float) -> None:
         route = _route(scope)
@@ -81,13 +88,13 @@ class RequestLog:
             "method": scope["method"],
             "route": route,
             "status": status,
-            "ms": f"{1e3 * took_s:.1f}",
+            "ms": round(1e3 * took_s, 1),
             "bytes": sent,
             **facts.counts,
         }
         if facts.kind is not None:
             told["failure"] = facts.kind
-        logger.info("request %s", " ".join(f"{name}={value}" for name, value in told.items()))
+        logger.info("request", extra=told)
 
     def _count(self, route: str, counts: Mapping[str, Any]) -> None:
         for name, counter in (
@@ -99,6 +106,18 @@ class RequestLog:
                 counter.labels(route).inc(counts[name])
         if "not_reranked" in counts:
             self._metrics.not_reranked.labels(route, counts["not_reranked"]).inc()
+
+
+def _name(traced: Span, scope: Scope, facts: RequestFacts, status: int) -> None:
+    """Names a span when it is known what for: of few values, as span names have to be."""
+    traced.update_name(f"{scope['method']} {_route(scope)}")
+    traced.set_attributes(
+        {"http.request.method": scope["method"], "http.route": _route(scope), "http.response.status_code": status}
+    )
+    if facts.kind is not None:
+        traced.set_attribute("error.type", facts.kind)
+    if status >= 500:
+        traced.set_status(StatusCode.ERROR)
 
 
 def _route(scope: Scope) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from resrank.client import AsyncResRankClient, RankedPassage, RerankResult
+from resrank.core.calibration import Calibration
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Priority, Tensor
-from resrank.gateway.calibration import Relevance
 from resrank.gateway.documents import Documents, Side, fit_query, sort_ids, sort_texts
+from resrank.gateway.relevance import relevance_of
 
 _MOST_REFUSALS = 8
 """Documents that the models may refuse, each after another call, before the request fails."""
@@ -78,6 +79,7 @@ class Ranking:
         reranked: Whether the reranker ordered them.
         reason: Why not; None where it did.
         truncated: Places of documents that were read only in part.
+        calibration: How scores became relevance.
         unusable: Place to what is wrong, of documents that could not be ranked; they stand last, with relevance 0.
         timings: Milliseconds of each stage.
     """
@@ -85,6 +87,7 @@ class Ranking:
     documents: tuple[RankedDocument, ...]
     reranked: bool
     reason: str | None
+    calibration: str
     truncated: tuple[int, ...]
     unusable: Mapping[int, str]
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -95,19 +98,16 @@ class Reranker:
 
     Args:
         client: Speaks to Triton and the sidecar.
-        relevance: Turns scores into relevance.
     """
 
-    def __init__(self, client: AsyncResRankClient, relevance: Relevance) -> None:
+    def __init__(self, client: AsyncResRankClient) -> None:
         self._client = client
-        self.relevance = relevance
 
-    async def rank(self, task: RerankTask, traceparent: str | None = None) -> Ranking:
+    async def rank(self, task: RerankTask) -> Ranking:
         """Ranks the documents of a request.
 
         Args:
             task: What is wanted.
-            traceparent: W3C trace context.
 
         Raises:
             InvalidInputError: The query breaks a rule, or with ``strict`` a document does.
@@ -122,14 +122,15 @@ class Reranker:
             )
         while documents.usable:
             try:
-                result = await self._ask(replace(task, query=query), documents, traceparent)
+                result = await self._ask(replace(task, query=query), documents)
             except InvalidInputError as error:
                 documents = _without(error, documents, task)
             else:
-                return self._ranking(task, documents, result)
-        return self._ranking(task, documents, RerankResult((), {}))
+                calibration = await self._client.calibration() if result.reranked else None
+                return _ranking(task, documents, result, calibration)
+        return _ranking(task, documents, RerankResult((), {}), None)
 
-    async def _ask(self, task: RerankTask, documents: Documents, traceparent: str | None) -> RerankResult:
+    async def _ask(self, task: RerankTask, documents: Documents) -> RerankResult:
         if task.stored:
             result = await self._client.rerank_stored(
                 task.query,
@@ -138,7 +139,6 @@ class Reranker:
                 include_texts=task.include_texts,
                 truncate=task.truncate,
                 on_failure=task.on_failure,
-                traceparent=traceparent,
             )
             if result.missing_ids and task.strict:
                 place = documents.places[documents.usable.index(result.missing_ids[0])]
@@ -149,40 +149,42 @@ class Reranker:
             passages=documents.usable,
             truncate=task.truncate,
             on_failure=task.on_failure,
-            traceparent=traceparent,
         )
 
-    def _ranking(self, task: RerankTask, documents: Documents, result: RerankResult) -> Ranking:
-        unusable = dict(documents.unusable)
-        missing = set(result.missing_ids)
-        unusable |= {
-            place: "not in the index"
-            for place, id_ in zip(documents.places, documents.usable, strict=True)
-            if id_ in missing
-        }
-        if result.reranked:
-            relevance = self.relevance.of(np.array([passage.score for passage in result.passages], np.float64)).tolist()
-        else:  # the order is all there is
-            count = len(result.passages)
-            relevance = [(count - rank) / (count + 1) for rank in range(count)]
-        ranked = [
-            RankedDocument(documents.places[passage.index], value, _text(task, documents, passage), passage)
-            for passage, value in zip(result.passages, relevance, strict=True)
-        ]
-        ranked += [
-            RankedDocument(place, 0.0, None if task.stored else task.documents[place], None)
-            for place in sorted(unusable)
-        ]
-        if task.min_score is not None and result.reranked:
-            ranked = [document for document in ranked if document.relevance >= task.min_score]
-        return Ranking(
-            tuple(ranked[: task.top_n]),
-            result.reranked,
-            None if result.failure is None else result.failure.outcome.value,
-            tuple(sorted(documents.cut)),
-            unusable,
-            result.timings,
-        )
+
+def _ranking(task: RerankTask, documents: Documents, result: RerankResult, calibration: Calibration | None) -> Ranking:
+    unusable = dict(documents.unusable)
+    missing = set(result.missing_ids)
+    unusable |= {
+        place: "not in the index"
+        for place, id_ in zip(documents.places, documents.usable, strict=True)
+        if id_ in missing
+    }
+    words = any(passage.lexical_score is not None for passage in result.passages)
+    chosen = relevance_of(calibration, task.lexical_weight, words=words)
+    if result.reranked:
+        relevance = chosen.of(np.array([passage.score for passage in result.passages], np.float64)).tolist()
+    else:  # the order is all there is
+        count = len(result.passages)
+        relevance = [(count - rank) / (count + 1) for rank in range(count)]
+    ranked = [
+        RankedDocument(documents.places[passage.index], value, _text(task, documents, passage), passage)
+        for passage, value in zip(result.passages, relevance, strict=True)
+    ]
+    ranked += [
+        RankedDocument(place, 0.0, None if task.stored else task.documents[place], None) for place in sorted(unusable)
+    ]
+    if task.min_score is not None and result.reranked:
+        ranked = [document for document in ranked if document.relevance >= task.min_score]
+    return Ranking(
+        tuple(ranked[: task.top_n]),
+        result.reranked,
+        None if result.failure is None else result.failure.outcome.value,
+        chosen.name,
+        tuple(sorted(documents.cut)),
+        unusable,
+        result.timings,
+    )
 
 
 def _text(task: RerankTask, documents: Documents, passage: RankedPassage) -> str | None:

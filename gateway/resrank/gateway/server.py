@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +16,8 @@ from fastapi import FastAPI
 
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import ResRankError
+from resrank.core.logs import log_to_stderr
+from resrank.core.tracing import export_traces
 from resrank.gateway.app import create_app
 from resrank.gateway.settings import GatewaySettings
 
@@ -57,14 +57,14 @@ class GatewayServer(uvicorn.Server):
         if self.started and sockets:
             self.address = join_address(self._settings.host, sockets[0].getsockname()[1])
             scheme = "http" if self._settings.tls is None else "https"
-            logger.info(
-                "serving address=%s tls=%s keys=%s triton=%s retrieval=%s",
-                self.address,
-                scheme == "https",
-                self._settings.keys is not None,
-                self._settings.triton,
-                self._settings.retrieval,
-            )
+            told = {
+                "address": self.address,
+                "tls": scheme == "https",
+                "keys": self._settings.keys is not None,
+                "triton": self._settings.triton,
+                "retrieval": self._settings.retrieval,
+            }
+            logger.info("serving", extra=told)
             print(f"resrank.gateway listening on {scheme}://{self.address}", flush=True)
 
     def stop(self) -> None:
@@ -85,7 +85,9 @@ def serve(settings: GatewaySettings) -> None:
         InvalidInputError: A file or an address of the settings is wrong.
         ResRankError: The port is taken, or nothing can listen on the host.
     """
-    _log_to_stderr(settings.log_level.value)
+    log_to_stderr(settings.log_level, settings.log_format)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # of requests and addresses the gateway tells itself
+    export_traces("resrank-gateway")
     server = GatewayServer(settings)
     listener = _listen(settings)
 
@@ -95,7 +97,7 @@ def serve(settings: GatewaySettings) -> None:
         await server.serve([listener])
 
     asyncio.run(run())
-    logger.info("stopped address=%s", server.address)
+    logger.info("stopped", extra={"address": server.address})
 
 
 def _listen(settings: GatewaySettings) -> socket.socket:
@@ -124,12 +126,3 @@ def _config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         ssl_ca_certs=None if tls is None or tls.client_ca is None else str(tls.client_ca),
         ssl_cert_reqs=ssl.CERT_REQUIRED if tls is not None and tls.client_ca is not None else ssl.CERT_NONE,
     )
-
-
-def _log_to_stderr(level: str) -> None:
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

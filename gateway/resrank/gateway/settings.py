@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, PositiveInt, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -20,9 +19,11 @@ from resrank.core.addresses import check_target
 from resrank.core.config_file import read_fields, sentence
 from resrank.core.fail_open import OnFailure
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_MESSAGE_RECORDS
+from resrank.core.logs import LogFormat, LogLevel
 from resrank.core.server_tls import ServerTls, require_protection, server_tls
 
 PREFIX = "RESRANK_GATEWAY_"
+LOG_FORMAT_VARIABLE = "RESRANK_LOG_FORMAT"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 """Names the file where no option does."""
 
@@ -30,15 +31,6 @@ DEFAULT_PORT = 8080
 DEFAULT_MODEL = "resrank"
 ANY_MODEL = "*"
 MIB = 1024 * 1024
-
-
-class LogLevel(StrEnum):
-    """Least severe line that is logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 def _names(given: Any) -> Any:
@@ -74,7 +66,8 @@ class GatewaySettings(BaseSettings):
         tls_client_ca: Authorities of callers' certificates; callers then need one (mutual TLS).
         insecure: Whether it may listen beyond loopback without TLS or to callers without a key or certificate.
         drain_s: Seconds that requests under way get at a stop.
-        log_level: Least severe line that is logged.
+        log_level: The least that is told.
+        log_format: Lines for people, or one JSON object a line; its variable is ``RESRANK_LOG_FORMAT``.
 
     Raises:
         ValidationError: A value is wrong, or two contradict each other.
@@ -106,6 +99,9 @@ class GatewaySettings(BaseSettings):
     insecure: bool = False
     drain_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 20.0
     log_level: LogLevel = LogLevel.INFO
+    log_format: Annotated[LogFormat, Field(validation_alias=AliasChoices("log_format", LOG_FORMAT_VARIABLE))] = (
+        LogFormat.TEXT
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

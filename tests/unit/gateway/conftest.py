@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from resrank.client import AsyncResRankClient, HealthReport, RankedPassage, RerankResult, SearchResult
+from resrank.core.calibration import Calibration
+from resrank.core.tracing import write_traceparent
 from resrank.gateway.app import create_app
 from resrank.gateway.settings import GatewaySettings, read_settings
 
@@ -24,14 +26,14 @@ class DecidedClient(AsyncResRankClient):
 
     error: Exception | None = None
     delay_s = 0.0
-    refused: int | None = None
+    fitted: Calibration | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     async def _decide(self, method: str, **given: Any) -> None:
-        self.calls.append((method, given))
+        self.calls.append((method, given | {"traceparent": write_traceparent()}))
         await asyncio.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
@@ -55,6 +57,9 @@ class DecidedClient(AsyncResRankClient):
     async def embed_passages(self, texts: Any, **given: Any) -> Any:
         await self._decide("embed_passages", texts=texts, **given)
         return np.ones((len(texts), 4), np.float32)
+
+    async def calibration(self, **given: Any) -> Calibration | None:
+        return self.fitted
 
     async def encoder_sha256(self, **given: Any) -> str:
         await self._decide("encoder_sha256", **given)

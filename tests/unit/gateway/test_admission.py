@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from resrank.core.errors import QueueFullError
+from resrank.core.logs import LogFormat, log_formatter
 from resrank.gateway.keys import add_key
 
 from .conftest import DecidedClient, Serve
@@ -88,7 +89,10 @@ async def test_the_log_tells_of_every_request_and_of_no_text_and_no_key(
         client.error = QueueFullError("full")
         await http.post("/v2/rerank", json=BODY, headers=headers | {"X-Request-ID": "two words\n"})
         await http.get("/v1/health/live")
-    lines = [record.getMessage() for record in caplog.records if record.name == "resrank.gateway"]
+    text = log_formatter(LogFormat.TEXT)
+    lines = [
+        text.format(record).partition(" resrank.gateway ")[2] for record in caplog.records if "gateway" in record.name
+    ]
     assert len(lines) == 4
     assert lines[0].startswith("request id=my-request.1 caller=search-team method=POST route=/v2/rerank status=200 ms=")
     assert " documents=1 truncated=0 unusable=0" in lines[0]
@@ -96,7 +100,7 @@ async def test_the_log_tells_of_every_request_and_of_no_text_and_no_key(
     assert "status=422" in lines[2]
     assert "status=429" in lines[3]
     assert lines[3].endswith("failure=queue_full")
-    told = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("resrank"))
+    told = "\n".join(map(text.format, (record for record in caplog.records if record.name.startswith("resrank"))))
     assert "secret" not in told
     assert key not in told
     assert "two words" not in told

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
-from resrank.gateway.calibration import HalfShifted, logit
 from resrank.gateway.documents import Side, cut_bytes, fit_query, sort_ids, sort_texts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -69,15 +67,3 @@ def test_a_query_is_cut_at_the_side_that_is_wanted_or_refused() -> None:
     for query, truncate in ((long, False), ("  ", True), (" " * 9000 + "x", True)):
         with pytest.raises(InvalidInputError, match=r"^query: "):
             fit_query(query, truncate=truncate, side=Side.RIGHT)
-
-
-@given(st.lists(st.floats(-3, 3), min_size=2))
-def test_relevance_is_within_bounds_and_keeps_the_order(scores: list[float]) -> None:
-    values = HalfShifted().of(np.array(sorted(scores)))
-    assert ((values >= 0) & (values <= 1)).all()
-    assert (np.diff(values) >= 0).all()
-
-
-@given(st.floats(0, 1))
-def test_the_sigmoid_of_a_logit_is_the_relevance(relevance: float) -> None:
-    assert 1 / (1 + np.exp(-logit(relevance))) == pytest.approx(relevance, abs=2e-6)

@@ -22,7 +22,7 @@ async def embeddings(request: Request, body: OpenAIEmbedding) -> Response:
     gateway = gateway_of(request)
     _note(request, Schema.OPENAI, body.task())
     model = gateway.model(body.model)
-    vectors = await gateway.embedder.embed(body.task(), facts_of(request).traceparent)
+    vectors = await gateway.embedder.embed(body.task())
     return json_response(openai_vectors(vectors, body, model))
 
 
@@ -30,7 +30,7 @@ async def embeddings(request: Request, body: OpenAIEmbedding) -> Response:
 async def embed(request: Request, body: TeiEmbed) -> Response:
     """Embed texts: TEI's schema."""
     _note(request, Schema.TEI, body.task())
-    vectors = await gateway_of(request).embedder.embed(body.task(), facts_of(request).traceparent)
+    vectors = await gateway_of(request).embedder.embed(body.task())
     return json_response(tei_vectors(vectors, body))
 
 

@@ -106,7 +106,6 @@ async def _cohere(
         request_id=facts_of(request).id,
         model=model,
         version=version,
-        calibration=gateway.reranker.relevance.name,
     )
     return json_response(answer, _headers(found))
 

@@ -32,9 +32,9 @@ async def search(request: Request, body: Search) -> Response:
         truncate=body.truncate,
         route=gateway.settings.search_route,
         on_failure=body.on_failure,
-        traceparent=facts.traceparent,
     )
     facts.counts["passages"] = len(found.passages)
     if found.failure is not None:
         facts.counts["not_reranked"] = found.failure.outcome.value
-    return json_response(search_answer(found, body, gateway.reranker.relevance, facts.id))
+    calibration = await gateway.client.calibration() if found.reranked else None
+    return json_response(search_answer(found, body, calibration, facts.id))

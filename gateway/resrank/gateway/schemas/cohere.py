@@ -161,9 +161,7 @@ class CohereAnswer(Answer):
     meta: CohereMeta
 
 
-def cohere_answer(
-    ranking: Ranking, task: RerankTask, *, request_id: str, model: str, version: str, calibration: str
-) -> CohereAnswer:
+def cohere_answer(ranking: Ranking, task: RerankTask, *, request_id: str, model: str, version: str) -> CohereAnswer:
     """An answer in this schema.
 
     Args:
@@ -172,7 +170,6 @@ def cohere_answer(
         request_id: Of the request.
         model: Its name.
         version: Of Cohere's API.
-        calibration: How scores became relevance.
     """
     unusable = [UnusableDocument(index=index, problem=problem) for index, problem in sorted(ranking.unusable.items())]
     return CohereAnswer(
@@ -184,7 +181,7 @@ def cohere_answer(
             warnings=_warnings(ranking, task) or None,
             reranked=ranking.reranked,
             reason=ranking.reason,
-            calibration=calibration,
+            calibration=ranking.calibration,
             truncated=ranking.truncated,
             unusable=tuple(unusable),
             timings=dict(ranking.timings),

@@ -8,12 +8,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from resrank.client import SearchResult
+from resrank.core.calibration import Calibration
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
-from resrank.gateway.calibration import Relevance
 from resrank.gateway.documents import Side
+from resrank.gateway.relevance import relevance_of
 from resrank.gateway.schemas.common import Answer, CutSide, OwnBody, Score, Timings
 
 Count = Annotated[int, Field(ge=1, le=MAX_MESSAGE_RECORDS)]
@@ -107,15 +108,17 @@ class SearchAnswer(Answer):
     timings: Timings
 
 
-def search_answer(found: SearchResult, body: Search, relevance: Relevance, request_id: str) -> SearchAnswer:
+def search_answer(found: SearchResult, body: Search, calibration: Calibration | None, request_id: str) -> SearchAnswer:
     """An answer in this schema.
 
     Args:
         found: What the client found.
         body: What was asked for.
-        relevance: Turns scores into relevance.
+        calibration: What was fitted for the checkpoint.
         request_id: Of the request.
     """
+    words = any(passage.lexical_score is not None for passage in found.passages)
+    relevance = relevance_of(calibration, body.lexical_weight, words=words)
     scores = np.array([passage.score for passage in found.passages], np.float64)
     values = relevance.of(scores).tolist() if found.reranked else [None] * len(scores)
     passages = [

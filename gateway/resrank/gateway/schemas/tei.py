@@ -8,9 +8,9 @@ from pydantic import Field
 
 from resrank.client.triton_calls import Float32
 from resrank.core.scoring import normalize
-from resrank.gateway.calibration import logit
 from resrank.gateway.documents import Side
 from resrank.gateway.embedding import EmbedTask, InputType
+from resrank.gateway.relevance import logit
 from resrank.gateway.reranking import Ranking, RerankTask
 from resrank.gateway.schemas.common import Answer, CutSide, ForeignBody, InputKind, RerankOptions
 
