@@ -111,7 +111,6 @@ def encode(folder: Path, spec: dict[str, Any], texts: tuple[str, ...] | list[str
 
 def decode(folder: Path, spec: dict[str, Any], x: Tensor, e_q: Tensor) -> tuple[Tensor, Tensor]:
     """The passages' last hidden states, FP32 [N, h], and the last position's, FP32 [h]."""
-    assert not spec.get("query_slot"), "not written out here"
     model, prompt = load(folder), spec["prompt"]
     if prompt is None:
         states = model(inputs_embeds=x[None], use_cache=False)[0][0]

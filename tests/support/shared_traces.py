@@ -37,7 +37,7 @@ OUTSIDE = {
         *("source", "sha256", "max_passage_tokens", "max_query_tokens"),
         *("passage_instruction", "query_instruction", "append_eos"),
     },
-    "reranker": {"source", "sha256", "max_query_tokens", "max_passages", "prompt", "eos_token", "query_slot"},
+    "reranker": {"source", "sha256", "max_query_tokens", "max_passages", "prompt", "eos_token"},
     "fusion": {"projectors_sha256", "residual_gate", "query_residual", "state_norm", "lexical_weight"},
 }
 """Fields of a checkpoint that neither graph knows: what is done before and after it."""

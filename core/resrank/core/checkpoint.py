@@ -170,9 +170,6 @@ class RerankerSpec(StrictModel):
         max_passages: N, candidates in one forward pass.
         prompt: The text around query and passages; None for a reranker that reads the slots alone.
         eos_token: The token at whose position the query's state is read; None without a prompt.
-        query_slot: Whether the query's vector, projected and scaled like a passage's, stands at that position in place
-            of the token's embedding. The state is then the query's vector with context, as a passage's is, and need
-            not be learned from the words alone. Takes ``fusion.query_residual``, with which serving knows the vector.
         slots: What stands at the passages' positions.
     """
 
@@ -183,21 +180,18 @@ class RerankerSpec(StrictModel):
     max_passages: int = Field(ge=1, le=4096)
     prompt: PromptSpec | None
     eos_token: Annotated[str, Field(min_length=1)] | None
-    # Left out where it is off: a checkpoint from before the field keeps its digest, and can be read by what wrote it.
-    query_slot: bool = Field(default=False, exclude_if=lambda value: not value)
+    # Left out where it says nothing: a checkpoint from before the field keeps its digest.
     slots: SlotSpec = Field(default=VECTOR_SLOTS, exclude_if=lambda value: value == VECTOR_SLOTS)
 
     @model_validator(mode="after")
     def _prompt_and_eos_together(self) -> Self:
         if (self.prompt is None) != (self.eos_token is None):
             raise ValueError("prompt and eos_token are given together, or are null together")
-        if self.query_slot and (self.prompt is None or self.slots.content is not SlotContent.VECTOR):
-            raise ValueError("query_slot needs a prompt, at whose end it stands, and slots that hold vectors")
         return self
 
 
 class FusionSpec(StrictModel):
-    """How e_i enters the reranker and how its hidden state joins e_i again (DESIGN: x_i, z_i, z_q).
+    """How e_i enters the reranker and how its hidden state joins e_i again (x_i, z_i, z_q of ``docs/architecture.md``).
 
     Attributes:
         projector: ``identity`` needs d = h.
@@ -220,7 +214,7 @@ class FusionSpec(StrictModel):
     state_norm: Norm = Norm.L2
     residual_gate: float = Field(ge=-1e3, le=1e3)
     query_residual: bool
-    # As for ``query_slot``: left out where they say nothing.
+    # As for ``slots``: left out where they say nothing.
     cosine_map: CosineMap | None = Field(default=None, exclude_if=lambda value: value is None)
     score_residual: float = Field(default=0.0, ge=0, le=1e3, exclude_if=lambda value: value == 0.0)
     lexical_weight: float = Field(
@@ -295,8 +289,6 @@ def refuse_contradictions(encoder: EncoderSpec, reranker: RerankerSpec, fusion: 
         ValueError: They contradict each other.
     """
     d, h = encoder.embedding_dim, reranker.hidden_size
-    if reranker.query_slot and not fusion.query_residual:
-        raise ValueError("reranker.query_slot needs fusion.query_residual: without it no query vector comes along")
     if reranker.slots.content.has_relations:
         if not fusion.query_residual:
             raise ValueError("reranker.slots with relations need fusion.query_residual: they are told by e_q")

@@ -2,9 +2,8 @@
 
     [ before_query | query | before_passages | slot_1 .. slot_N | after_passages | EOS ]
 
-or, for a reranker without text, the slots alone. A slot holds a placeholder id; the engine puts x_i in its place. With
-``query_slot`` the position of EOS is one slot more, for the query's own vector x_q. Rows are contiguous and padded on
-the right, so that causal attention needs no mask: nothing valid ever sees padding.
+or, for a reranker without text, the slots alone. A slot holds a placeholder id; the engine puts x_i in its place. Rows
+are contiguous and padded on the right, so that causal attention needs no mask: nothing valid ever sees padding.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ class PromptBatch:
 
     Attributes:
         input_ids: INT64 [B, S], right-padded with the placeholder id.
-        passage_positions: INT64 [B, N'], ascending, with ``query_slot`` followed by EOS's; padding repeats a row's last
-            position, so that a padded candidate, which repeats the row's last vector, is written to the place where it
-            already stands.
+        passage_positions: INT64 [B, N'], ascending; padding repeats a row's last position, so that a padded candidate,
+            which repeats the row's last vector, is written to the place where it already stands.
         last_position: INT64 [B, 1], where EOS stands, or the last slot without text.
         candidate_count: INT64 [B, 1], N of each row.
     """
@@ -49,7 +47,6 @@ class PromptLayout:
         after_passages: Ids between the last slot and EOS.
         eos_id: The id whose position yields the query's state; None for slots alone, without query and text.
         placeholder_id: The id in slots and padding; its embedding is never read by anything valid.
-        query_slot: Whether the query's vector takes EOS's place, as one candidate more (:func:`append_query`).
     """
 
     before_query: tuple[int, ...]
@@ -57,7 +54,6 @@ class PromptLayout:
     after_passages: tuple[int, ...]
     eos_id: int | None
     placeholder_id: int
-    query_slot: bool = False
 
     @classmethod
     def of_slots_alone(cls) -> Self:
@@ -68,10 +64,6 @@ class PromptLayout:
     def reads_text(self) -> bool:
         """Whether anything but slots stands in the sequence, the query's text among it."""
         return self.eos_id is not None
-
-    def slots(self, candidates: int) -> int:
-        """Number of vectors that the engine reads for so many candidates: N' without padding."""
-        return candidates + self.query_slot
 
     def length(self, query_tokens: int, candidates: int) -> int:
         """Number of positions of a row; without text the query has none, however long it is."""
@@ -89,7 +81,7 @@ class PromptLayout:
             queries: Token ids of each query, unequal lengths allowed; of none without text.
             counts: Number of candidates of each query, at least 1.
             min_length: Least S, a bucket's length for instance.
-            min_candidates: Least N', likewise; with ``query_slot`` the query's counts.
+            min_candidates: Least N', likewise.
 
         Returns:
             The arrays of :class:`PromptBatch`, S and N' being the longest row's or the least that are asked for.
@@ -97,7 +89,7 @@ class PromptLayout:
         rows = len(queries)
         longest = max(self.length(len(query), count) for query, count in zip(queries, counts, strict=True))
         ids = np.full((rows, max(longest, min_length)), self.placeholder_id, dtype=np.int64)
-        positions = np.empty((rows, max(self.slots(max(counts)), min_candidates)), dtype=np.int64)
+        positions = np.empty((rows, max(*counts, min_candidates)), dtype=np.int64)
         last = np.empty((rows, 1), dtype=np.int64)
         for row, (query, count) in enumerate(zip(queries, counts, strict=True)):
             head = [*self.before_query, *query, *self.before_passages]
@@ -107,25 +99,12 @@ class PromptLayout:
             ids[row, after : after + len(tail)] = tail
             last[row, 0] = after + len(tail) - 1
             positions[row, :count] = np.arange(first_slot, after)
-            positions[row, count:] = last[row, 0] if self.query_slot else after - 1
+            positions[row, count:] = after - 1
         return PromptBatch(ids, positions, last, np.asarray(counts, dtype=np.int64)[:, None])
 
     @property
     def _eos(self) -> tuple[int, ...]:
         return () if self.eos_id is None else (self.eos_id,)
-
-
-def append_query(candidates: NDArray[np.float16], queries: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Puts each query's vector behind its candidates, for a layout with ``query_slot``.
-
-    Args:
-        candidates: FP16 [B, N, d], e_i, without padding.
-        queries: FP32 [B, d], e_q; rounded as the candidates are.
-
-    Returns:
-        FP16 [B, N + 1, d].
-    """
-    return np.concatenate([candidates, queries[:, None].astype(np.float16)], axis=1)
 
 
 def pad_candidates(candidates: NDArray[_Number], width: int) -> NDArray[_Number]:

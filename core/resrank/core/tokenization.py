@@ -217,7 +217,6 @@ class PromptTokenizer:
             after_passages=ids(prompt.after_passages),
             eos_id=eos_id,
             placeholder_id=eos_id,
-            query_slot=spec.query_slot,
         )
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, Norm
-from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.prompt import pad_candidates
 from resrank.core.relations import CanonicalOrder, canonical_order, padded_relations, relations, without_neighbors
 from resrank.core.scoring import score
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
@@ -155,8 +155,6 @@ class TorchScorer:
         fusion = self.spec.fusion
         query_embeddings = np.stack([self._query(block) for block in blocks]) if fusion.query_residual else None
         vectors = [block.embeddings[None] for block in blocks]
-        if self.spec.reranker.query_slot and query_embeddings is not None:
-            vectors = [append_query(row, query[None]) for row, query in zip(vectors, query_embeddings, strict=True)]
         width = prompt.passage_positions.shape[1]
         candidates = np.concatenate([pad_candidates(row, width) for row in vectors])
         found = self._model.outputs(

@@ -92,14 +92,13 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
     fewest = 1
     possible: set[tuple[int, int]] = set()
     for width in gpu.buckets.candidates:
-        most = width - layout.slots(0)
-        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, most)
+        shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, width)
         shorter = 0
         for length in gpu.buckets.sequence:
             if length >= shortest and shorter < longest:
                 possible.add((length, width))
             shorter = length
-        fewest = most + 1
+        fewest = width + 1
     for length, width in sorted(possible):
         shapes = {
             Tensor.INPUT_IDS: (length,),

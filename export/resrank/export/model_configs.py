@@ -175,8 +175,7 @@ def _max_passages(spec: CheckpointSpec, configs: Configs) -> int:
     if Parameter.CANDIDATE_BUCKETS not in parameters:
         return spec.reranker.max_passages
     text = parameters[Parameter.CANDIDATE_BUCKETS].string_value
-    slots = parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1]
-    return min(spec.reranker.max_passages, slots - spec.reranker.query_slot)
+    return min(spec.reranker.max_passages, parse_buckets(text, field=Parameter.CANDIDATE_BUCKETS)[-1])
 
 
 def _validate_ensemble(config: ModelConfig, configs: Mapping[Model, ModelConfig]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from resrank.core.checkpoint import Norm
 from resrank.core.names import Model, Tensor
-from resrank.core.prompt import PromptLayout, append_query, pad_candidates
+from resrank.core.prompt import PromptLayout, pad_candidates
 from resrank.core.relations import canonical_order, padded_relations, relations
 from resrank.core.scoring import Float32, normalize, score
 from resrank.core.tokenization import pad_tokens
@@ -225,8 +225,6 @@ class ParityGate:
         )
         lists, relational = self._in_order([embeddings[:count] for count in counts], query_embeddings)
         rows = [one[None] for one in lists]
-        if self._layout.query_slot:
-            rows = [append_query(row, query[None]) for row, query in zip(rows, query_embeddings, strict=True)]
         batch = self._layout.batch(queries, counts)
         width = batch.passage_positions.shape[1]
         drawn: dict[str, NDArray[Any]] = {

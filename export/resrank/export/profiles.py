@@ -202,7 +202,7 @@ def default_profiles(spec: CheckpointSpec, layout: PromptLayout) -> Profiles:
     usual_query = min(_QUERY_TOKENS, spec.reranker.max_query_tokens)
     usual_sequence = min(sequence, layout.length(usual_query, first_pass))
     sequences = Range(min(_SHORTEST_SEQUENCE, sequence), usual_sequence, sequence)
-    counts = Range(layout.slots(1), layout.slots(first_pass), layout.slots(candidates))
+    counts = Range(1, first_pass, candidates)
     return Profiles(
         encoder=(
             EncoderProfile(Range(1, 1, 8), Range(shortest_tokens, min(_QUERY_TOKENS, queries), queries)),
@@ -236,7 +236,7 @@ def validate_profiles(profiles: Profiles, spec: CheckpointSpec, layout: PromptLa
         Model.RERANKER: {
             "batch": MAX_BATCH_SIZE,
             "sequence": layout.length(reranker.max_query_tokens, reranker.max_passages),
-            "candidates": layout.slots(reranker.max_passages),
+            "candidates": reranker.max_passages,
         },
     }
     of_model: dict[Model, tuple[EncoderProfile | RerankerProfile, ...]] = {
@@ -263,11 +263,6 @@ def validate_profiles(profiles: Profiles, spec: CheckpointSpec, layout: PromptLa
             f"reranker: no profile takes even one query token and one candidate, which are {shortest} positions with "
             f"this prompt; end a sequence at {shortest} or more"
         )
-    if not any(profile.candidates.max >= layout.slots(1) for profile in profiles.reranker):
-        raise ExportError(
-            f"reranker: no profile takes even one candidate, which is {layout.slots(1)} with the query's vector in a "
-            f"slot of its own; end candidates at {layout.slots(1)} or more"
-        )
 
 
 def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayout) -> Buckets:
@@ -293,7 +288,7 @@ def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayo
         passage_tokens=token_buckets(spec.encoder.max_passage_tokens),
         query_tokens=token_buckets(spec.encoder.max_query_tokens),
         sequence=_within(sequences, longest_sequence, lambda last: bucket_series(layout.length(1, 1), last, step=16)),
-        candidates=_within(counts, layout.slots(reranker.max_passages), lambda last: _depths(last, layout)),
+        candidates=_within(counts, reranker.max_passages, _depths),
     )
 
 
@@ -304,9 +299,9 @@ def _within(ranges: tuple[Range, ...], longest: int, series: Callable[[int], tup
     return tuple(length for length in series(last) if any(sizes.min <= length <= sizes.max for sizes in ranges))
 
 
-def _depths(last: int, layout: PromptLayout) -> tuple[int, ...]:
-    """Slots for 10, 20, 50, 100, 200, ... candidates, up to and with ``last``."""
-    depths = (layout.slots(10**power * step) for power in range(1, 5) for step in _CANDIDATE_STEPS)
+def _depths(last: int) -> tuple[int, ...]:
+    """10, 20, 50, 100, 200, ... candidates, up to and with ``last``."""
+    depths = (10**power * step for power in range(1, 5) for step in _CANDIDATE_STEPS)
     return (*(depth for depth in depths if depth < last), last)
 
 

@@ -42,8 +42,7 @@ def reranker_outputs(spec: CheckpointSpec) -> tuple[Tensor, ...]:
 
 def encodes_first(spec: CheckpointSpec) -> bool:
     """Whether the query's vector is read before the reranker's pass, or the pass has no state to wait for."""
-    read_before = spec.reranker.query_slot or spec.reranker.slots.content.has_relations
-    return read_before or not spec.fusion.has_vector_residual
+    return spec.reranker.slots.content.has_relations or not spec.fusion.has_vector_residual
 
 
 def rerank_steps(spec: CheckpointSpec) -> tuple[ChainStep, ...]:

@@ -1,4 +1,4 @@
-"""The torch model of DESIGN section 2: the reference for every engine, and what training trains.
+"""The torch model of docs/architecture.md: the reference for every engine, and what training trains.
 
 Imported by name only; the rest of ``resrank`` never pulls torch.
 """
@@ -180,7 +180,7 @@ class ResRankModel(nn.Module):
         """Loads a checkpoint folder in fp32 and evaluation mode.
 
         Args:
-            folder: A checkpoint as DESIGN section 4 lays it out.
+            folder: A checkpoint as docs/architecture.md lays it out.
             verify_hashes: Whether the weights' digests are computed again.
 
         Raises:

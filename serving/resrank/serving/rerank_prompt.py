@@ -12,7 +12,7 @@ from resrank.core.buckets import bucket_length
 from resrank.core.checkpoint import read_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Parameter, Tensor
-from resrank.core.prompt import append_query, pad_candidates
+from resrank.core.prompt import pad_candidates
 from resrank.core.relations import canonical_order, relations
 from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.serving.bucket_parameters import read_buckets
@@ -23,9 +23,8 @@ from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 class PromptingStep:
     """QUERY BYTES [B, 1] and CANDIDATES FP16 [B, N, d] to the inputs of ``reranker``, after checking both.
 
-    The candidates' count goes to scoring. Where the prompt needs the query's vector, QUERY_EMBEDDING FP32 [B, d] comes
-    in: with ``query_slot`` it stands behind the candidates; their count leaves it out, so that its state is never
-    scored. With relations it decides the order in which candidates go on, and which place's score belongs to whom.
+    The candidates' count goes to scoring. With relations QUERY_EMBEDDING FP32 [B, d] comes in: it decides the order in
+    which candidates go on, and which place's score belongs to whom.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
@@ -50,7 +49,7 @@ class PromptingStep:
         self._candidate_buckets = read_buckets(parameters, Parameter.CANDIDATE_BUCKETS)
         self._max_passages = spec.reranker.max_passages
         if self._candidate_buckets:
-            self._max_passages = min(self._max_passages, self._candidate_buckets[-1] - self._tokenizer.layout.slots(0))
+            self._max_passages = min(self._max_passages, self._candidate_buckets[-1])
 
     @property
     def most_candidates(self) -> int:
@@ -71,8 +70,6 @@ class PromptingStep:
         relational: Arrays = {}
         if self._neighbors is not None:
             candidates, relational = self._relate(request.inputs[Tensor.QUERY_EMBEDDING], candidates)
-        if self._tokenizer.layout.query_slot:
-            candidates = append_query(candidates, request.inputs[Tensor.QUERY_EMBEDDING])
         length = candidate_width = 1
         if self._sequence_buckets:
             queries = self._fit(queries, count, truncate=request.truncate)

@@ -45,7 +45,7 @@ class ResidualScoringStep:
                 raise InvalidInputError(
                     name, f"shape {inputs[name].shape} is not that of CANDIDATES, {candidates.shape}"
                 )
-        # The rows of one request have equally many candidates; what stands behind them is the query's slot or padding.
+        # The rows of one request have equally many candidates; what stands behind them is padding.
         count = int(inputs[Tensor.CANDIDATE_COUNT].max())
         if not 1 <= count <= candidates.shape[1]:
             raise InvalidInputError(Tensor.CANDIDATE_COUNT, "not in range", limit=candidates.shape[1], value=count)

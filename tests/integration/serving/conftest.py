@@ -31,14 +31,12 @@ from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank.stack.triton_process import TritonProcess
 from support.tiny_checkpoint import make_tiny_checkpoint
 
-# The kinds of ensemble, the query with and without a slot of its own, both forms of projector, both engines, both kinds
-# of encoder; g is 1 everywhere.
+# The kinds of ensemble, both forms of projector, both engines, both kinds of encoder; g is 1 everywhere.
 CHECKPOINTS: dict[str, tuple[dict[str, Any], EngineKind]] = {
     "query_residual-linear-openvino": (
         {"query_residual": True, "embedding_dim": 32, "hidden_size": 48},
         EngineKind.OPENVINO,
     ),
-    "query_slot-linear-onnxruntime": ({"query_residual": True, "query_slot": True}, EngineKind.ONNXRUNTIME),
     "plain-identity-onnxruntime": (
         {"embedding_dim": 48, "hidden_size": 48, "encoder_family": "llama", "pooling": "last", "append_eos": True},
         EngineKind.ONNXRUNTIME,
@@ -78,16 +76,13 @@ class Reference:
         eos = self.reranker_tokenizer.convert_tokens_to_ids(self.spec.reranker.eos_token)
         row = [*before, *[0] * len(candidates), *self.ids(prompt.after_passages), eos]
         slots = [*range(len(before), len(before) + len(candidates))]
-        passages = read = torch.from_numpy(candidates)[None]
+        passages = torch.from_numpy(candidates)[None]
         e_q = torch.from_numpy(self.encode(query))[None] if self.spec.fusion.query_residual else None
-        if self.spec.reranker.query_slot:
-            slots.append(len(row) - 1)
-            read = torch.cat([passages, e_q[None].half()], dim=1)
         with torch.no_grad():
             states, last = self.model.states(
-                torch.tensor([row]), torch.tensor([slots]), torch.tensor([[len(row) - 1]]), read
+                torch.tensor([row]), torch.tensor([slots]), torch.tensor([[len(row) - 1]]), passages
             )
-            return self.model.score(states[:, : len(candidates)], last, passages, e_q)[0].numpy()
+            return self.model.score(states, last, passages, e_q)[0].numpy()
 
 
 @dataclass(frozen=True)

@@ -92,23 +92,6 @@ def test_a_gate_of_zero_needs_the_query_residual(checkpoint: Path) -> None:
         read_spec(checkpoint)
 
 
-def test_a_query_slot_needs_the_query_residual(checkpoint: Path) -> None:
-    edit(checkpoint, lambda f: f["reranker"].update(query_slot=True) or f["fusion"].update(query_residual=False))
-
-    with pytest.raises(CheckpointError, match=r"query_slot needs fusion\.query_residual"):
-        read_spec(checkpoint)
-
-
-def test_a_query_slot_that_is_off_leaves_file_and_digest_as_they_were(checkpoint: Path) -> None:
-    before = read_spec(checkpoint)
-    assert "query_slot" not in before.model_dump_json()
-    edit(checkpoint, lambda f: f["reranker"].update(query_slot=False))
-    assert read_spec(checkpoint).digest() == before.digest()
-    edit(checkpoint, lambda f: f["reranker"].update(query_slot=True) or f["fusion"].update(query_residual=True))
-    assert read_spec(checkpoint).reranker.query_slot
-    assert '"query_slot":true' in read_spec(checkpoint).model_dump_json()
-
-
 def test_a_missing_or_garbled_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no such file; a checkpoint folder holds resrank.json"):
         read_spec(tmp_path)
@@ -279,7 +262,6 @@ def test_what_a_reranker_of_relations_says_is_read(checkpoint: Path) -> None:
         (lambda f: f["fusion"].update(residual_gate=1), "reranker.prompt is null, so there is no query state"),
         (lambda f: f["fusion"].update(score_residual=0), "reranker.prompt is null, so there is no query state"),
         (lambda f: f["reranker"].update(eos_token="</s>"), "prompt and eos_token are given together"),
-        (lambda f: f["reranker"].update(query_slot=True), "query_slot needs a prompt"),
         (lambda f: f["fusion"].update(lexical_weight=11), "fusion.lexical_weight: Input should be less than or equal"),
         (
             lambda f: f["fusion"].update(score_residual=-1),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.prompt import PromptLayout, append_query, pad_candidates
+from resrank.core.prompt import PromptLayout, pad_candidates
 
 LAYOUT = PromptLayout(before_query=(10, 11), before_passages=(20,), after_passages=(30,), eos_id=2, placeholder_id=0)
 
@@ -24,19 +22,6 @@ def test_two_unequal_rows_written_out() -> None:
     assert batch.candidate_count.tolist() == [[1], [3]]
 
 
-def test_with_a_query_slot_the_querys_vector_stands_at_eos() -> None:
-    layout = dataclasses.replace(LAYOUT, query_slot=True)
-    batch = layout.batch([[5, 6, 7], [8]], [1, 3])
-    plain = LAYOUT.batch([[5, 6, 7], [8]], [1, 3])
-    assert batch.input_ids.tolist() == plain.input_ids.tolist()
-    assert batch.passage_positions.tolist() == [[6, 8, 8, 8], [4, 5, 6, 8]]
-    assert batch.last_position.tolist() == [[8], [8]]
-    assert batch.candidate_count.tolist() == [[1], [3]]
-    assert (layout.slots(3), LAYOUT.slots(3)) == (4, 3)
-    assert layout.batch([[5]], [2], min_candidates=3).passage_positions.shape == (1, 3)
-    assert layout.batch([[5]], [2], min_candidates=4).passage_positions.tolist() == [[4, 5, 7, 7]]
-
-
 def test_slots_alone_have_neither_text_nor_query() -> None:
     layout = PromptLayout.of_slots_alone()
     batch = layout.batch([[], []], [1, 3])
@@ -44,15 +29,6 @@ def test_slots_alone_have_neither_text_nor_query() -> None:
     assert batch.passage_positions.tolist() == [[0, 0, 0], [0, 1, 2]]
     assert batch.last_position.tolist() == [[0], [2]]
     assert layout.length(100, 3) == 3
-
-
-def test_append_query_rounds_the_query_as_the_candidates_are() -> None:
-    candidates = np.arange(12, dtype=np.float16).reshape(2, 3, 2)
-    queries = np.array([[1 / 3, 7], [8, 9]], np.float32)
-    found = append_query(candidates, queries)
-    assert found.dtype == np.float16
-    assert found[:, :3].tolist() == candidates.tolist()
-    assert found[:, 3].tolist() == [[float(np.float16(1 / 3)), 7], [8, 9]]
 
 
 token_lists = st.lists(st.integers(100, 900), min_size=1, max_size=12)

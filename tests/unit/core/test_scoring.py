@@ -22,7 +22,7 @@ def by_loops(
     gate: float,
     unit_states: bool,
 ) -> list[float]:
-    """The formula of DESIGN section 2 in Python floats, one scalar at a time."""
+    """The formula of docs/architecture.md in Python floats, one scalar at a time."""
 
     def unit(vector: list[float]) -> list[float]:
         length = math.sqrt(sum(x * x for x in vector))

@@ -19,11 +19,7 @@ from support.tiny_checkpoint import SENTENCES, make_tiny_checkpoint
 from support.triton_requests import unit_vectors
 
 
-@pytest.fixture(
-    scope="module",
-    params=[{"query_residual": True}, {}, {"query_residual": True, "query_slot": True}],
-    ids=["query_residual", "plain", "query_slot"],
-)
+@pytest.fixture(scope="module", params=[{"query_residual": True}, {}], ids=["query_residual", "plain"])
 def scorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchScorer:
     folder = tmp_path_factory.mktemp("scorer") / "checkpoint"
     make_tiny_checkpoint(folder, residual_gate=0.7, max_passages=6, **request.param)
@@ -63,11 +59,10 @@ def reference(scorer: TorchScorer, one: CandidateVectors) -> np.ndarray:
     tokens = scorer._queries.encode([one.query.encode()])
     with torch.no_grad():
         query = model.encode(torch.from_numpy(tokens.input_ids), torch.from_numpy(tokens.attention_mask))
-        read = torch.cat([candidates, query[None].half()], dim=1) if model.spec.reranker.query_slot else candidates
         states, last = model.states(
-            *map(torch.from_numpy, (prompt.input_ids, prompt.passage_positions, prompt.last_position)), read
+            *map(torch.from_numpy, (prompt.input_ids, prompt.passage_positions, prompt.last_position)), candidates
         )
-        return model.score(states[:, : len(one.embeddings)], last, candidates, query)[0].numpy()
+        return model.score(states, last, candidates, query)[0].numpy()
 
 
 @pytest.mark.parametrize("positions", [40, 150, 4096])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +12,6 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, 
 
 from resrank.core.buckets import bucket_length
 from resrank.core.checkpoint import CheckpointSpec
-from resrank.core.errors import ExportError
 from resrank.core.names import Model, Tensor
 from resrank.core.prompt import PromptLayout
 from resrank.export.export_options import ExportOptions
@@ -152,33 +150,6 @@ def test_clients_are_told_how_many_candidates_the_plan_takes(make: Make) -> None
     for model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH):
         assert configs[model].parameters["max_passages"].string_value == "40"
     assert configs[Model.RERANK_PROMPT].parameters["candidate_buckets"].string_value == "10,20,40"
-
-
-def test_a_querys_slot_comes_on_top_of_the_candidates(spec: CheckpointSpec) -> None:
-    slotted = spec.model_copy(update={"reranker": spec.reranker.model_copy(update={"query_slot": True})})
-    layout = dataclasses.replace(LAYOUT, query_slot=True)
-    for wishes, most, buckets in (
-        ({}, 120, "11,21,51,101,121"),
-        ({"reranker_profiles": (RerankerProfile.parse("1:4:8x16:64:320x1:20:40"),)}, 39, "11,21,40"),
-    ):
-        gpu = gpu_serving(ExportOptions(runtime=Runtime.TENSORRT, **wishes), slotted, layout)
-        configs = complete_configs(slotted, {}, partial(configure_gpu, gpu=gpu, spec=slotted, layout=layout))
-        assert configs[Model.RERANK].parameters["max_passages"].string_value == str(most)
-        assert configs[Model.RERANK_PROMPT].parameters["candidate_buckets"].string_value == buckets
-        met = {
-            (
-                bucket_length(layout.length(tokens, count), gpu.buckets.sequence),
-                bucket_length(count + 1, gpu.buckets.candidates),
-            )
-            for tokens in range(1, slotted.reranker.max_query_tokens + 1)
-            for count in range(1, most + 1)
-            if layout.length(tokens, count) <= gpu.buckets.sequence[-1]
-        }
-        shapes = reranker_shapes(gpu, slotted, layout)
-        assert [(shape[Tensor.INPUT_IDS][0], shape[Tensor.PASSAGE_POSITIONS][0]) for shape in shapes] == sorted(met)
-    one = ExportOptions(runtime=Runtime.TENSORRT, reranker_profiles=(RerankerProfile.parse("1:1:1x16:64:320x1:1:1"),))
-    with pytest.raises(ExportError, match="takes even one candidate, which is 2 with the query's vector"):
-        gpu_serving(one, slotted, layout)
 
 
 def test_captured_graphs_are_shapes_of_the_profiles(make: Make, spec: CheckpointSpec) -> None:

@@ -63,13 +63,11 @@ def make_relational(folder: Path, name: str, **overrides: Any) -> None:
     make_tiny_checkpoint(folder, query_residual=True, slots=slots, cosine_map=cosine_map, **fields)
 
 
-@pytest.fixture(scope="module", params=["bert-linear", "bert-query-slot", "llama-identity", *RELATIONAL])
+@pytest.fixture(scope="module", params=["bert-linear", "llama-identity", *RELATIONAL])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("export") / request.param
     if request.param == "bert-linear":
         make_tiny_checkpoint(folder, query_residual=True, residual_gate=0.0)  # the gate must look behind a g of 0
-    elif request.param == "bert-query-slot":
-        make_tiny_checkpoint(folder, query_residual=True, query_slot=True)
     elif request.param in RELATIONAL:
         make_relational(folder, request.param)
     else:

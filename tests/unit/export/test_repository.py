@@ -139,15 +139,6 @@ def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryP
     assert list(waits.dims) == [32]
 
 
-def test_the_query_is_encoded_first_where_the_prompt_holds_its_vector(tmp_path: Path) -> None:
-    write_repository(make_plan(tmp_path, query_slot=True), tmp_path / "out")
-    steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
-    assert steps == [*ENCODING, *PASS, "residual_scoring"]
-    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "rerank_prompt", "residual_scoring", "search"}
-    assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring", "search"}
-    assert dims(read(tmp_path / "out", "rerank_prompt"))["QUERY_EMBEDDING"] == [32]
-
-
 def test_without_query_residual_no_query_is_encoded(tmp_path: Path) -> None:
     write_repository(make_plan(tmp_path, query_residual=False), tmp_path / "out")
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]

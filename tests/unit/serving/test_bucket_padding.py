@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from resrank.core.checkpoint import read_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Tensor
 from resrank.export.parity import TOLERANCES
@@ -25,17 +24,16 @@ PROMPT_BUCKETS = {"sequence_buckets": "48,64,96", "candidate_buckets": "4,8"}
 TOLERANCE = TOLERANCES[Precision.FP32].score
 
 
-@pytest.fixture(scope="module", params=["bert-mean", "llama-last", "bert-mean-slot"])
+@pytest.fixture(scope="module", params=["bert-mean", "llama-last"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("buckets") / request.param
-    family, pooling, *slot = request.param.split("-")
+    family, pooling = request.param.split("-")
     make_tiny_checkpoint(
         folder,
         encoder_family=family,
         pooling=pooling,
         append_eos=pooling == "last",
         query_residual=True,
-        query_slot=bool(slot),
     )
     for part in ("encoder", "reranker"):  # as the version folder of a step has it
         version = folder / f"{part}_step"
@@ -54,11 +52,6 @@ def run(step: Step, inputs: Arrays, *, truncate: bool = False) -> Arrays:
 
 def column(texts: Sequence[str]) -> np.ndarray:
     return np.array([[text.encode()] for text in texts], dtype=np.object_)
-
-
-def query_slots(checkpoint: Path) -> int:
-    """How many of the slots are not the candidates'."""
-    return int(read_spec(checkpoint).reranker.query_slot)
 
 
 def candidates(rows: int, count: int) -> np.ndarray:
@@ -85,17 +78,16 @@ def test_padded_tokens_have_the_same_embeddings(checkpoint: Path, for_queries: b
     np.testing.assert_allclose(*embeddings, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("slots", "width"), [(2, 4), (4, 4), (5, 8), (8, 8)])
-def test_padded_prompts_have_the_same_scores(checkpoint: Path, slots: int, width: int) -> None:
+@pytest.mark.parametrize(("count", "width"), [(2, 4), (4, 4), (5, 8), (8, 8)])
+def test_padded_prompts_have_the_same_scores(checkpoint: Path, count: int, width: int) -> None:
     folder = checkpoint / "reranker_step"
-    count = slots - query_slots(checkpoint)
     inputs = {
         Tensor.QUERY: column(["river", "which river flows through the capital"]),
         Tensor.CANDIDATES: candidates(2, count),
         Tensor.QUERY_EMBEDDING: np.random.default_rng(0).standard_normal((2, 32), dtype=np.float32),
     }
     alone, padded = run(PromptingStep(folder), inputs), run(PromptingStep(folder, PROMPT_BUCKETS), inputs)
-    assert alone[Tensor.CANDIDATES].shape[1] == slots
+    assert alone[Tensor.CANDIDATES].shape[1] == count
     assert alone[Tensor.INPUT_IDS].shape[1] not in (48, 64, 96)
     assert padded[Tensor.INPUT_IDS].shape[1] in (48, 64, 96)
     assert padded[Tensor.PASSAGE_POSITIONS].shape == (2, width)
@@ -134,8 +126,7 @@ def test_the_longest_bucket_bounds_a_text(checkpoint: Path) -> None:
 def test_the_longest_buckets_bound_a_request(checkpoint: Path) -> None:
     step = PromptingStep(checkpoint / "reranker_step", PROMPT_BUCKETS)
     query, vector = column(["x"]), np.ones((1, 32), np.float32)
-    most = 8 - query_slots(checkpoint)
-    refused = rf"CANDIDATES: too many candidates in one pass \(limit {most}, got 9\)"
+    refused = r"CANDIDATES: too many candidates in one pass \(limit 8, got 9\)"
     with pytest.raises(InvalidInputError, match=refused):
         run(step, {Tensor.QUERY: query, Tensor.CANDIDATES: candidates(1, 9), Tensor.QUERY_EMBEDDING: vector})
 

@@ -84,18 +84,23 @@ def without_the_query(_: nn.Module, inputs: tuple[object, ...]) -> tuple[object,
 
 
 @pytest.mark.parametrize(
-    ("fusion", "reached"),
+    ("gate", "through_the_residual", "reached"),
     [
-        ({"residual": False}, True),  # x_i alone
-        ({"gate": {"start": 0.0}}, True),  # e_i alone
-        ({"gate": {"start": 0.0}, "residual": False}, False),  # neither
+        (0.5, False, True),  # x_i alone
+        (0.0, True, True),  # e_i alone
+        (0.0, False, False),  # neither
     ],
 )
 def test_the_ranking_loss_reaches_the_encoder_through_the_slots_and_through_the_residual(
-    folder: Path, fusion: dict[str, object], reached: bool
+    folder: Path, gate: float, through_the_residual: bool, reached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, tokenizers = tiny_trainable(folder, {**FULL, "fusion": fusion})
+    model, tokenizers = tiny_trainable(folder, {**FULL, "fusion": {"gate": {"start": gate}}})
     model.register_forward_pre_hook(without_the_query)
+    if not through_the_residual:
+        score = model.model.score
+        monkeypatch.setattr(
+            model.model, "score", lambda states, last, vectors, *rest: score(states, last, vectors.detach(), *rest)
+        )
     Joint(JointConfig.model_validate(NO_CONTRASTIVE), model, tokenizers).step(LISTS, backward)
     assert bool(gradients_of(model)[FIRST_LAYER].any()) is reached
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 
@@ -66,8 +65,6 @@ FORMS = {
     "lora": {},
     "full": FULL,
     "frozen": FROZEN,
-    "input-scale": {"fusion": {"input_scale": 50.0}},
-    "query-slot": {"fusion": {"query_slot": True}},
 }
 
 
@@ -77,7 +74,6 @@ FORMS = {
         pytest.param(pair, config, id=f"{pair}-{form}")
         for pair in ("folder", "same_family")
         for form, config in FORMS.items()
-        if (pair, form) != ("same_family", "query-slot")  # which has no query residual
     ],
 )
 def test_merged_model_and_trainers_forward_agree(
@@ -109,11 +105,11 @@ def test_merged_model_and_trainers_forward_agree(
             )
             states, query_state = merged.states(
                 *(torch.from_numpy(a) for a in (prompt.input_ids, prompt.passage_positions, prompt.last_position)),
-                torch.cat([stored, e_q[None].half()])[None] if merged.spec.reranker.query_slot else stored[None],
+                stored[None],
             )
             fusion = merged.spec.fusion
             served = score(
-                states[:, : len(candidates)].numpy(),
+                states.numpy(),
                 query_state.numpy(),
                 stored[None].numpy(),
                 e_q[None].numpy() if fusion.query_residual else None,
@@ -121,39 +117,6 @@ def test_merged_model_and_trainers_forward_agree(
                 normalize_states=fusion.state_norm is Norm.L2,
             )
             np.testing.assert_allclose(trained[: len(candidates)].numpy(), served[0], atol=1e-5)
-
-
-def test_an_input_scale_of_the_config_is_the_trained_checkpoints(folder: Path, tmp_path: Path) -> None:
-    shutil.copytree(folder, tmp_path / "scaled")
-    spec = json.loads((folder / "resrank.json").read_text())
-    spec["fusion"]["input_scale"] = 50.0
-    (tmp_path / "scaled" / "resrank.json").write_text(json.dumps(spec))
-    found = []
-    for start, config in ((folder, {**FROZEN, "fusion": {"input_scale": 50.0}}), (tmp_path / "scaled", FROZEN)):
-        model, tokenizers = tiny_trainable(start, config)
-        assert model.trained_spec().fusion.input_scale == 50.0
-        found.append(scores_of(model.eval(), tokenizers, EmbeddingTable.build(model, tokenizers, LISTS)).detach())
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
-
-
-def test_gradients_reach_the_encoder_through_the_querys_slot(folder: Path) -> None:
-    model, tokenizers = tiny_trainable(folder, {**FROZEN, "fusion": {"query_slot": True}})
-    batch = ranking_batch(tokenizers.prompt, LISTS, model.device)
-    candidates, queries = EmbeddingTable.build(model, tokenizers, LISTS).gather(LISTS, model.device)
-    read = queries.clone().requires_grad_(True)
-    taken = torch.cat([candidates.float(), candidates[:, -1:].float()], dim=1)
-    slots = batch.slots == batch.last
-    assert slots.sum(dim=1).tolist() == [slots.shape[1] - len(one) for one in LISTS]
-    model("rank", batch.input_ids, batch.slots, batch.last, candidates, read).sum().backward()
-    # Apart from the residual: by the model's own forward, where the query enters only through its slot.
-    slot = queries.clone().requires_grad_(True)
-    vectors = torch.where(slots[:, :, None], (slot + (queries.half().float() - queries))[:, None], taken)
-    states, query_state = model.model.states(batch.input_ids, batch.slots, batch.last, vectors)
-    residual = queries.clone().requires_grad_(True)
-    model.model.score(states[:, :-1], query_state, candidates, residual).sum().backward()
-    assert slot.grad is not None
-    assert slot.grad.abs().sum() > 0
-    torch.testing.assert_close(read.grad, slot.grad + residual.grad, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("config", [{}, FROZEN], ids=["learned", "fixed"])
@@ -169,23 +132,6 @@ def test_at_gate_0_the_ranking_is_brute_force_over_the_stored_vectors(folder: Pa
         cosines = passages @ query / np.linalg.norm(passages, axis=1) / np.linalg.norm(query)
         np.testing.assert_allclose(scores, cosines, atol=1e-6)
         assert ranking(scores).tolist() == np.argsort(-cosines, kind="stable").tolist()
-
-
-def test_without_the_residual_only_states_are_scored_and_nothing_is_exported(folder: Path) -> None:
-    model, tokenizers = tiny_trainable(folder, {"fusion": {"residual": False}})
-    model.eval()
-    table = EmbeddingTable.build(model, tokenizers, LISTS)
-    batch = ranking_batch(tokenizers.prompt, LISTS, model.device)
-    candidates, queries = table.gather(LISTS, model.device)
-    with torch.inference_mode():
-        found = scores_of(model, tokenizers, table)
-        states, query_state = model.model.states(batch.input_ids, batch.slots, batch.last, candidates)
-        z_query = 0.5 * query_state / query_state.norm(dim=-1, keepdim=True) + queries
-        by_hand = torch.einsum("bnd,bd->bn", states / states.norm(dim=-1, keepdim=True), z_query)
-        by_hand /= z_query.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(found, by_hand, atol=1e-5, rtol=1e-4)
-    with pytest.raises(InvalidInputError, match=r"fusion\.residual: .*cannot be exported"):
-        model.merged_model()
 
 
 def test_groups_hold_what_their_modes_train(folder: Path) -> None:

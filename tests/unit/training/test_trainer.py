@@ -215,15 +215,6 @@ def test_a_run_that_is_never_above_dense_start_says_so_and_keeps_nothing(
     assert json.loads((config.output / "result.json").read_text())["kept"] is False
 
 
-def test_a_run_without_the_residual_is_measured_and_never_kept(
-    start: Path, tmp_path: Path, scores: list[tuple[float, float]]
-) -> None:
-    scores += [(0.5, 0.5), (0.9, 0.9), (0.9, 0.9), (0.9, 0.9), (0.9, 0.9)]
-    config, writer = tiny_config(tmp_path / "run", model={"fusion": {"residual": False}}), RecordingWriter()
-    assert tiny_trainer(config, start, writer=writer).run(Opening.NEW).best is not None
-    assert writer.kept == []
-
-
 def not_a_number(original: Step) -> Step:
     def step(self: Any, lists: Sequence[CandidateList], backward: Callable[[Tensor], None]) -> dict[str, float]:
         parts = original(self, lists, lambda loss: backward(loss * math.nan))
@@ -321,12 +312,8 @@ def test_the_config_of_a_run_is_written_with_all_its_defaults(finished: Finished
             {"model": {"fusion": {"gate": {"start": 0.0}}}},
             "model.fusion.gate.start: 0 gives the query a zero vector: the checkpoint has no query_residual",
         ),
-        (
-            {"model": {"fusion": {"query_slot": True}}},
-            "model.fusion.query_slot: true needs a checkpoint with query_residual",
-        ),
     ],
-    ids=["candidates", "development", "gate", "query slot"],
+    ids=["candidates", "development", "gate"],
 )  # fmt: skip
 def test_what_does_not_fit_the_start_is_refused_before_anything_is_written(
     paper_form: Path, tmp_path: Path, sections: dict[str, Any], message: str

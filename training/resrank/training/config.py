@@ -118,13 +118,13 @@ class StartFromBackbones(_Strict):
     query_residual: bool = Field(
         default=True,
         description="Whether e_q is added to the query's state; false is the paper's form.",
-        json_schema_extra={"source": "dense-start is exact only with it; DESIGN section 2"},
+        json_schema_extra={"source": "dense-start is exact only with it; docs/architecture.md"},
     )
     state_norm: Norm = Field(
         default=Norm.L2,
         description="l2 divides P_out(h) by its length before it is added to e.",
         json_schema_extra={
-            "source": "a hidden state of norm 50 drowns a unit-norm e; DESIGN section 2",
+            "source": "a hidden state of norm 50 drowns a unit-norm e; docs/architecture.md",
         },
     )
     layers: int | None = Field(
@@ -402,8 +402,6 @@ def check_fit(config: TrainConfig, spec: CheckpointSpec, *, processes: int) -> N
     ):
         if value > max_passages:
             raise InvalidInputError(field, "is above the checkpoint's max_passages", limit=max_passages, value=value)
-    if config.model.fusion.applied_to(spec).reranker.query_slot and not spec.fusion.query_residual:
-        raise InvalidInputError("model.fusion.query_slot", "true needs a checkpoint with query_residual")
     gate = config.model.fusion.gate
     start = spec.fusion.residual_gate if gate.start is None else gate.start
     if gate.start == 0 and not spec.fusion.query_residual:

@@ -271,7 +271,11 @@ class DataConfig(_Strict):
         held_back = [part for part in self.development if isinstance(part, HeldBack)]
         if len(held_back) > 1:
             raise ValueError("hold_back stands in development more than once")
-        names = [part.label for part in self.development if not isinstance(part, HeldBack)]
+        named = [part for part in self.development if not isinstance(part, HeldBack)]
+        for part in named:
+            if part.weight != 1.0:
+                raise ValueError(f"weight of the development set {part.label} has no effect: every set counts alike")
+        names = [part.label for part in named]
         if held_back:
             names += [source.label for source in self.train if not is_derived(source)]
         if not names:

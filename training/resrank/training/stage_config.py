@@ -12,9 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
-from resrank.core.checkpoint import CheckpointSpec
-
-_E2RANK = "E2Rank (arXiv 2510.22733), the nearest published constants; DESIGN section 2"
+_E2RANK = "E2Rank (arXiv 2510.22733), the nearest published constants"
 _LORA = "LoRA (arXiv 2106.09685)"
 _START = "a usual start for the default pair; docs/training.md says what was tried"
 _CUSTOM = "common practice for fine-tuning transformers with AdamW"
@@ -112,40 +110,7 @@ class GateTraining(_Strict):
 class FusionTraining(_Strict):
     """What joins the two backbones."""
 
-    gate: GateTraining = _field(GateTraining, "The gate g.", unit="section", source="DESIGN section 2")
-    residual: bool = _field(
-        True,
-        "False leaves e_i out of z_i = g·P_out(h_i) + e_i: an ablation, which no checkpoint can express.",
-        unit="true or false",
-        source="DESIGN section 2",
-    )
-    input_scale: float | None = _field(
-        None,
-        "Factor on x_i in the trained checkpoint; null keeps the start's, with which x_i is as long as a token's "
-        "embedding. A thousand times that outlasts what a decoder adds to its residual stream, so that a state is its "
-        "passage's vector with context, and no longer nearly the same at every slot.",
-        unit="factor or null",
-        source="measured on SmolLM2-135M, docs/training.md",
-        gt=0,
-        le=1e4,
-    )
-    query_slot: bool | None = _field(
-        None,
-        "Whether the query's vector stands at EOS's position in the trained checkpoint, so that the query's state, "
-        "like a passage's, is a vector with context; null keeps the start's. Needs the query residual.",
-        unit="true, false or null",
-        source="measured on NFCorpus, docs/training.md",
-    )
-
-    def applied_to(self, spec: CheckpointSpec) -> CheckpointSpec:
-        """The fields of the checkpoint that is trained: the start's, but for what is decided here."""
-        if self.input_scale is not None:
-            fusion = spec.fusion.model_copy(update={"input_scale": self.input_scale})
-            spec = spec.model_copy(update={"fusion": fusion})
-        if self.query_slot is not None:
-            reranker = spec.reranker.model_copy(update={"query_slot": self.query_slot})
-            spec = spec.model_copy(update={"reranker": reranker})
-        return spec
+    gate: GateTraining = _field(GateTraining, "The gate g.", unit="section", source="docs/architecture.md")
 
 
 class ComputeConfig(_Strict):
@@ -327,7 +292,7 @@ class EncoderAlignmentConfig(StageConfig):
 
     group_names = (GroupName.ENCODER,)
 
-    contrastive: ContrastiveConfig = _field(ContrastiveConfig, "L_enc.", unit="section", source="DESIGN section 2")
+    contrastive: ContrastiveConfig = _field(ContrastiveConfig, "L_enc.", unit="section", source="docs/architecture.md")
     encoder: EncoderOptimization = _field(EncoderOptimization, "The encoder's AdamW.", unit="section", source=_START)
     encoding: EncodingConfig = _field(
         EncodingConfig, "Passes of the encoder inside a step.", unit="section", source="measured"
@@ -339,7 +304,7 @@ class RerankerAlignmentConfig(StageConfig):
 
     group_names = (GroupName.RERANKER, GroupName.PROJECTORS, GroupName.GATE)
 
-    ranking: RankingLossConfig = _field(RankingLossConfig, "L_rank.", unit="section", source="DESIGN section 2")
+    ranking: RankingLossConfig = _field(RankingLossConfig, "L_rank.", unit="section", source="docs/architecture.md")
     reranker: GroupOptimization = _field(GroupOptimization, "The reranker's AdamW.", unit="section", source=_START)
     projectors: ProjectorsOptimization = _field(
         ProjectorsOptimization, "P_in's and P_out's.", unit="section", source=_START
@@ -352,8 +317,8 @@ class JointConfig(StageConfig):
 
     group_names = (GroupName.ENCODER, GroupName.RERANKER, GroupName.PROJECTORS, GroupName.GATE)
 
-    ranking: RankingLossConfig = _field(RankingLossConfig, "L_rank.", unit="section", source="DESIGN section 2")
-    contrastive: ContrastiveConfig = _field(ContrastiveConfig, "L_enc.", unit="section", source="DESIGN section 2")
+    ranking: RankingLossConfig = _field(RankingLossConfig, "L_rank.", unit="section", source="docs/architecture.md")
+    contrastive: ContrastiveConfig = _field(ContrastiveConfig, "L_enc.", unit="section", source="docs/architecture.md")
     encoder: EncoderOptimization = _field(EncoderOptimization, "The encoder's AdamW.", unit="section", source=_START)
     reranker: GroupOptimization = _field(GroupOptimization, "The reranker's.", unit="section", source=_START)
     projectors: ProjectorsOptimization = _field(
@@ -368,11 +333,15 @@ class JointConfig(StageConfig):
 class ModelConfig(_Strict):
     """Which parts of the model are trained, and how they are computed."""
 
-    encoder: BackboneTraining = _field(BackboneTraining, "The Encoder-LLM.", unit="section", source="DESIGN section 2")
-    reranker: BackboneTraining = _field(
-        BackboneTraining, "The Reranker-LLM.", unit="section", source="DESIGN section 2"
+    encoder: BackboneTraining = _field(
+        BackboneTraining, "The Encoder-LLM.", unit="section", source="docs/architecture.md"
     )
-    fusion: FusionTraining = _field(FusionTraining, "Projectors and gate.", unit="section", source="DESIGN section 2")
+    reranker: BackboneTraining = _field(
+        BackboneTraining, "The Reranker-LLM.", unit="section", source="docs/architecture.md"
+    )
+    fusion: FusionTraining = _field(
+        FusionTraining, "Projectors and gate.", unit="section", source="docs/architecture.md"
+    )
     compute: ComputeConfig = _field(ComputeConfig, "Precision and memory.", unit="section", source="measured")
 
 

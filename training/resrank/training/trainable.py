@@ -23,7 +23,6 @@ from resrank.model.modeling import ResRankModel
 from resrank.model.relations import canonical_order, relations
 from resrank.training.attention import TRAINING_ATTENTION
 from resrank.training.stage_config import BackboneTraining, GroupName, GroupOptimization, Mode, ModelConfig, Precision
-from resrank.training.stored_vectors import as_stored
 
 Role = Literal["encoder", "reranker"]
 Call = Literal["encode", "rank"]
@@ -72,8 +71,7 @@ class TrainableResRank(nn.Module):
 
     Attributes:
         model: The reference model; its backbones carry the adapters.
-        spec: The checkpoint's fields at the start, with the config's ``input_scale`` and ``query_slot``. The gate of a
-            trained model is :attr:`gate`.
+        spec: The checkpoint's fields at the start. The gate of a trained model is :attr:`gate`.
         config: What is trained.
     """
 
@@ -89,7 +87,6 @@ class TrainableResRank(nn.Module):
         """
         super().__init__()
         self.model = model.requires_grad_(False)
-        model.spec = config.fusion.applied_to(model.spec)
         self.spec: CheckpointSpec = model.spec
         self.config = config
         # In a dict, where torch does not look for submodules: they only wrap the backbones that `model` owns.
@@ -215,8 +212,7 @@ class TrainableResRank(nn.Module):
             call: ``encode``: texts to embeddings. ``rank``: queries and candidates to scores.
             *inputs: For ``encode`` INT64 [B, L] ids and mask. For ``rank`` INT64 [B, S] ids, INT64 [B, N] slots, INT64
                 [B, 1] EOS position (of :class:`resrank.core.prompt.PromptBatch`), FP16 or FP32 [B, N, d] candidates and
-                FP32 [B, d] query embeddings, read only with ``query_residual``. With ``query_slot`` there is one slot
-                more than candidates.
+                FP32 [B, d] query embeddings, read only with ``query_residual``.
 
         Returns:
             ``encode``: FP32 [B, d]. ``rank``: FP32 [B, N] cosines, without meaning on padding.
@@ -262,13 +258,11 @@ class TrainableResRank(nn.Module):
         related: Tensor | None,
     ) -> Tensor:
         """FP32 [B, N], of candidates in the order in which the reranker reads them."""
-        vectors = self.slot_vectors(slots, last, candidates, query_embeddings)
         with self._autocast(self._reranker_gains_by_bf16):
-            found = self.model.outputs(input_ids, slots, last, vectors, related)
-        passages = None if found.passage_states is None else found.passage_states[:, : candidates.shape[1]].float()
+            found = self.model.outputs(input_ids, slots, last, candidates, related)
+        passages = None if found.passage_states is None else found.passage_states.float()
         query = None if found.query_state is None else found.query_state.float()
-        residual = candidates if self.config.fusion.residual else torch.zeros_like(candidates)
-        return self.model.score(passages, query, residual, query_embeddings, found.score_residuals)
+        return self.model.score(passages, query, candidates, query_embeddings, found.score_residuals)
 
     def retriever_scores(self, candidates: Tensor, query_embeddings: Tensor) -> Tensor:
         """The scores of dense-start, A(cos(e_q, e_i)).
@@ -283,24 +277,6 @@ class TrainableResRank(nn.Module):
         cosines = functional.cosine_similarity(candidates.float(), query_embeddings[:, None], dim=-1)
         cosine_map = self.spec.fusion.cosine_map
         return cosines if cosine_map is None else cosine_map.apply(cosines)
-
-    def slot_vectors(self, slots: Tensor, last: Tensor, candidates: Tensor, query_embeddings: Tensor) -> Tensor:
-        """What stands in the slots of a batch: the candidates and, with ``query_slot``, the query behind them.
-
-        Args:
-            slots: INT64 [B, N'], N' = N, or N + 1 with ``query_slot``.
-            last: INT64 [B, 1], EOS's position.
-            candidates: FP16 or FP32 [B, N, d], each row's last one repeated.
-            query_embeddings: FP32 [B, d].
-
-        Returns:
-            FP16 or FP32 [B, N', d].
-        """
-        if not self.spec.reranker.query_slot:
-            return candidates
-        # Behind the last candidate of each row, where what is left is padding that repeats it.
-        vectors = torch.cat([candidates.float(), candidates[:, -1:].float()], dim=1)
-        return torch.where((slots == last)[:, :, None], as_stored(query_embeddings)[:, None], vectors)
 
     @property
     def _reranker_gains_by_bf16(self) -> bool:
@@ -366,13 +342,7 @@ class TrainableResRank(nn.Module):
         return _saved({name: self.model.get_parameter(name) for name in self._projector_names})
 
     def trained_spec(self) -> CheckpointSpec:
-        """The checkpoint's fields with the gate as it stands; digests of weights are still those of the start.
-
-        Raises:
-            InvalidInputError: The model was trained without the residual, which no checkpoint can express.
-        """
-        if not self.config.fusion.residual:
-            raise InvalidInputError("fusion.residual", "a model trained without it cannot be exported")
+        """The checkpoint's fields with the gate as it stands; digests of weights are still those of the start."""
         fusion = self.spec.fusion.model_copy(update={"residual_gate": self.gate})
         return self.spec.model_copy(update={"fusion": fusion})
 
@@ -380,9 +350,6 @@ class TrainableResRank(nn.Module):
         """The trained model without adapters, in evaluation mode; a copy, except for frozen backbones.
 
         Not for a model that is sharded over several processes.
-
-        Raises:
-            InvalidInputError: As for :meth:`trained_spec`.
         """
         spec = self.trained_spec()
         projectors = self.projector_state()

@@ -124,7 +124,7 @@ class Trainer:
         self._writer = writer
         self._processes = processes
         self._progress = progress
-        self._tokenizers = Tokenizers.from_checkpoint(start, config.model.fusion.applied_to(spec))
+        self._tokenizers = Tokenizers.from_checkpoint(start, spec)
         # Vectors of an encoder that is not trained are those of every other run with it.
         frozen = config.model.encoder.mode is Mode.FROZEN
         self._cache = VectorCache(vectors, vectors_identity(spec, config.model)) if vectors and frozen else None
@@ -326,7 +326,7 @@ class Trainer:
         if better:
             best = Best(stage=done.stage, step=done.step, total_step=done.total_step, score=score, gain=gain)
             done = done.model_copy(update={"best": best})
-        kept = better and self._kept(done) is not None
+        kept = better and done.kept is not None
         if kept:
             self._keep(done)
         self._done = done
@@ -336,10 +336,6 @@ class Trainer:
     def _gain(self, score: DevelopmentScore) -> float:
         assert self._done.dense_start is not None  # the first evaluation
         return score.gain(self._done.dense_start, self._config.development.choose)
-
-    def _kept(self, done: Progress) -> Best | None:
-        """What the run's checkpoint is, if there is one; without the residual none can be expressed."""
-        return done.kept if self._config.model.fusion.residual else None
 
     def _keep(self, progress: Progress) -> None:
         """Makes the model as it stands the run's checkpoint."""
@@ -364,14 +360,12 @@ class Trainer:
         self._processes.wait()
 
     def _finish(self) -> Progress:
-        done, best, kept = self._done, self._done.best, self._kept(self._done)
+        done, best, kept = self._done, self._done.best, self._done.kept
         if self._processes.first:
             result: dict[str, Any] = done.model_dump(mode="json", exclude={"stage", "step"})
             self._folder.finish({**result, "kept": kept is not None})
         self._processes.wait()
-        if not self._config.model.fusion.residual:
-            self._progress.note("no checkpoint: one without the residual (model.fusion.residual) cannot be expressed")
-        elif kept is None:
+        if kept is None:
             assert best is not None  # every stage ends with an evaluation
             raise TrainingError(
                 f"nothing was kept: the best, after step {best.step} of {best.stage}, gains {best.gain:+.4f} over "
@@ -382,7 +376,7 @@ class Trainer:
 
     def _what_stays(self) -> str:
         """What is on the disk, for the message of a run that has to stop."""
-        newest, kept = self._states.last, self._kept(self._done)
+        newest, kept = self._states.last, self._done.kept
         checkpoint = (
             f"{self._folder.checkpoint} is the best so far ({kept.gain:+.4f} over dense-start)"
             if kept

@@ -94,7 +94,7 @@ def _report(config: TrainConfig, ended: Progress, output: Output, console: Termi
         print_json(json.loads(folder.result.read_text(encoding="utf-8")))
         return
     best = ended.best
-    if best is None or not config.model.fusion.residual:
+    if best is None:
         return
     console.print(
         f"[green]✓[/] {folder.checkpoint}: after step {best.step} of {best.stage} {best.gain:+.4f} over dense-start; "

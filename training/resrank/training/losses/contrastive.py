@@ -41,7 +41,7 @@ def false_negatives(similarities: Tensor, positive: Tensor, margin: float) -> Te
 def info_nce(similarities: Tensor, positive: Tensor, ignored: Tensor, temperature: float) -> Tensor:
     """The mean of −log( exp(c⁺/τ1) / (exp(c⁺/τ1) + Σ exp(c⁻/τ1)) ) over each query's positives, then over queries.
 
-    A query's other positives are not its negatives. Source: van den Oord et al., arXiv 1807.03748; DESIGN section 2.
+    A query's other positives are not its negatives. Source: van den Oord et al., arXiv 1807.03748; docs/training.md.
 
     Args:
         similarities: FP32 [Q, P] cosines of :func:`cosines`.

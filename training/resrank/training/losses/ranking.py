@@ -1,4 +1,4 @@
-"""L_rank: listwise losses on the scores of candidate lists, DESIGN section 2.
+"""L_rank: listwise losses on the scores of candidate lists (docs/training.md).
 
 All of them read only the **order** of the labels, never their size: grades and a teacher's scores are treated alike.
 Passages with equal labels are never ordered against each other. A list in which all labels are equal, or which is
@@ -56,7 +56,7 @@ class RankNet:
     """The mean over ordered pairs (label_i > label_j) of log(1 + exp((s_j − s_i)/τ2)).
 
     Source: Burges et al., "Learning to Rank using Gradient Descent", ICML 2005; the mean over pairs instead of the
-    sum as in E2Rank's code (DESIGN section 2), so that a list's weight does not grow with the square of its length.
+    sum as in E2Rank's code, so that a list's weight does not grow with the square of its length.
 
     Attributes:
         temperature: τ2.
