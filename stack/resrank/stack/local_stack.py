@@ -48,8 +48,8 @@ OnLine = Callable[[str, str], None]
 class LocalStack:
     """Starts the servers, says when they are ready, notices when one dies, and stops all.
 
-    Nothing is ever restarted: what died, or was stopped from outside, is reported with its last words. A model's
-    process counts as much as a server: requests to its model would wait for ever.
+    What was ready is never restarted: what died, or was stopped from outside, is reported with its last words. A
+    model's process counts as much as a server: requests to its model would wait for ever.
 
     Args:
         repository: Model repository as ``resrank export`` writes it.

@@ -54,8 +54,8 @@ class ManagedProcess:
         name: What messages call it, for instance ``tritonserver``.
         command: Program and arguments.
         environment: The complete environment; the caller's when None.
-        log_path: File that stdout and stderr are appended to; an unnamed temporary file when None, which is cut
-            back to its end when it has grown to 64 MiB.
+        log_path: File that stdout and stderr are appended to; an unnamed temporary file when None, of which the disk
+            keeps the end alone when it has grown by 64 MiB.
         on_line: Called with each line that the child writes, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
     """
@@ -133,7 +133,7 @@ class ManagedProcess:
         try:
             if self.log_path is None:
                 self._log = tempfile.TemporaryFile(prefix=f"{self.name}-", suffix=".log")  # noqa: SIM115 - lives on
-                # So that the child goes on at the new end when it is cut.
+                # Two write to it: the child, and whoever starts it once more.
                 fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
             else:
                 self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,8 @@ class ManagedProcess:
                 return True
             if time.monotonic() > deadline:
                 raise StackError(
-                    f"{self.name} was not ready after {self.ready_timeout_s:g} s. Its last lines:\n{self.log_tail()}"
+                    f"{self.name} was not ready after {self.ready_timeout_s:g} s{self._unfinished()}. "
+                    f"Its last lines:\n{self.log_tail()}"
                 )
         return False
 
@@ -244,7 +245,7 @@ class ManagedProcess:
         """The last lines of stdout and stderr, without a newline at the end."""
         with self._lock:
             data = self._tail if self._log is None or self._log.closed else self._read_tail()
-        told = [line for line in data.decode("utf-8", "replace").splitlines() if self._tells(line)]
+        told = [text for line in data.decode("utf-8", "replace").splitlines() if (text := self._told(line)) is not None]
         return "\n".join(told[-lines:])
 
     def _started(self) -> subprocess.Popen[bytes]:
@@ -278,9 +279,21 @@ class ManagedProcess:
         self._ended()
         self._close_log()
 
-    def _tells(self, line: str) -> bool:
-        """Whether a log line belongs in a message: a subclass can leave out what only fills the screen."""
-        return True
+    def _told(self, line: str) -> str | None:
+        """What a message shows of a log line; None where a subclass leaves out what only fills the screen."""
+        return line
+
+    def _unfinished(self) -> str:
+        """What a start that is not ready in time still waits for, as the end of a sentence."""
+        return ""
+
+    def _start_again(self, why: str) -> None:
+        """Ends a child that was never ready, and starts another one in its place; the log says so."""
+        self.kill()
+        self._process = None
+        self.start()
+        assert self._log is not None
+        os.write(self._log.fileno(), f"resrank: {why}: started once more\n".encode())
 
     def _ended(self) -> None:
         """Called once, when the child and its descendants are gone: what a subclass must clear up."""

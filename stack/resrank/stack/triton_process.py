@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import Self
+
+import psutil
 
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import StackError
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, Model
 from resrank.core.server_tls import ServerTls
+from resrank.stack.model_loading import ModelLoading
 from resrank.stack.model_processes import ModelProcesses
 from resrank.stack.plain_paths import PlainPaths
 from resrank.stack.ports import choose_ports
-from resrank.stack.process import ManagedProcess
+from resrank.stack.process import ManagedProcess, describe_exit
 from resrank.stack.trace_export import TraceExport
 from resrank.stack.triton_control import TritonControl
 from resrank.stack.triton_install import TritonInstall, find_triton
+from resrank.stack.triton_log import told
 
 _SHARED_MEMORY = Path("/dev/shm")
 _STUB_TIMEOUT_S = 300
@@ -33,6 +38,10 @@ memory a caller can have outputs written over those that Triton talks with its m
 
 SHARED_MEMORY_PREFIX = "triton_python_backend_shm_region_"
 """Triton 25.01 and later refuse to register segments whose names begin so."""
+
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+_LOCK_LOST = "boost::interprocess::lock_exception"
+"""How Triton 2.51, or one of its models' processes, was seen to die at the start on a machine without a free core."""
 
 _READY_S = 1.0
 _CONTROL_S = 5.0
@@ -54,6 +63,10 @@ class TritonProcess(ManagedProcess):
     let finish at a stop: by this object alone (:class:`~resrank.stack.triton_control.TritonControl`). gRPC refuses
     :data:`RESTRICTED_PROTOCOLS` to everybody. The Python backend's shared-memory segments get a prefix of this
     process's own, so that what a killed server leaves in ``/dev/shm`` can be told from others' and removed.
+
+    A start that crashes or in which nothing happens any more (:class:`~resrank.stack.model_loading.ModelLoading`) is
+    begun once more, with a line in the log: nobody has been promised anything yet. A model that cannot be loaded is
+    not: that would only take longer.
 
     Args:
         repository: Model repository folder.
@@ -110,17 +123,19 @@ class TritonProcess(ManagedProcess):
         self._control = TritonControl(control_port)
         self.shared_memory_prefix = f"{SHARED_MEMORY_PREFIX}resrank_{os.getpid()}_{secrets.token_hex(4)}_"
         self._models: ModelProcesses | None = None
-        told = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
+        self._loading: ModelLoading | None = None
+        self._on_own_line = on_line
+        variables = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
         if trace_export is not None:
-            told |= trace_export.environment
+            variables |= trace_export.environment
         self._trace_export = trace_export
         super().__init__(
             "tritonserver",
             [self.install.executable, *self._flags(exit_timeout_s)],
             # CUDA's own order puts the fastest GPU first; the numbers in a repository are nvidia-smi's.
-            environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **told, **self.install.environment},
+            environment={"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **variables, **self.install.environment},
             log_path=log_path,
-            on_line=on_line,
+            on_line=self._read_line,
             ready_timeout_s=ready_timeout_s,
         )
 
@@ -133,6 +148,11 @@ class TritonProcess(ManagedProcess):
     def metrics_address(self) -> str:
         """``host:port`` of the Prometheus endpoint (``http://…/metrics``)."""
         return join_address(self.metrics_host, self.metrics_port)
+
+    def start(self) -> Self:
+        """See :meth:`ManagedProcess.start`."""
+        self._loading = ModelLoading()
+        return super().start()
 
     def is_ready(self) -> bool:
         """Whether the server and all its models are ready, and their processes run."""
@@ -148,11 +168,25 @@ class TritonProcess(ManagedProcess):
         failure = self._model_failure()
         if failure is not None:
             raise StackError(f"{self.name}: {failure}. Its last lines:\n{self.log_tail()}")
+        stall = self._stall()
+        if stall is not None:
+            raise StackError(f"{stall}. Its last lines:\n{self.log_tail()}")
 
     def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
-        """See :meth:`ManagedProcess.wait_ready`; from then on the models' processes are watched."""
-        ready = super().wait_ready(cancelled)
+        """See :meth:`ManagedProcess.wait_ready`; from then on the models' processes are watched.
+
+        A start that crashes or stalls is begun once more, and has all of ``ready_timeout_s`` again.
+        """
+        try:
+            ready = super().wait_ready(cancelled)
+        except StackError:
+            why = self._reason_to_start_again()
+            if why is None:
+                raise
+            self._start_again(why)
+            ready = super().wait_ready(cancelled)
         if ready:
+            self._loading = None
             self._control.hide_key(self.pid)
             for segment in self._segments():  # Boost makes them readable by all, whatever the umask
                 segment.chmod(0o600)
@@ -188,7 +222,16 @@ class TritonProcess(ManagedProcess):
         """See :meth:`ManagedProcess.stop`. A server whose model died is killed: it would wait for the dead."""
         if self._process is not None and self.returncode is None and self._model_failure() is not None:
             self.kill()
-        return super().stop(grace_s)
+        returncode = super().stop(grace_s)
+        self._paths.remove()
+        return returncode
+
+    def _read_line(self, line: str) -> None:
+        loading = self._loading
+        if loading is not None:
+            loading.read(line)
+        if self._on_own_line is not None:
+            self._on_own_line(line)
 
     def _unload(self, models: list[str], deadline: float, hurry: threading.Event) -> bool:
         for model in models:
@@ -240,12 +283,28 @@ class TritonProcess(ManagedProcess):
             flags.append(f"--backend-directory={self._paths.plain(self.install.backend_directory)}")
         return flags
 
-    def _tells(self, line: str) -> bool:
-        # Below the errors that explain a failed start, Triton prints wide tables of its options and much information.
-        return line.strip() != "" and not re.match(r"\+-|\| |I\d{4} ", line)
+    def _told(self, line: str) -> str | None:
+        return told(line)
+
+    def _unfinished(self) -> str:
+        models = () if self._loading is None else self._loading.models
+        return f"; still loading: {', '.join(models)}" if models else ""
+
+    def _stall(self) -> str | None:
+        loading = self._loading
+        if loading is None or not loading.stalls(psutil.Process(self.pid)):
+            return None
+        return f"{self.name}: nothing has happened in its start for {loading.stalled_s:g} s{self._unfinished()}"
+
+    def _reason_to_start_again(self) -> str | None:
+        """What ended a start that may well succeed the next time; None for what would only be repeated."""
+        if self.returncode is None:
+            return self._stall()
+        if -self.returncode in _CRASHES or _LOCK_LOST in self.log_tail():
+            return f"{self.name} {describe_exit(self.returncode)} before it was ready{self._unfinished()}"
+        return None
 
     def _ended(self) -> None:
         # A server that ended well has removed its segments; one that was killed cannot.
         for segment in self._segments():
             segment.unlink(missing_ok=True)
-        self._paths.remove()

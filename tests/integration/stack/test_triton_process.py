@@ -19,6 +19,7 @@ import tritonclient.grpc as triton_grpc
 
 from resrank.core.errors import StackError
 from resrank.loadtest.server_metrics import read_metrics
+from resrank.stack import model_loading
 from resrank.stack.triton_process import TritonProcess
 
 from .conftest import write_echo
@@ -107,7 +108,72 @@ with TritonProcess(Path({str(repository)!r})) as triton:
 def test_a_model_that_fails_to_load_is_reported_with_the_log(repository: Path) -> None:
     (repository / "echo" / "1" / "model.py").write_text(BROKEN_MODEL)
     triton = TritonProcess(repository)
-    with pytest.raises(StackError, match="no tokenizer here"), triton:
+    with pytest.raises(StackError) as caught, triton:
+        pass
+    said = str(caught.value).splitlines()
+    assert said[0] == "tritonserver exited with status 1. Its last lines:"
+    # The reason alone: on a machine without a GPU the log has as many lines about CUDA.
+    assert said[1] == "failed to load 'echo' version 1: Internal: ValueError: no tokenizer here"
+    assert said[2:4] == ["At:", f"  {repository}/echo/1/model.py(4): initialize"]
+    assert said[4:] == ["error: creating server: Internal - failed to load all models"]
+    assert triton.returncode not in {0, None}
+    assert segments(triton.shared_memory_prefix) == []
+
+
+UNSTEADY_MODEL = """
+import os
+import signal
+import time
+from pathlib import Path
+
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        begun = Path(__file__).with_name("begun")
+        if {always} or not begun.exists():
+            begun.touch()
+            {fault}
+            time.sleep(600)
+
+    def execute(self, requests):
+        texts = [pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy() for request in requests]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("ECHO", text)]) for text in texts]
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("pass", "tritonserver: nothing has happened in its start for 4 s; still loading: echo"),
+        (
+            "os.kill(os.getppid(), signal.SIGABRT)",
+            "tritonserver was killed by SIGABRT before it was ready; still loading: echo",
+        ),
+    ],
+)
+def test_a_start_that_stalls_or_crashes_is_begun_once_more(
+    repository: Path, tmp_path: Path, fault: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_loading, "STALLED_S", 4.0)
+    repository = repository.rename(tmp_path / "a repository")  # whose link has to outlive the first start
+    (repository / "echo" / "1" / "model.py").write_text(UNSTEADY_MODEL.format(always=False, fault=fault))
+    lines: list[str] = []
+    with TritonProcess(repository, on_line=lines.append) as triton:
+        assert echo(triton.grpc_address, "a") == "a"
+    assert triton.returncode == 0
+    assert [line for line in lines if line.startswith("resrank: ")] == [f"resrank: {told}: started once more"]
+    assert segments(triton.shared_memory_prefix) == []
+
+
+def test_a_start_that_always_stalls_names_the_models_that_it_waits_for(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_loading, "STALLED_S", 4.0)
+    (repository / "echo" / "1" / "model.py").write_text(UNSTEADY_MODEL.format(always=True, fault="pass"))
+    triton = TritonProcess(repository)
+    with pytest.raises(StackError, match="nothing has happened in its start for 4 s; still loading: echo"), triton:
         pass
     assert triton.returncode not in {0, None}
     assert segments(triton.shared_memory_prefix) == []

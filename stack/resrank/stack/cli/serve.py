@@ -111,8 +111,9 @@ def serve(
     What `--tune` finds is kept below `~/.cache/resrank/tuned` (`XDG_CACHE_HOME`) for this repository and this machine,
     and applied by every later `serve` of the two; the repository itself is never changed.
 
-    All logs are followed here. Nothing is restarted: when a server or the process of a model dies or is stopped, all
-    is ended, and the command fails with the last lines of its log. At a signal requests under way get 20 seconds to
+    All logs are followed here. A start of Triton that stalls or crashes is begun once more. What was ready is not:
+    when a server or the process of a model dies or is stopped, all is ended, and the command fails with the last lines
+    of its log. At a signal requests under way get 20 seconds to
     finish, at a second one none.
     """
     from resrank.core.server_tls import server_tls
