@@ -93,24 +93,24 @@ def write_corpus(path: Path, passages: dict[str, str]) -> Path:
 
 
 def test_build_describe_upsert_delete(triton: TritonProcess, tmp_path: Path, index: Path, start_sidecar: Any) -> None:
-    passages = {f"p{number}": "abcd"[number % 4] * number for number in range(40)}
+    passages = {f"p{number}": "abcd"[number % 4] * number for number in range(150)}  # three batches
     corpus = write_corpus(tmp_path / "corpus.jsonl.gz", passages)
     common = ("--index", index, "--output", "json")
     remote = (*common, "--triton-url", triton.grpc_address)
 
-    built = run("build", corpus, *remote, "--batch-size", 8)
-    assert (built["passages"], built["inserted"], built["unchanged"]) == (40, 40, 0)
+    built = run("build", corpus, *remote)
+    assert (built["passages"], built["inserted"], built["unchanged"]) == (150, 150, 0)
     assert built["passages_per_s"] > 0
     again = run("build", corpus, *remote)
-    assert (again["inserted"], again["updated"], again["unchanged"]) == (0, 0, 40)
+    assert (again["inserted"], again["updated"], again["unchanged"]) == (0, 0, 150)
 
     more = write_corpus(tmp_path / "more.jsonl", {"p3": "changed", "new": "dad"})
     upserted = run("upsert", more, *remote)
     assert (upserted["inserted"], upserted["updated"]) == (1, 1)
     assert run("delete", "p1", "p2", "nobody", *common) == {"deleted": 2, "missing": ["nobody"]}
     about = run("describe", *common)
-    assert (about["record_count"], about["dimension"], about["encoder_sha256"]) == (39, 4, SHA)
-    assert run("verify", *common) == {"records": 39, "problems": []}
+    assert (about["record_count"], about["dimension"], about["encoder_sha256"]) == (149, 4, SHA)
+    assert run("verify", *common) == {"records": 149, "problems": []}
 
     # What a sidecar serves afterwards is what the model made of title and text.
     got = start_sidecar().stub.Get(pb.GetRequest(ids=["new", "p5"], include_embeddings=True))
@@ -152,8 +152,8 @@ def test_writes_through_the_sidecar_that_owns_the_folder(
 
 
 def test_killed_in_the_middle_the_next_run_does_the_rest(triton: TritonProcess, tmp_path: Path, index: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", {f"p{number}": f"slow {number}" for number in range(64)})
-    common = ("--index", index, "--triton-url", triton.grpc_address, "--output", "json", "--batch-size", 2)
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {f"p{number}": f"slow {number}" for number in range(960)})
+    common = ("--index", index, "--triton-url", triton.grpc_address, "--output", "json")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command("build", corpus, *common), **quiet) as job:
         while ((owner := read_owner(index)) is None or owner.address is None) and job.poll() is None:
@@ -166,9 +166,9 @@ def test_killed_in_the_middle_the_next_run_does_the_rest(triton: TritonProcess, 
                 time.sleep(0.02)
         job.send_signal(signal.SIGKILL)
     stored = run("describe", "--index", index, "--output", "json")["record_count"]
-    assert 10 <= stored < 64
+    assert 10 <= stored < 960
     report = run("build", corpus, *common)
-    assert (report["unchanged"], report["inserted"]) == (stored, 64 - stored)
+    assert (report["unchanged"], report["inserted"]) == (stored, 960 - stored)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resrank.core.errors import IndexFolderError
-from resrank.core.limits import MAX_BATCH_SIZE
 from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
 
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
-BatchSizeOption = Annotated[
-    int, typer.Option(min=1, max=MAX_BATCH_SIZE, help="Passages in one request and one transaction.")
-]
-InFlightOption = Annotated[int, typer.Option(min=1, max=64, help="Requests to Triton under way at once.")]
 CorpusArgument = Annotated[
     Path, typer.Argument(help="JSON lines with _id, title and text (BEIR); .gz is unpacked.", metavar="CORPUS")
 ]
@@ -34,8 +29,6 @@ def build(
     corpus: CorpusArgument,
     index: IndexOption,
     triton_url: TritonUrlOption = "localhost:8001",
-    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
-    in_flight: InFlightOption = 4,
     prune: Annotated[
         bool, typer.Option("--prune", help="Afterwards remove what the index holds and the corpus does not.")
     ] = False,
@@ -49,7 +42,7 @@ def build(
     """
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, prune=prune), output)
+    _fill(corpus, index, triton_url, BuildSettings(prune=prune), output)
 
 
 @app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
@@ -57,14 +50,12 @@ def upsert(
     corpus: CorpusArgument,
     index: IndexOption,
     triton_url: TritonUrlOption = "localhost:8001",
-    batch_size: BatchSizeOption = MAX_BATCH_SIZE,
-    in_flight: InFlightOption = 4,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Embed and store every passage of a file, also those that the index holds unchanged."""
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, triton_url, BuildSettings(batch_size, in_flight, skip_unchanged=False), output)
+    _fill(corpus, index, triton_url, BuildSettings(skip_unchanged=False), output)
 
 
 @app.command(epilog="Example: `resrank index delete doc-17 doc-18 --index var/index`")
@@ -171,8 +162,8 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
         TextColumn("{task.fields[rate]:.0f} passages/s"),
         TimeRemainingColumn(),
     )
-    # On standard error, so that --output json can be piped.
-    with Progress(*columns, console=Terminal(stderr=True)) as bar:
+    # On standard error, so that --output json can be piped. It goes when the work ends: what is said then stands alone.
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("indexing", total=None, rate=0.0)
 
         def show(report: BuildReport) -> None:
