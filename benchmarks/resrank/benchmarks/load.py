@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from resrank.benchmarks.measurement import BenchmarkError
 from resrank.core.errors import DeadlineExceededError, QueueFullError
 from resrank.core.outcomes import Outcome, outcome_of
 from resrank.loadtest.figures import Figures, figures
@@ -20,6 +21,8 @@ Send = Callable[[], Awaitable[object]]
 """One ``rerank``, answered or failed with an error of :mod:`resrank.core.errors`."""
 
 _BACK_OFF_S = 0.5  # a caller that was shed and came back at once would only be shed again
+_PATIENCE_S = 120.0
+"""A closed loop without an answer for so long will not have one: a request is answered or shed within its deadline."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,27 @@ async def closed_loop(send: Send, *, callers: int, requests: int) -> Load:
         send: One request.
         callers: How many at the same time.
         requests: Answers to get in all; what is shed is sent again after a rest.
+
+    Raises:
+        BenchmarkError: Nothing was answered for two minutes.
     """
     left = requests
     recording = Recording()
     begin, cpu = time.perf_counter(), time.process_time()
+    answered = begin
 
     async def call() -> None:
-        nonlocal left
+        nonlocal left, answered
         while left > 0:
             left -= 1
-            if await _send(send, time.perf_counter() - begin, begin, recording) is not Outcome.OK:
-                left += 1
-                await asyncio.sleep(_BACK_OFF_S)
+            outcome = await _send(send, time.perf_counter() - begin, begin, recording)
+            if outcome is Outcome.OK:
+                answered = time.perf_counter()
+                continue
+            left += 1
+            if time.perf_counter() - answered > _PATIENCE_S:
+                raise BenchmarkError(f"no request was answered for {_PATIENCE_S:g} s, the last one ended {outcome}")
+            await asyncio.sleep(_BACK_OFF_S)
 
     await asyncio.gather(*(call() for _ in range(callers)))
     return Load(recording.calls(), time.perf_counter() - begin, time.process_time() - cpu)

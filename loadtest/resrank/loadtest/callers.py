@@ -123,7 +123,7 @@ def prepare_callers(scenario: Scenario, client: ResRankClient, dataset: Dataset)
         ResRankError: A server does not answer or is not ready, the index is empty or another encoder's, or a call
             failed.
     """
-    _require_ready(scenario, client.health(timeout_s=_HEALTH_S))
+    require_ready(scenario, client.health(timeout_s=_HEALTH_S))
     vectors = None
     if CallKind.RERANK in scenario.mix.shares():
         if scenario.embeddings is EmbeddingSource.SERVER:
@@ -138,14 +138,21 @@ def prepare_callers(scenario: Scenario, client: ResRankClient, dataset: Dataset)
     return callers
 
 
-def _require_ready(scenario: Scenario, report: HealthReport) -> None:
+def require_ready(scenario: Scenario, report: HealthReport) -> None:
+    """Refuses a stack that lacks what a scenario calls, and nothing else.
+
+    Raises:
+        LoadTestError: A server does not answer, a model that is called is not ready, or the index is empty or another
+            encoder's.
+    """
     if not report.live:
         raise LoadTestError(report.problems[0])
     kinds = scenario.mix.shares()
+    by_server = scenario.search.route == "server"
     needed = {
         CallKind.RERANK: (Model.RERANK,),
         CallKind.RERANK_TEXT: (Model.RERANK_TEXT,),
-        CallKind.SEARCH: (Model.EMBED_QUERY, Model.RERANK),
+        CallKind.SEARCH: (Model.SEARCH,) if by_server else (Model.EMBED_QUERY, Model.RERANK),
         CallKind.EMBED: (Model.EMBED_QUERY if scenario.embed.role is EmbedRole.QUERY else Model.EMBED_PASSAGE,),
     }
     for kind in kinds:
@@ -155,6 +162,8 @@ def _require_ready(scenario: Scenario, report: HealthReport) -> None:
     if CallKind.SEARCH not in kinds:
         return
     if report.retrieval is None:
+        if by_server:  # which asks the sidecar itself; whether it can, one call before the load tells
+            return
         raise LoadTestError(
             next((text for text in report.problems if "sidecar" in text), "no retrieval sidecar answers")
         )

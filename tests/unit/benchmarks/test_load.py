@@ -9,6 +9,7 @@ import pytest
 
 from resrank.benchmarks import load as module
 from resrank.benchmarks.load import closed_loop, open_loop
+from resrank.benchmarks.measurement import BenchmarkError
 from resrank.core.errors import DeadlineExceededError, QueueFullError
 from resrank.core.outcomes import Outcome
 
@@ -39,6 +40,14 @@ async def test_a_closed_loop_gets_its_answers(monkeypatch: pytest.MonkeyPatch) -
     assert server.calls == 12
     assert server.most_running == 3
     assert load.answered_per_s == pytest.approx(10 / load.seconds)
+
+
+async def test_a_closed_loop_that_nobody_answers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BACK_OFF_S", 0.001)
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
+    server = Server(*(QueueFullError("full") for _ in range(100_000)))
+    with pytest.raises(BenchmarkError, match=r"no request was answered for 0\.2 s, the last one ended shed"):
+        await closed_loop(server, callers=3, requests=10)
 
 
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
