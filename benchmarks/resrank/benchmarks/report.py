@@ -13,6 +13,7 @@ from rich.text import Text
 from resrank.benchmarks.figures import figure
 from resrank.benchmarks.measurement import Measurement, Side
 from resrank.benchmarks.study import Study
+from resrank.core.terminal import FullWidth
 from resrank.stack.machine import Machine
 
 Finding = Measurement | Study
@@ -57,7 +58,7 @@ class Report:
             if isinstance(outcome, Study):
                 _print_study(outcome, console)
         if self.measurements:
-            console.print(self._table())
+            console.print(FullWidth(self._table()), crop=False)
         for measurement in self.measurements:
             _print_facts(measurement, console)
 
@@ -91,7 +92,7 @@ def _print_study(study: Study, console: Console) -> None:
         table.add_column(title, justify="right" if study.is_numeric(number) else "left")
     for row in study.rows:
         table.add_row(*(figure(cell) for cell in row))
-    console.print(table)
+    console.print(FullWidth(table), crop=False)
     for note in study.notes:
         console.print(Text(note, style="dim"))
     _print_facts(study, console)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 
 _LAYOUT = "\n\t"
@@ -20,6 +21,7 @@ _LAYOUT = "\n\t"
 _UNSHOWN = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROL = re.compile(f"[{_UNSHOWN}]")
 _CONTROL_IN_LINES = re.compile(f"(?![{_LAYOUT}])[{_UNSHOWN}]")
+_WIDEST = 1000
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
@@ -43,6 +45,25 @@ class Terminal(Console):
                 yield Segment(visible(segment.text, lines=True), segment.style)
             else:
                 yield segment
+
+
+class FullWidth:
+    """A table of figures as wide as it is, on a narrower terminal too: a figure without its heading says nothing.
+
+    Args:
+        table: What to show; print it with ``crop=False``.
+    """
+
+    def __init__(self, table: RenderableType) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        """As rich asks for it."""
+        yield from console.render(self._table, options.update(width=_WIDEST))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """As rich asks for it."""
+        return Measurement.get(console, options.update(width=_WIDEST), self._table)
 
 
 def print_json(value: Any) -> None:

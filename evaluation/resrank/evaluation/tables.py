@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from resrank.core.terminal import FullWidth
 from resrank.evaluation.evaluation import Evaluation, Row
 from resrank.evaluation.report import Change, CollectionReport
 from resrank.evaluation.run import EvalReport
@@ -70,7 +71,7 @@ def _print_collection(report: CollectionReport, console: Console) -> None:
     _print_sensitivity(evaluation, console)
     for title, changes in zip(("Largest wins over dense", "Largest losses"), report.changes(), strict=True):
         if changes:
-            _section(title, _changes(changes), console)
+            _section(title, _changes(changes), console, cut=True)
 
 
 def _measures(evaluation: Evaluation) -> Table:
@@ -154,8 +155,10 @@ def _table(*columns: str, header: bool = True) -> Table:
     return table
 
 
-def _section(title: str, table: Table, console: Console) -> None:
+def _section(title: str, table: Table, console: Console, *, cut: bool = False) -> None:
+    """Shows a table below a title; ``cut`` to the terminal's width where its last column may be."""
     console.print()
     if title:
         console.print(Text(title), soft_wrap=True)
-    console.print(Padding(table, (0, 0, 0, 2)))
+    indented = Padding(table, (0, 0, 0, 2), expand=False)
+    console.print(indented if cut else FullWidth(indented), crop=False)

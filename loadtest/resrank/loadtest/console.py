@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from resrank.core.terminal import FullWidth
 from resrank.loadtest.figures import figures
 from resrank.loadtest.kinds import OUTCOMES
 from resrank.loadtest.recording import Calls
@@ -31,7 +32,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         names = ("p50", "p95", "p99")
         times = [*map(latency.percentiles.get, names), latency.greatest] if latency else [None] * 4
         table.add_row(kind.value, *(str(counts[outcome]) for outcome in shown), *map(figure, times))
-    console.print(table)
+    console.print(FullWidth(table), crop=False)
     for phase in summary.phases if len(summary.phases) > 1 else ():
         found, level = phase.figures, figure(phase.phase.level)
         shed = f", shed within {figure(found.time_to_shed.percentiles['p95'])} ms (p95)" if found.time_to_shed else ""

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from resrank.core.errors import StackError
 from resrank.core.names import Model
-from resrank.core.terminal import visible
+from resrank.core.terminal import FullWidth, visible
 from resrank.stack.local_stack import LocalStack, OnLine
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tuned_settings(repository: Path, console: Console, *, tune: bool) -> TunedSe
     from resrank.stack.tuning.tune import tune as measure
 
     choices, settings, file = measure(repository, lambda step: console.print(f"{step} …", style="dim", markup=False))
-    console.print(tuning_table(choices))
+    console.print(FullWidth(tuning_table(choices)), crop=False)
     console.print(f"serving with {_describe(settings)}; kept in {file}", highlight=False, soft_wrap=True)
     return settings
 

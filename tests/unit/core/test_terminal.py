@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 from rich.text import Text
 
-from resrank.core.terminal import Terminal, print_json, visible
+from resrank.core.terminal import FullWidth, Terminal, print_json, visible
 
 HOSTILE = "red \x1b[31m\x1b]0;title\x07 \x9b2J \r\b\x00 \u202eright to left\u2028"
 SHOWN = r"red \x1b[31m\x1b]0;title\x07 \x9b2J \r\x08\x00 \u202eright to left\u2028"
@@ -63,3 +63,14 @@ def test_json_is_the_same_value_in_every_encoding(monkeypatch: pytest.MonkeyPatc
     assert json.loads(said) == value
     assert ("北京" in said) == (encoding == "utf-8")
     assert not any(character in said for character in "\x1b\x9b\u202e\u2028")
+
+
+def test_a_table_of_figures_is_whole_on_a_narrow_terminal() -> None:
+    table = Table("collection", "nDCG@10", "R@100", box=None)
+    table.add_row("reranked + lexical", "0.1234", "0.9876")
+    written = io.StringIO()
+    Terminal(file=written, width=12).print(FullWidth(table), crop=False)
+    assert [line.split() for line in written.getvalue().splitlines()] == [
+        ["collection", "nDCG@10", "R@100"],
+        ["reranked", "+", "lexical", "0.1234", "0.9876"],
+    ]
