@@ -46,7 +46,8 @@ from resrank.core.checkpoint import (
 from resrank.core.errors import CheckpointError
 from resrank.core.progress import Notify
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
-from resrank.export.backbones import PACKAGED_BACKBONES, cache_folder, materialize
+from resrank.export.backbones import PACKAGED_BACKBONES, materialize
+from resrank.export.cache import cache_folder
 from resrank.export.initialize import keep_layers, load_backbone, refuse_existing, resolve_source, written_aside
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.model.quiet import quiet_transformers

@@ -7,7 +7,6 @@ ones written here.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 import subprocess
 import sys
@@ -23,11 +22,13 @@ import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from transformers import AutoModel, AutoTokenizer
 
-from resrank.core.checkpoint import CheckpointSpec, file_sha256
+from resrank.core.checkpoint import ENCODER_DIR, CheckpointSpec, file_sha256
 from resrank.core.errors import CheckpointError
 from resrank.core.progress import Notify
+from resrank.export.cache import cache_folder
 from resrank.export.initialize import InitOptions, initialize, refuse_existing, written_aside
-from resrank.export.onnx_bert import convert_onnx_bert
+from resrank.export.onnx_bert import TOKENIZER_FILES, convert_onnx_bert
+from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
 from resrank.model.quiet import quiet_transformers
 
 _DOWNLOAD_TIMEOUT_S = 900
@@ -147,7 +148,7 @@ E5_SMALL = PackagedBackbone(
     archive="e5-small.tar.gz",
 )
 """33M parameters, d = 384, mean pooling, 512 tokens (arXiv 2212.03533): a stronger retriever than MiniLM, at half its
-speed. Its tokenizer, BERT's, comes with :data:`DEFAULT_ENCODER`."""
+speed. Its tokenizer, BERT's and file for file :data:`DEFAULT_ENCODER`'s, comes with the default checkpoint."""
 
 PACKAGED_BACKBONES = (DEFAULT_ENCODER, E5_SMALL, DEFAULT_RERANKER)
 SHORT_NAMES = {"minilm": DEFAULT_ENCODER, "e5-small": E5_SMALL, "smollm2": DEFAULT_RERANKER}
@@ -185,13 +186,6 @@ def initialize_default(
     )
 
 
-def cache_folder() -> Path:
-    """``$RESRANK_CACHE``, else ``resrank`` in the user's cache folder."""
-    if configured := os.environ.get("RESRANK_CACHE"):
-        return Path(configured).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resrank"
-
-
 def materialize(backbone: PackagedBackbone, cache: Path, notify: Notify = lambda step: None) -> Path:
     """Gives a backbone's folder in the Hugging Face layout, made once and cached.
 
@@ -209,7 +203,7 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Notify = lambda
     target = cache / "backbones" / backbone.requirement
     if not target.is_dir():
         try:
-            tokenizer = materialize(DEFAULT_ENCODER, cache, notify) if backbone.onnx else None
+            tokenizer = _shipped_tokenizer() if backbone.onnx else None
             _make(backbone, target, tokenizer, notify)
         except CheckpointError:
             if not target.is_dir():
@@ -318,6 +312,19 @@ def convert_gguf(folder: Path, gguf_file: str, target: Path) -> None:
         # model's own tokenizer) is: digits one by one first, then GPT-2's splitting.
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(False)])
         tokenizer.save_pretrained(target)
+
+
+def _shipped_tokenizer() -> Path:
+    """The folder of :data:`E5_SMALL`'s tokenizer in the default checkpoint.
+
+    Raises:
+        CheckpointError: The checkpoint is not here, or has another one.
+    """
+    folder = shipped_checkpoint(DEFAULT) / ENCODER_DIR
+    for name in TOKENIZER_FILES:
+        if file_sha256(folder / name) != DEFAULT_ENCODER.files[name]:
+            raise CheckpointError(f"{folder / name}: not the tokenizer of {E5_SMALL.name}")
+    return folder
 
 
 def _installed_folder(backbone: PackagedBackbone) -> Path | None:

@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel
 from resrank.core.errors import CheckpointError
 from resrank.model.quiet import quiet_transformers
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _WEIGHTS = ("embeddings.", "encoder.")  # names that BertModel gives them, too; the rest is the graph's own
 
 
@@ -48,7 +48,7 @@ def convert_onnx_bert(
                 f"{graph_file}: not the expected BERT: lacks {missing[:1]}, has {loaded.unexpected_keys[:1]}"
             )
         model.save_pretrained(target)
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, target / name)
     words = len(json.loads((target / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from resrank.core.adapter import validate_adapter
 from resrank.core.checkpoint import is_adapter
 from resrank.core.errors import CheckpointError
-from resrank.export.backbones import cache_folder
+from resrank.export.cache import cache_folder
 
 DEFAULT = "default"
 DIGESTS = {DEFAULT: "d6881edcf356facd9cd64e7003d30f41578acbfe83932eecb8b424f77b911f5c"}

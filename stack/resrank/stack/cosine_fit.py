@@ -10,7 +10,7 @@ from rich.console import Console
 
 from resrank.core.checkpoint import CheckpointSpec, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
-from resrank.export.backbones import cache_folder
+from resrank.export.cache import cache_folder
 from resrank.export.initialize import written_aside
 from resrank.model.quiet import quiet_transformers
 from resrank.stack.training_index import FlatIndexes, passages_at

