@@ -37,7 +37,7 @@ trtexec="${TRTEXEC:-$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)}
 command -v nvidia-smi >/dev/null || fail "no nvidia-smi found: engines are built on the GPU that they are for"
 command -v python3 >/dev/null || fail "no python3 found: it checks the graphs and writes the manifest"
 python3 -c "import resrank.export.plan_record" 2>/dev/null ||
-  fail "$(command -v python3) has no resrank: pip install 'resrank[triton]', which serving needs too"
+  fail "$(command -v python3) has no resrank[triton], which serving needs too: in a clone pip install '.[triton]'"
 
 capability="$(nvidia-smi --id="$device" --query-gpu=compute_cap --format=csv,noheader)" ||
   fail "nvidia-smi knows no device $device"

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from resrank.core.extras import install_command
 from resrank.core.names import Model
 from resrank.core.telemetry import no_telemetry
 from resrank.export.parity import ParityGate, ParityResult
@@ -65,7 +66,7 @@ class TypedGraphEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError("onnxruntime is not installed: pip install 'resrank[cpu]'") from error
+            raise EngineError(f"onnxruntime is not installed: {install_command('cpu')}") from error
         model = ir.load(path)
         expand_masks(model.graph)
         if precision in LOW_TYPES:

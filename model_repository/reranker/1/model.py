@@ -12,7 +12,8 @@ class TritonPythonModel:
             from resrank.serving.engine import open_backend
             from resrank.serving.engine_host import RerankerGraph
         except ImportError as error:
-            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+            message = f"{error}: Triton's Python needs resrank[triton], in a clone pip install '.[triton]'"
+            raise ImportError(message) from error
 
         self._backend = open_backend(pb_utils, args, RerankerGraph())
 

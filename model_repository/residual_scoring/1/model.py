@@ -12,7 +12,8 @@ class TritonPythonModel:
             from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
             from resrank.serving.residual_scoring import ResidualScoringStep
         except ImportError as error:
-            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+            message = f"{error}: Triton's Python needs resrank[triton], in a clone pip install '.[triton]'"
+            raise ImportError(message) from error
 
         self._backend = PythonBackend(pb_utils, args)
         self._step = ResidualScoringStep(version_folder(args), config_parameters(args))

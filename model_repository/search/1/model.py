@@ -17,7 +17,8 @@ class TritonPythonModel:
             from resrank.serving.retriever import SidecarRetriever
             from resrank.serving.search import SearchStep
         except ImportError as error:
-            raise ImportError(f"{error}: Triton's Python needs pip install 'resrank[triton]'") from error
+            message = f"{error}: Triton's Python needs resrank[triton], in a clone pip install '.[triton]'"
+            raise ImportError(message) from error
 
         backend = PythonBackend(pb_utils, args)
         parameters = config_parameters(args)

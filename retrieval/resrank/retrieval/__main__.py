@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 from resrank.core.errors import InvalidInputError, ResRankError
+from resrank.core.extras import install_command
 from resrank.core.logs import LogFormat, LogLevel, log_to_stderr
 from resrank.core.server_tls import server_tls
 from resrank.core.tracing import export_traces
@@ -26,7 +27,7 @@ def _package(error: ModuleNotFoundError) -> str:
 
 def _missing(error: ModuleNotFoundError) -> NoReturn:
     """Says what brings a package: the base install is the client alone, and has this module all the same."""
-    sys.exit(f"resrank.retrieval: needs the Python package {_package(error)}: pip install 'resrank[retrieval]'")
+    sys.exit(f"resrank.retrieval: needs the Python package {_package(error)}: {install_command('retrieval')}")
 
 
 try:

@@ -19,7 +19,9 @@ def _run() -> int:
         import typer
     except ModuleNotFoundError as error:
         # The base install is the client alone; the script exists in it all the same.
-        sys.exit(f"Error: the resrank command needs {error.name}: pip install 'resrank[cli]' (for all parts: [all])")
+        from resrank.core.extras import install_command
+
+        sys.exit(f"Error: the resrank command needs {error.name}: {install_command('cli')} (for all parts: [all])")
     del rich, typer
     from resrank.core.telemetry import no_telemetry
     from resrank.core.terminal import prepare_output

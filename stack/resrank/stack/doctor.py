@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.serving.engines.base import EngineKind
 from resrank.stack.check import Check, Status
@@ -144,7 +145,7 @@ def check_engines(*, needed: bool) -> Check:
     if not found:
         if not needed:
             return Check("CPU engines", Status.ABSENT, f"{detail}: this repository needs none")
-        return Check("CPU engines", Status.FAILED, detail, "pip install 'resrank[cpu]'")
+        return Check("CPU engines", Status.FAILED, detail, install_command("cpu"))
     return Check("CPU engines", Status.OK, detail)
 
 
@@ -153,7 +154,7 @@ def check_faiss() -> Check:
     try:
         faiss = import_module("faiss")
     except ImportError as error:
-        return Check("FAISS", Status.FAILED, str(error), "pip install 'resrank[retrieval]'")
+        return Check("FAISS", Status.FAILED, str(error), install_command("retrieval"))
     return Check("FAISS", Status.OK, str(faiss.__version__))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resrank.core.checkpoint import file_sha256, validate_folder
 from resrank.core.errors import CheckpointError, StackError
+from resrank.core.extras import install_command
 from resrank.core.names import CHECKPOINT_DIR, VERSION, Model
 from resrank.export.build_script import BUILD_SCRIPT
 from resrank.export.manifest import EngineFacts, Manifest, ManifestError, PlanFacts, Runtime, read_manifest
@@ -213,7 +214,7 @@ class _EngineCheck:
 
     def _package(self) -> Iterator[Problem]:
         kind = self._facts.engine
-        remedy = f"pip install 'resrank[{_EXTRAS[kind]}]'"
+        remedy = install_command(_EXTRAS[kind])
         for package in self._machine.missing_companions(kind):
             yield Problem(Refusal.NOT_INSTALLED, f"{package} {Refusal.NOT_INSTALLED}", remedy)
         if self._machine.package(kind) is None:

@@ -13,6 +13,7 @@ import grpc
 
 from resrank.core.addresses import NO_PROXY, join_address
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 from resrank.core.server_tls import ServerTls
 from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
 from resrank.stack.ports import choose_ports
@@ -66,7 +67,7 @@ class SidecarProcess(ManagedProcess):
         ready_timeout_s: float = 300.0,
     ) -> None:
         if find_spec("faiss") is None or find_spec("grpc_health") is None:
-            raise StackError("the retrieval sidecar is not installed here: pip install 'resrank[retrieval]'")
+            raise StackError(f"the retrieval sidecar is not installed here: {install_command('retrieval')}")
         self.index = index
         self.host = host
         self.socket = socket

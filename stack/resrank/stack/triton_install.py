@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 
 SYSTEM_TRITON = Path("/opt/tritonserver/bin/tritonserver")
 """Where NVIDIA's container image keeps the server."""
@@ -123,7 +124,7 @@ def _embedded_triton() -> TritonInstall:
     if package is None or package.origin is None:
         raise StackError(
             "no tritonserver found on PATH, in /opt/tritonserver or in this environment: "
-            "pip install 'resrank[server]' (Python 3.11 or 3.12), or run inside NVIDIA's Triton container"
+            f"{install_command('server')} (Python 3.11 or 3.12), or run inside NVIDIA's Triton container"
         )
     root = Path(package.origin).parent / "tritonserver"
     executable = root / "bin" / "tritonserver"

@@ -170,7 +170,7 @@ def test_without_a_gpu_or_resrank_it_says_so(repository: Path, bin_folder: Path,
     assert "no nvidia-smi found: engines are built on the GPU that they are for" in refusal(repository, bin_folder)
     put_command(bin_folder, "nvidia-smi", NVIDIA_SMI)
     put_command(bin_folder, "python3", "#!/usr/bin/env bash\nexit 1\n")
-    assert "bin/python3 has no resrank: pip install 'resrank[triton]'" in refusal(repository, bin_folder)
+    assert "bin/python3 has no resrank[triton], which serving needs too" in refusal(repository, bin_folder)
 
 
 @pytest.mark.usefixtures("stand_ins")

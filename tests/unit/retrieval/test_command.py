@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from resrank.core.extras import install_command
+
 RUN = "import runpy; runpy.run_module('resrank.retrieval', run_name='__main__', alter_sys=True)"
 
 
@@ -17,9 +19,7 @@ def test_without_the_extra_it_is_named(tmp_path: Path, package: str) -> None:
     program = f"import sys; sys.argv = ['x', '--index', {str(tmp_path)!r}]; sys.modules[{package!r}] = None; {RUN}"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
-    assert ended.stderr == (
-        f"resrank.retrieval: needs the Python package {package}: pip install 'resrank[retrieval]'\n"
-    )
+    assert ended.stderr == (f"resrank.retrieval: needs the Python package {package}: {install_command('retrieval')}\n")
 
 
 def test_an_interrupt_while_something_is_imported_says_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from resrank.core.errors import (
     ServerUnavailableError,
     StackError,
 )
+from resrank.core.extras import install_command
 from resrank.stack.cli import exit_codes, lazy_group
 from resrank.stack.cli.app import run
 from support.tiny_manifest import make_manifest, write_tiny_manifest
@@ -154,7 +155,7 @@ def test_nobody_reads_to_the_end_is_no_error() -> None:
 
 def test_a_missing_extra_is_named(fail: Fail, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(fail(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))) == 1
-    assert "pip install 'resrank[export]'" in capsys.readouterr().err
+    assert install_command("export") in capsys.readouterr().err
 
 
 def test_a_module_of_nobodys_is_a_bug_and_raised(fail: Fail) -> None:
@@ -217,7 +218,7 @@ def test_without_typer_the_extra_is_named() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert "pip install 'resrank[cli]'" in ended.stderr
+    assert install_command("cli") in ended.stderr
 
 
 @pytest.mark.parametrize(

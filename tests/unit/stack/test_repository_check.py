@@ -12,6 +12,7 @@ import pytest
 
 from resrank.core.checkpoint import read_spec
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 from resrank.core.names import CHECKPOINT_DIR, Model
 from resrank.export.manifest import CheckpointFacts, Manifest, Runtime, write_manifest
 from resrank.serving.engines.base import EngineKind, Precision
@@ -349,7 +350,7 @@ CASES = [
     Case(
         Refusal.NOT_INSTALLED,
         "ONNX Runtime is not installed",
-        "pip install 'resrank[cpu]'",
+        install_command("cpu"),
         CONTAINER,
         Runtime.CPU,
         {},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resrank.core.errors import ExportError
+from resrank.core.extras import install_command
 from resrank.core.progress import Notify
 from resrank.export.profiles import ProfileShapes
 from resrank.export.tensorrt.callbacks import (
@@ -211,4 +212,4 @@ def _load_library() -> Any:
             return importlib.import_module(module)
         except (ImportError, OSError) as error:
             problem = error
-    raise ExportError(f"tensorrt_rtx is not installed ({problem}): pip install 'resrank[tensorrt-rtx]'") from problem
+    raise ExportError(f"tensorrt_rtx is not installed ({problem}): {install_command('tensorrt-rtx')}") from problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resrank.core.extras import install_command
 from resrank.serving.engines.base import Engine, EngineError, EngineKind, EngineOptions, Precision
 
 __all__ = ["Engine", "EngineError", "EngineKind", "EngineOptions", "Precision", "load_engine"]
@@ -35,7 +36,7 @@ def load_engine(model: Path, options: EngineOptions) -> Engine:
             try:
                 from resrank.serving.engines.torch import TorchEngine
             except ImportError as error:
-                raise EngineError(f"torch is not installed ({error}): pip install 'resrank[torch]'") from error
+                raise EngineError(f"torch is not installed ({error}): {install_command('torch')}") from error
 
             return TorchEngine(model, options)
         case EngineKind.TENSORRT | EngineKind.TENSORRT_RTX:

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from resrank.core.extras import install_command
 from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
@@ -25,7 +26,7 @@ class OnnxRuntimeEngine:
         try:
             import onnxruntime
         except ImportError as error:
-            raise EngineError("onnxruntime is not installed: pip install 'resrank[cpu]'") from error
+            raise EngineError(f"onnxruntime is not installed: {install_command('cpu')}") from error
         if options.precision is not Precision.FP32:
             raise EngineError(f"onnxruntime on a CPU computes in fp32, not {options.precision.value}: use openvino")
         session_options = onnxruntime.SessionOptions()

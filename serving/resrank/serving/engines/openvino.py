@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.extras import install_command
 from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
@@ -31,7 +32,7 @@ class OpenVinoEngine:
         try:
             import openvino
         except ImportError as error:
-            raise EngineError("openvino is not installed: pip install 'resrank[cpu]'") from error
+            raise EngineError(f"openvino is not installed: {install_command('cpu')}") from error
         core = openvino.Core()
         if options.precision is Precision.BF16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError("this CPU has no bf16 instructions: export with --precision fp32")

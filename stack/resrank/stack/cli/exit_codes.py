@@ -12,6 +12,7 @@ from resrank.core.errors import (
     ResRankError,
     ServerUnavailableError,
 )
+from resrank.core.extras import install_command
 
 
 class ExitCode(IntEnum):
@@ -93,4 +94,4 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     extra = _EXTRAS.get(module)
     if extra is None:
         return None
-    return f"this command needs the Python package {module}: pip install 'resrank[{extra}]'"
+    return f"this command needs the Python package {module}: {install_command(extra)}"

@@ -237,7 +237,9 @@ def test_a_builder_that_is_not_installed_is_named(
 ) -> None:
     for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ExportError, match=r"^tensorrt_rtx is not installed .*: pip install 'resrank\[tensorrt-rtx\]'$"):
+    with pytest.raises(
+        ExportError, match=r"^tensorrt_rtx is not installed .*: (uv )?pip install .*\[tensorrt-rtx\]'?$"
+    ):
         export_checkpoint(checkpoint, tmp_path / "out", ExportOptions(runtime=Runtime.TENSORRT_RTX))
     assert not list(tmp_path.iterdir())
 

@@ -234,7 +234,7 @@ def test_a_gpu_that_is_not_there_is_refused(linear: Case) -> None:
 def test_torch_that_is_not_installed_says_what_to_install(linear: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "resrank.serving.engines.torch", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(EngineError, match=r"torch is not installed .*: pip install 'resrank\[torch\]'"):
+    with pytest.raises(EngineError, match=r"torch is not installed .*: (uv )?pip install .*\[torch\]"):
         load_engine(linear.folder / "encoder", options())
 
 
