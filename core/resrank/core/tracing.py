@@ -21,6 +21,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import resrank.core
 from resrank.core.errors import InvalidInputError
+from resrank.core.extras import install_command
 from resrank.core.outcomes import Outcome, outcome_of
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def export_traces(service: str) -> None:
     if traces_endpoint() is None:
         return
     if not has_exporter():  # the variable may be the platform's, for all that runs there
-        logger.warning("%s is set, but traces are not sent: pip install 'resrank[otel]'", ENDPOINT_VARIABLE)
+        logger.warning("%s is set, but traces are not sent: %s", ENDPOINT_VARIABLE, install_command("otel"))
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 from resrank.core.server_tls import ServerTls
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
@@ -54,7 +55,7 @@ class GatewayProcess(ManagedProcess):
         ready_timeout_s: float = 60.0,
     ) -> None:
         if any(find_spec(package) is None for package in ("fastapi", "fastapi_offline", "uvicorn")):
-            raise StackError("the gateway is not installed here: pip install 'resrank[gateway]'")
+            raise StackError(f"the gateway is not installed here: {install_command('gateway')}")
         self.host = host
         self.tls = tls
         (self.port,) = choose_ports(host, port)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from resrank.core.addresses import join_address
 from resrank.core.errors import StackError
+from resrank.core.extras import install_command
 
 PATH = "/v1/traces"
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -70,7 +71,7 @@ class TraceCollector:
         try:
             from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
         except ModuleNotFoundError as error:
-            raise StackError("what traces are made of comes with OpenTelemetry: pip install 'resrank[otel]'") from error
+            raise StackError(f"what traces are made of comes with OpenTelemetry: {install_command('otel')}") from error
         self._messages = trace_service_pb2
         self._lock = threading.Lock()
         self._traces: dict[str, list[TraceSpan]] = {}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from resrank.core.errors import InvalidInputError, StackError
+from resrank.core.extras import install_command
 from resrank.core.tracing import ENDPOINT_VARIABLE, has_exporter, traces_endpoint
 
 _SAMPLER, _SAMPLER_ARGUMENT = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
@@ -53,7 +54,7 @@ class TraceExport:
         if url is None:
             return None
         if not has_exporter():
-            raise StackError("traces need OpenTelemetry's SDK and exporter: pip install 'resrank[otel]'")
+            raise StackError(f"traces need OpenTelemetry's SDK and exporter: {install_command('otel')}")
         named = bool(environment.get("OTEL_SERVICE_NAME")) or "service.name=" in environment.get(
             "OTEL_RESOURCE_ATTRIBUTES", ""
         )

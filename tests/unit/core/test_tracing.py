@@ -11,6 +11,7 @@ from opentelemetry.trace import StatusCode
 
 from resrank.core import tracing
 from resrank.core.errors import InvalidInputError, QueueFullError
+from resrank.core.extras import install_command
 from resrank.core.tracing import export_traces, inner_span, read_context, record_span, span, traces_endpoint
 from support.spans import Spans
 
@@ -121,7 +122,7 @@ def test_without_the_exporter_a_platforms_variable_is_a_warning(
     monkeypatch.setattr(tracing, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):
         export_traces("x")
-    assert "pip install 'resrank[otel]'" in caplog.text
+    assert install_command("otel") in caplog.text
 
 
 def test_a_library_is_imported_without_the_sdk() -> None:
