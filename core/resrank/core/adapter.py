@@ -21,18 +21,16 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from resrank.core.calibration_file import read_calibration_file
 from resrank.core.checkpoint import (
     ENCODER_DIR,
     RERANKER_DIR,
     EncoderSpec,
     FusionSpec,
     RerankerSpec,
-    Sha256,
-    StrictModel,
     canonical_sha256,
     folder_sha256,
     is_adapter,
-    read_fields,
     read_spec,
     refuse_contradictions,
     refuse_missing_files,
@@ -40,6 +38,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import CheckpointError
 from resrank.core.names import CHECKPOINT_FILE
+from resrank.core.strict_json import Sha256, StrictModel, read_fields
 from resrank.core.weights import WEIGHTS_FILE, StoredTensor, read_tensors
 
 LORA_CONFIG_FILE = "adapter_config.json"
@@ -170,6 +169,7 @@ def validate_adapter(folder: Path) -> AdapterSpec:
             raise CheckpointError(f"{folder / name}: sha256 is {found}, but {CHECKPOINT_FILE} says {fields.sha256}")
         _refuse_two_forms(folder / name, fields.base_sha256)
     validate_projectors(folder, spec, verify_hash=True)
+    read_calibration_file(folder)  # whether it is this checkpoint's is known when it is merged
     return spec
 
 

@@ -11,15 +11,17 @@ import json
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
+from resrank.core.calibration_file import calibration_of
 from resrank.core.errors import CheckpointError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.json_lines import parse_json
 from resrank.core.limits import MAX_EMBEDDING_DIM
 from resrank.core.names import CHECKPOINT_FILE
+from resrank.core.strict_json import Sha256, StrictModel, read_fields
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, read_tensors
 
 ENCODER_DIR = "encoder"
@@ -33,8 +35,6 @@ MAX_NEIGHBORS = 256
 """Most passages that relations compare each one with (K): six times what was found to help."""
 
 _HASH_CHUNK_BYTES = 1 << 20
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Pooling(StrEnum):
@@ -75,12 +75,6 @@ class SlotContent(StrEnum):
     def has_relations(self) -> bool:
         """Whether r_i of :mod:`resrank.core.relations` is read there."""
         return self is not SlotContent.VECTOR
-
-
-class StrictModel(BaseModel):
-    """Fields of a file: unknown ones are refused, read ones never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class EncoderSpec(StrictModel):
@@ -389,39 +383,6 @@ def is_adapter(path: Path) -> bool:
     return isinstance(fields, dict) and fields.get("kind") == ADAPTER_KIND
 
 
-_Fields = TypeVar("_Fields", bound=BaseModel)
-
-
-def read_fields(model: type[_Fields], file: Path) -> _Fields:
-    """Reads and validates one JSON file.
-
-    Args:
-        model: What it shall hold.
-        file: The file.
-
-    Raises:
-        FileNotFoundError: There is none.
-        CheckpointError: It cannot be read, is not JSON, or a field is wrong; the message names it.
-    """
-    try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{file}: {validation_sentence(error)}") from None
-
-
-def validation_sentence(error: ValueError) -> str:
-    """The first thing that is wrong, with its field: of pydantic's errors, or of a plain one of a model's checks."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-    return f"{field}: {first['msg']}"
-
-
 def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSpec:
     """Reads a checkpoint and checks that everything it promises is there.
 
@@ -441,6 +402,7 @@ def validate_folder(folder: Path, *, verify_hashes: bool = True) -> CheckpointSp
         if verify_hashes and (found := folder_sha256(backbone)) != expected:
             raise CheckpointError(f"{backbone}: sha256 is {found}, but {CHECKPOINT_FILE} says {expected}")
     validate_projectors(folder, spec, verify_hash=verify_hashes)
+    calibration_of(folder, spec.digest())
     return spec
 
 

@@ -130,6 +130,7 @@ processes has it, since a repository is never changed."""
 
 MANIFEST_FILE = "manifest.json"
 CHECKPOINT_FILE = "resrank.json"
+CALIBRATION_FILE = "calibration.json"  # beside it
 VERSION = "1"  # the one version folder of every model: a repository is never changed, another one is written
 ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`: what CPU engines read
 PLAN_FILE = "model.plan"  # likewise: what TensorRT reads, where there is one plan

@@ -44,6 +44,7 @@ from resrank.core.checkpoint import (
     write_spec,
 )
 from resrank.core.errors import CheckpointError
+from resrank.core.names import CALIBRATION_FILE
 from resrank.core.progress import Notify
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
 from resrank.export.backbones import PACKAGED_BACKBONES, materialize
@@ -190,7 +191,7 @@ def merge_adapter(
             notify(f"merging the {name}")
             with _base_weights(folder / name, fields, base, partial) as weights:
                 _merge_backbone(folder / name, weights, partial / name)
-        for file in (PROJECTORS_FILE, CARD_FILE):
+        for file in (PROJECTORS_FILE, CARD_FILE, CALIBRATION_FILE):
             if (folder / file).is_file():
                 shutil.copyfile(folder / file, partial / file)
         merged = CheckpointSpec(

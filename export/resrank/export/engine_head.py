@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from resrank.core.checkpoint import PROJECTORS_FILE, SCORE_HEAD, CheckpointSpec
-from resrank.core.names import CHECKPOINT_FILE
+from resrank.core.names import CALIBRATION_FILE, CHECKPOINT_FILE
 
 _SEED = 2604_22180
 
@@ -50,7 +50,7 @@ def engine_head(checkpoint: Path, spec: CheckpointSpec, scratch: Path) -> Engine
     folder = scratch / "engine-head"
     folder.mkdir()
     for path in checkpoint.iterdir():
-        if path.name not in (PROJECTORS_FILE, CHECKPOINT_FILE):
+        if path.name not in (PROJECTORS_FILE, CHECKPOINT_FILE, CALIBRATION_FILE):
             (folder / path.name).symlink_to(path.resolve())
     save_file({**tensors, SCORE_HEAD: (head / head.norm() * wanted).float()}, folder / PROJECTORS_FILE)
     fusion = spec.fusion.model_copy(update={"projectors_sha256": None})

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from resrank.core.calibration_file import calibration_of
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, read_spec
 from resrank.core.errors import ExportError
 from resrank.core.names import Model
@@ -83,6 +84,7 @@ def export_checkpoint(
         notify(f"Loading {checkpoint}")
         checkpoint = full_checkpoint(checkpoint, Path(scratch), notify)
         spec = read_spec(checkpoint)
+        calibration = calibration_of(checkpoint, spec.digest())
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
         _require_space(out.parent, runtime.bytes_needed(_parameters(checkpoint)))
@@ -94,7 +96,7 @@ def export_checkpoint(
         gate = ParityGate(model, layout)
         made = runtime.export(Subject(head.checkpoint, model, layout, gate, Path(scratch), notify))
         notify(f"Writing {out}")
-        manifest = make_manifest(spec, options, made)
+        manifest = make_manifest(spec, calibration, options, made)
         plan = RepositoryPlan(
             spec,
             checkpoint,

@@ -37,13 +37,13 @@ from resrank.core.checkpoint import (
     projector_shapes,
     refuse_contradictions,
     validate_folder,
-    validation_sentence,
     write_spec,
 )
 from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.json_lines import parse_json
+from resrank.core.strict_json import validation_sentence
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
 from resrank.export.compact import CompactDecoder
 from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights

@@ -16,11 +16,12 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from resrank.core.checkpoint import Sha256, StrictModel
+from resrank.core.calibration import Calibration
 from resrank.core.durability import flush
 from resrank.core.errors import ResRankError
 from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, PLAN_FILE, Model
+from resrank.core.strict_json import Sha256, StrictModel
 from resrank.serving.engines.base import EngineKind, Precision
 
 MANIFEST_SCHEMA: Final = 4
@@ -58,11 +59,13 @@ class CheckpointFacts(StrictModel):
         name: Its name.
         sha256: Its digest.
         encoder_sha256: The encoder's identity, to which an index belongs.
+        calibration: What its scores mean; None where nobody fitted that.
     """
 
     name: str
     sha256: Sha256
     encoder_sha256: Sha256
+    calibration: Calibration | None = None
 
 
 class ToleranceFacts(StrictModel):

@@ -10,6 +10,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
 from resrank.core.buckets import parse_buckets
+from resrank.core.calibration import Calibration
 from resrank.core.checkpoint import CheckpointSpec, encoder_identity
 from resrank.core.errors import ExportError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
@@ -49,6 +50,7 @@ def complete_configs(
     engine_parameters: Mapping[Model, Mapping[Parameter, object]],
     adapt: Callable[[Configs], None] = lambda _: None,
     *,
+    calibration: Calibration | None = None,
     embedding_cache_mib: int = DEFAULT_EMBEDDING_CACHE_MIB,
 ) -> Configs:
     """Makes a checkpoint's configs.
@@ -57,6 +59,7 @@ def complete_configs(
         spec: The checkpoint's fields.
         engine_parameters: What the hosts of ``encoder`` and ``reranker`` are told.
         adapt: Changes the configs of a CPU repository into those of another runtime, in place.
+        calibration: What the checkpoint's scores mean; None where nobody fitted that.
         embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen; 0 for none.
 
     Returns:
@@ -87,7 +90,7 @@ def complete_configs(
     for model in _PUBLIC:
         set_parameters(configs[model], identity)
     for model in _SCORING:
-        set_parameters(configs[model], _scale(spec))
+        set_parameters(configs[model], _scale(spec, calibration))
     set_parameters(
         configs[Model.RERANK_TEXT],
         {
@@ -118,8 +121,8 @@ def _chain_behind_encoding(configs: Configs) -> dict[Parameter, object]:
     return {Parameter.RERANK_CHAIN: json.dumps(chain)}
 
 
-def _scale(spec: CheckpointSpec) -> dict[Parameter, object]:
-    """What a caller needs to know to join scores with others, and to order lists longer than a pass."""
+def _scale(spec: CheckpointSpec, calibration: Calibration | None) -> dict[Parameter, object]:
+    """What a caller needs to know to join and to read scores, and to order lists longer than a pass."""
     fusion = spec.fusion
     parameters: dict[Parameter, object] = {
         Parameter.LEXICAL_WEIGHT: fusion.lexical_weight,
@@ -127,6 +130,8 @@ def _scale(spec: CheckpointSpec) -> dict[Parameter, object]:
     }
     if fusion.cosine_map is not None:
         parameters[Parameter.COSINE_MAP] = fusion.cosine_map.to_json()
+    if calibration is not None:
+        parameters[Parameter.CALIBRATION] = calibration.to_json()
     return parameters
 
 

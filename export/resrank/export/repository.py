@@ -142,7 +142,11 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
             configure_gpu(configs, plan.gpu, plan.spec, layout)
 
     configs = complete_configs(
-        plan.spec, _engine_parameters(plan, layout), adapt, embedding_cache_mib=plan.embedding_cache_mib
+        plan.spec,
+        _engine_parameters(plan, layout),
+        adapt,
+        calibration=plan.manifest.checkpoint.calibration,
+        embedding_cache_mib=plan.embedding_cache_mib,
     )
     if plan.spec.fusion.score_residual:
         set_parameters(configs[Model.RESIDUAL_SCORING], {Parameter.SCORE_RESIDUAL: plan.residual_factor})

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from resrank.core.checkpoint import CheckpointSpec, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
+from resrank.core.names import CALIBRATION_FILE
 from resrank.export.cache import cache_folder
 from resrank.export.initialize import written_aside
 from resrank.model.quiet import quiet_transformers
@@ -68,6 +69,7 @@ def write_with(fit: CosineFit, checkpoint: Path, out: Path) -> CheckpointSpec:
     fusion = spec.fusion.model_copy(update={"cosine_map": fit.cosine_map})
     spec = spec.model_copy(update={"fusion": fusion})
     with written_aside(out) as partial:
-        shutil.copytree(checkpoint, partial, dirs_exist_ok=True)
+        # Other scores than a calibration was fitted to.
+        shutil.copytree(checkpoint, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CALIBRATION_FILE))
         write_spec(spec, partial)
     return spec

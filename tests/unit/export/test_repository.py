@@ -15,6 +15,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from resrank.core.calibration import read_calibration
 from resrank.core.checkpoint import SlotContent, SlotSpec, encoder_identity
 from resrank.core.errors import ExportError, InvalidInputError
 from resrank.core.fusion import CosineMap
@@ -28,6 +29,7 @@ from resrank.serving.engines import EngineKind, Precision
 from resrank.serving.rerank_prompt import PromptingStep
 from resrank.serving.step import Answer, StepRequest
 from resrank.serving.tokenizer import TokenizationStep
+from support.tiny_calibration import CALIBRATION
 from support.tiny_checkpoint import make_tiny_checkpoint
 from support.tiny_manifest import make_manifest
 
@@ -328,6 +330,18 @@ def test_memory_for_passages_is_written_into_the_config_of_who_uses_it(plan: Rep
     with_it = {model for model, parameters in told.items() if "embedding_cache_mib" in parameters}
     assert with_it == {Model.RERANK_TEXT}
     assert told[Model.RERANK_TEXT]["embedding_cache_mib"].string_value == "3"
+
+
+def test_what_scores_mean_stands_in_the_manifest_and_where_clients_look(plan: RepositoryPlan, tmp_path: Path) -> None:
+    checkpoint = plan.manifest.checkpoint.model_copy(update={"calibration": CALIBRATION})
+    write_repository(
+        replace(plan, manifest=plan.manifest.model_copy(update={"checkpoint": checkpoint})), tmp_path / "out"
+    )
+    assert read_manifest(tmp_path / "out").checkpoint.calibration == CALIBRATION
+    for model in Model:
+        parameters = {key: value.string_value for key, value in read(tmp_path / "out", model).parameters.items()}
+        scores = model in (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
+        assert read_calibration(parameters) == (CALIBRATION if scores else None)
 
 
 def test_a_failed_write_leaves_what_was_there(plan: RepositoryPlan, tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +14,7 @@ from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.terminal import Terminal, print_json
 from resrank.evaluation.names import Through
 from resrank.stack.cli.options import Output, OutputOption
-
-if TYPE_CHECKING:
-    from resrank.core.progress import Notify, Progress
+from resrank.stack.cli.progress import shown_progress
 
 app = typer.Typer(rich_markup_mode="markdown")
 
@@ -136,7 +132,7 @@ def eval_(
         command=shlex.join(["resrank", *sys.argv[1:]]),
     )
     evaluated = EvaluatedCheckpoint(through, checkpoint, repository, triton_url)
-    with _progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
+    with shown_progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
         report = run_evaluation(
             request, evaluated.open, partial(sidecar_of, to_fill=True), notify=notify, progress=progress
         )
@@ -158,34 +154,3 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     if numbers and not 1 <= numbers[0] <= numbers[-1] <= MAX_MESSAGE_RECORDS:
         raise typer.BadParameter(f"{text!r}: each from 1 to {MAX_MESSAGE_RECORDS}", param_hint=option)
     return numbers
-
-
-@contextmanager
-def _progress(console: Terminal) -> Iterator[tuple[Notify, Progress]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # On standard error, so that --output json can be piped.
-    bars = Bars(*columns, console=console, transient=True)
-    current: dict[str, TaskID] = {}
-
-    def progress(what: str, done: int, total: int) -> None:
-        if what not in current:
-            for task in current.values():
-                bars.remove_task(task)
-            current.clear()
-            current[what] = bars.add_task(what, total=total)
-            bars.start()
-        bars.update(current[what], completed=done, total=total)
-
-    try:
-        yield lambda step: console.print(f"{step} …", style="dim", markup=False), progress
-    finally:
-        bars.stop()

@@ -73,6 +73,7 @@ _EXTRAS = {
     "safetensors": "export",
     "scipy": "evaluation",
     "sentence_transformers": "benchmarks",
+    "sklearn": "evaluation",
     "tensorboard": "training",
     "tokenizers": "triton",
     "torch": "export",

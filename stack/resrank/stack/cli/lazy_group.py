@@ -24,6 +24,7 @@ SUB_COMMANDS = {
     "loadtest": "resrank.stack.cli.loadtest",
     "train": "resrank.stack.cli.train",
     "eval": "resrank.stack.cli.eval",
+    "calibrate": "resrank.stack.cli.calibrate",
 }
 """Sub-command to the module whose ``app`` it is, in the order of the help."""
 

@@ -11,10 +11,11 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from resrank.core.checkpoint import Sha256, StrictModel, file_sha256
+from resrank.core.checkpoint import file_sha256
 from resrank.core.errors import StackError
 from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, Model
+from resrank.core.strict_json import Sha256, StrictModel
 from resrank.stack.machine import Machine, describe_machine
 
 TUNING_SCHEMA: Final = 2
