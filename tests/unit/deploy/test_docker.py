@@ -24,6 +24,7 @@ from resrank.core.errors import StackError
 from resrank.stack.ports import choose_ports
 from resrank.stack.triton_install import find_triton
 from resrank.stack.triton_process import RESTRICTED_PROTOCOLS, SERVING_FLAGS
+from support.certificates import Certificates, make_certificates
 
 ROOT = Path(__file__).parents[3]
 DOCKER = ROOT / "deploy" / "docker"
@@ -124,8 +125,8 @@ def test_the_extras_exist() -> None:
     (default,) = [rest for rest in arguments("ARG") if rest.startswith("EXTRAS=")]
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     text = (DOCKER / "Dockerfile").read_text() + (DOCKER / "README.md").read_text()
-    named = re.findall(r"\btriton,cli(?:,([a-z-]+))?", text)
-    assert set(default.removeprefix("EXTRAS=").split(",")) | {name for name in named if name} <= set(known)
+    named = {name for extras in re.findall(r"\btriton,cli(?:,[a-z-]+)*", text) for name in extras.split(",")}
+    assert set(default.removeprefix("EXTRAS=").split(",")) | named <= set(known)
 
 
 class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -141,10 +142,17 @@ class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
 
 
 @contextmanager
-def serving(port: int, ready: bool, unready_model: str | None = None) -> Iterator[None]:
+def serving(
+    port: int, ready: bool, unready_model: str | None = None, certificates: Certificates | None = None
+) -> Iterator[None]:
     server = grpc.server(ThreadPoolExecutor(1))
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Server(ready, unready_model), server)
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    if certificates is None:
+        server.add_insecure_port(f"127.0.0.1:{port}")
+    else:
+        pair, authority = certificates.served, certificates.authority.read_bytes()
+        pairs = [(pair.key.read_bytes(), pair.certificate.read_bytes())]
+        server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials(pairs, authority, True))
     server.start()
     try:
         yield
@@ -184,6 +192,20 @@ def test_a_model_that_is_not_ready_is_not_health(
     with serving(port, ready=True, unready_model="reranker"):
         assert healthcheck.main() == 1
     assert capsys.readouterr().err == "healthcheck: model reranker is not ready\n"
+
+
+def test_health_is_told_to_who_has_the_pods_own_certificate(
+    healthcheck: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificates = make_certificates(tmp_path)
+    for name, file in {"tls.crt": "server.pem", "tls.key": "server.key", "ca.crt": "ca.pem"}.items():
+        (tmp_path / name).symlink_to(file)
+    (port,) = choose_ports("127.0.0.1", None)
+    healthcheck.ADDRESS = f"127.0.0.1:{port}"
+    with serving(port, ready=True, certificates=certificates):
+        assert healthcheck.main() == 1
+        monkeypatch.setenv("RESRANK_HEALTH_TLS", str(tmp_path))
+        assert healthcheck.main() == 0
 
 
 def test_nobody_who_answers_is_not_healthy(healthcheck: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,26 @@
-"""One request, one trace: from the client through every model and the sidecar, waiting and computing apart."""
+"""What can be seen of a live stack: one request as one trace, and every metric that dashboard and alerts ask for."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+import yaml
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,11 +30,15 @@ from opentelemetry.trace import NoOpTracer, format_trace_id
 from resrank.client import InvalidInputError, ResRankClient
 from resrank.core.tracing import span
 from resrank.stack.local_stack import LocalStack
+from resrank.stack.ports import choose_ports
 from resrank.stack.trace_collector import TraceCollector, TraceSpan
 from resrank.stack.trace_export import TraceExport
 
 from .conftest import Exported
 from .test_search import PASSAGES, QUERY, fill
+
+HAS_GATEWAY = find_spec("resrank.gateway") is not None
+DEPLOY = Path(__file__).parents[3] / "deploy"
 
 CANDIDATES = 20  # two passes of at most 16
 QUICKLY = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
@@ -180,3 +196,142 @@ def test_a_request_without_a_context_begins_a_trace_in_triton(traced: Traced) ->
     assert tree.roots == ["InferRequest"]
     assert tree.of("InferRequest") == ["rerank_text"]
     assert "rerank" in tree.of("rerank_text")
+
+
+@pytest.fixture(scope="module")
+def gateway(traced: Traced) -> Iterator[str | None]:
+    """``host:port`` of a gateway before the stack; None in a checkout without one."""
+    if not HAS_GATEWAY:
+        yield None
+        return
+    environment = {
+        **os.environ,
+        "RESRANK_GATEWAY_PORT": "0",
+        "RESRANK_GATEWAY_TRITON": traced.stack.triton.grpc_address,
+        "RESRANK_GATEWAY_RETRIEVAL": traced.stack.sidecar.address,
+    }
+    command = [sys.executable, "-m", "resrank.gateway"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().rpartition("//")[2].strip()
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def pages(traced: Traced, gateway: str | None) -> dict[str, str]:
+    """Job to ``host:port`` of its metrics page."""
+    sidecar = traced.stack.sidecar.metrics_address
+    assert sidecar is not None
+    found = {"resrank-triton": traced.stack.triton.metrics_address, "resrank-retrieval": sidecar}
+    return found if gateway is None else {**found, "resrank-gateway": gateway}
+
+
+def expressions() -> dict[str, str]:
+    """Every query of dashboard and alerts."""
+    panels = json.loads((DEPLOY / "grafana" / "resrank.json").read_text())["panels"]
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][0]["rules"]
+    asked = {
+        f"{panel['title']}, {target['refId']}": target["expr"]
+        for panel in panels
+        for target in panel.get("targets", [])
+    }
+    asked |= {rule["alert"]: rule["expr"] for rule in rules}
+    return {title: query for title, query in asked.items() if HAS_GATEWAY or "resrank_gateway_" not in query}
+
+
+def names(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:resrank|nv|process)_\w+", re.sub(r'"[^"]*"', "", expression)))
+
+
+def use(traced: Traced, gateway: str | None) -> None:
+    """A little of everything."""
+    traced.client.search(QUERY, candidates=12)
+    traced.client.search(QUERY, candidates=12, route="server")
+    traced.client.rerank(QUERY, passages=PASSAGES[:3])
+    if gateway is None:
+        return
+    body = json.dumps({"query": QUERY, "documents": PASSAGES[:3]}).encode()
+    request = urllib.request.Request(f"http://{gateway}/v1/rerank", body, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+        assert len(json.load(answer)["results"]) == 3
+
+
+def test_every_metric_of_dashboard_and_alerts_is_on_a_page(
+    traced: Traced, gateway: str | None, pages: dict[str, str]
+) -> None:
+    use(traced, gateway)
+    found = set()
+    for address in pages.values():
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{address}/metrics") as page:
+            # As it is written: the parser of prometheus-client gives Triton's counters an ending that they have not.
+            found |= set(re.findall(r"^(\w+)[{ ]", page.read().decode(), re.MULTILINE))
+    wanted = set().union(*map(names, expressions().values()))
+    assert len(wanted) > 25
+    assert wanted - found == {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus on PATH: Debian's package has it")
+def test_a_real_prometheus_answers_every_query(
+    traced: Traced, gateway: str | None, pages: dict[str, str], tmp_path: Path
+) -> None:
+    settings = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
+    settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shutil.copy(DEPLOY / "prometheus" / "alerts.yaml", tmp_path)
+    settings["scrape_configs"] = [
+        {**job, "static_configs": [{"targets": [pages[job["job_name"]]]}]}
+        for job in settings["scrape_configs"]
+        if job["job_name"] in pages
+    ]
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(settings))
+    (port,) = choose_ports("127.0.0.1", None)
+    options = {
+        "config.file": tmp_path / "prometheus.yaml",
+        "storage.tsdb.path": tmp_path / "data",
+        "web.listen-address": f"127.0.0.1:{port}",
+    }
+    command = ["prometheus", *(f"--{name}={value}" for name, value in options.items())]
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask(path: str, **query: str) -> Any:
+        try:
+            with opener.open(f"http://127.0.0.1:{port}/api/v1/{path}?{urlencode(query)}", timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            with error:
+                raise AssertionError(f"{query}: {error.read().decode()}") from error
+
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            until = time.monotonic() + 60
+            while True:  # used all the while, so that there are rates
+                use(traced, gateway)
+                assert time.monotonic() < until, (tmp_path / "log").read_text()
+                try:
+                    empty = [
+                        title
+                        for title, expression in expressions().items()
+                        if not ask("query", query=expression.replace("$__rate_interval", "20s"))["result"]
+                    ]
+                except OSError:  # not listening yet
+                    time.sleep(0.5)
+                    continue
+                # Nothing is wrong with this stack, and it has no GPU.
+                if all(title.startswith(("ResRank", "GPU, ")) for title in empty):
+                    break
+            targets = ask("targets")["activeTargets"]
+            assert {(target["labels"]["job"], target["health"]) for target in targets} == {(job, "up") for job in pages}
+            (group,) = ask("rules")["groups"]
+            assert {rule["health"] for rule in group["rules"]} == {"ok"}
+        finally:
+            process.terminate()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH: Debian's package prometheus has it")
+def test_alerts_fire_when_they_should() -> None:
+    for command in (("check", "config", "prometheus.yaml"), ("test", "rules", "alerts_test.yaml")):
+        done = subprocess.run(
+            ["promtool", *command], cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
