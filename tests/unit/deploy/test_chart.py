@@ -26,7 +26,7 @@ ALL: dict[str, Any] = {
     "repository": {"existingClaim": "models", "subPath": "resrank/1"},
     "index": {"mode": "copy", "existingClaim": "index"},
     "tls": {"secretName": "resrank-tls"},
-    "gateway": {"keys": {"secretName": "resrank-keys"}},
+    "gateway": {"keys": {"secretName": "resrank-keys", "metricsSecretName": "resrank-metrics"}},
     "grpc": {"expose": True},
     "autoscaling": {"kind": "hpa"},
     "metrics": {"podMonitor": True},
@@ -119,6 +119,8 @@ def test_keys_and_certificates_come_from_secrets_alone() -> None:
     assert environment["RESRANK_GATEWAY_UPSTREAM_TLS_CA"] == "/tls/ca.crt"
     assert "RESRANK_GATEWAY_INSECURE" not in environment
     assert "--grpc-use-ssl-mutual=true" in parts["triton"]["args"]
+    sidecar = {entry["name"]: entry.get("value") for entry in parts["retrieval"]["env"]}
+    assert sidecar["RESRANK_RETRIEVAL_TLS_CLIENT_CA"] == "/tls/ca.crt", "the gateway speaks to both in one way"
     volumes = {volume["name"]: volume for volume in found["Deployment"]["spec"]["template"]["spec"]["volumes"]}
     assert volumes["keys"]["secret"]["secretName"] == "resrank-keys"
     assert volumes["tls"]["secret"]["secretName"] == "resrank-tls"
@@ -144,6 +146,7 @@ def test_it_scales_on_how_full_the_queues_are() -> None:
         ({**LEAST, "index": {"mode": "copy"}}, "index.mode copy needs a claim"),
         ({**LEAST, "index": {"mode": "own", "existingClaim": "i"}}, "replicas must be 1"),
         ({**LEAST, "gateway": {"enabled": False}}, "nothing of this could be called"),
+        ({**ALL, "gateway": {"keys": {"secretName": "k"}}}, "gateway.keys.metricsSecretName"),
         ({**LEAST, "replica": 3}, "replica"),
         ({**LEAST, "autoscaling": {"kind": "vpa"}}, "autoscaling"),
         ({**LEAST, "autoscaling": {"kind": "hpa", "maxReplicas": 1}}, "maxReplicas: below minReplicas"),

@@ -40,6 +40,9 @@ capabilities: {drop: [ALL]}
 {{- if not (or .Values.gateway.enabled .Values.grpc.expose) }}
 {{- fail "gateway.enabled, grpc.expose: nothing of this could be called" }}
 {{- end }}
+{{- if and .Values.metrics.podMonitor .Values.gateway.enabled .Values.gateway.keys.secretName (not .Values.gateway.keys.metricsSecretName) }}
+{{- fail "gateway.keys.metricsSecretName: where the gateway wants keys, Prometheus needs one" }}
+{{- end }}
 {{- if lt (int .Values.autoscaling.maxReplicas) (int .Values.autoscaling.minReplicas) }}
 {{- fail "autoscaling.maxReplicas: below minReplicas" }}
 {{- end }}
