@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB
+from resrank.core.names import Model
 from resrank.export.manifest import Runtime
 from resrank.export.profiles import EncoderProfile, RerankerProfile
 from resrank.serving.engines.base import EngineKind, EngineOptions, Precision
 
 _CPU_ENGINES = (
+    (EngineKind.OPENVINO, Precision.INT8),
     (EngineKind.OPENVINO, Precision.BF16),
     (EngineKind.OPENVINO, Precision.FP32),
     (EngineKind.ONNXRUNTIME, Precision.FP32),
@@ -25,7 +27,8 @@ class ExportOptions:
 
     Attributes:
         runtime: What the repository is for.
-        precision: Of the matrix products; None for whichever is fastest and passes the parity gate.
+        precision: Of the matrix products; None for whichever is fastest and passes the parity gate. ``int8`` is the
+            encoder's alone: the reranker gets what None would give it.
         cpu_engine: Runtime ``cpu``: only this engine; None for whichever is fastest and passes.
         threads: Runtime ``cpu``: threads of one inference, 0 for all cores.
         embedding_cache_mib: Memory for vectors of passages that ``rerank_text`` has seen, in MiB; 0 for none.
@@ -66,12 +69,16 @@ class ExportOptions:
         for name, (wish, meant) in foreign.items():
             if wish and not meant:
                 raise InvalidInputError(name, f"has no meaning for runtime {self.runtime.value}: leave it out")
-        if self.runtime is Runtime.CPU and not self.cpu_choices:
+        if self.precision is Precision.INT8 and on_gpu:
+            raise InvalidInputError(
+                "precision", f"runtime {self.runtime.value} has no int8: leave it out, or use --runtime cpu"
+            )
+        if self.runtime is Runtime.CPU and not self.cpu_choices(Model.ENCODER):
             if self.precision is Precision.FP16:
                 raise InvalidInputError("precision", "no CPU engine computes in fp16: use bf16 or fp32")
             raise InvalidInputError(
                 "cpu_engine",
-                "onnxruntime does not compute in bf16 on a CPU: use openvino, or fp32"
+                f"onnxruntime does not compute in {self.precision} on a CPU: use openvino, or fp32"
                 if self.cpu_engine is EngineKind.ONNXRUNTIME
                 else f"{self.cpu_engine} does not run on a CPU: use openvino or onnxruntime",
             )
@@ -85,11 +92,17 @@ class ExportOptions:
             if len(set(values)) != len(values):
                 raise InvalidInputError(name, f"{', '.join(map(str, values))} names one twice")
 
-    @property
-    def cpu_choices(self) -> tuple[EngineOptions, ...]:
-        """The engines that runtime ``cpu`` chooses among."""
+    def cpu_choices(self, model: Model) -> tuple[EngineOptions, ...]:
+        """The engines that runtime ``cpu`` chooses among.
+
+        Args:
+            model: ``encoder`` or ``reranker``.
+        """
+        of_both = model is Model.ENCODER or self.precision is not Precision.INT8
+        wished = self.precision if of_both else None
         return tuple(
             EngineOptions(kind, precision, threads=self.threads)
             for kind, precision in _CPU_ENGINES
-            if self.cpu_engine in (None, kind) and self.precision in (None, precision)
+            if self.cpu_engine in (None, kind) and wished in (None, precision)
+            if model is Model.ENCODER or precision is not Precision.INT8
         )

@@ -22,11 +22,14 @@ from resrank.core.prompt import PromptLayout
 from resrank.core.telemetry import no_telemetry
 from resrank.export.rerank_chain import reranker_inputs, reranker_outputs
 from resrank.model.encoder_attention import has_local_layers
-from resrank.model.modeling import ResRankModel
+from resrank.model.modeling import EXPORT_ATTENTION, PRODUCT_ATTENTION, ResRankModel
 
 OPSET = 18
 """The CPU engines' opset. From 23 on ONNX has Attention as one operator, but OpenVINO 2026.4 refuses the grouped-query
 form of it (`key_input_correctness`); decomposed, both engines fuse it themselves."""
+
+_ATTENTION_OPSET = 23
+"""The first with Attention as an operator."""
 
 
 class EncoderGraph(nn.Module):
@@ -183,7 +186,8 @@ def trace(model: ResRankModel, graph: nn.Module, sample: GraphSample, opset: int
     dims = {name: Dim(name) for axes in sample.axes.values() for name in axes.values()}
     shapes = tuple({axis: dims[name] for axis, name in sample.axes[tensor].items()} for tensor in sample.inputs)
     try:
-        with model.exporting(), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
+        attention = PRODUCT_ATTENTION if opset < _ATTENTION_OPSET else EXPORT_ATTENTION
+        with model.exporting(attention), torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx", "onnxscript"):
             # The exporter warns that equal axes share one name, which is what is wanted.
             warnings.simplefilter("ignore")
             no_telemetry()  # the exporter looks whether ONNX Runtime can be imported

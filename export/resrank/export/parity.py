@@ -46,6 +46,7 @@ TOLERANCES = {
     Precision.FP32: Tolerance(state_cosine=0.9999, score=1e-4),
     Precision.BF16: Tolerance(state_cosine=0.999, score=1e-2),
     Precision.FP16: Tolerance(state_cosine=0.999, score=1e-2),
+    Precision.INT8: Tolerance(state_cosine=0.99, score=2e-2),
 }
 
 

@@ -82,6 +82,47 @@ def maskless_attention(
 
 AttentionInterface.register(EXPORT_ATTENTION, maskless_attention)
 
+PRODUCT_ATTENTION = "resrank_products"
+"""Name under which transformers finds :func:`product_attention`."""
+
+
+def product_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """The same for graphs in which ONNX has no operator for attention: written out where there is a mask.
+
+    torch writes ``scaled_dot_product_attention`` with a mask out as well, but with a guard against rows that attend to
+    nothing, which no row here is, and with a detour for the key's transposition. OpenVINO finds its fused attention
+    only without both.
+
+    Args:
+        module: The layer.
+        query: [B, H, S, D].
+        key: [B, H_kv, S, D], with as many heads as ``query`` where there is a mask.
+        value: [B, H_kv, S, D].
+        attention_mask: Boolean, broadcast to [B, H, S, S], True where a position is seen; None for causal layers.
+        scaling: Factor on the products, 1/sqrt(D) by default.
+        **others: Of :func:`maskless_attention`.
+
+    Returns:
+        [B, S, H, D] and None for the attention weights that nobody reads.
+    """
+    if attention_mask is None or key.shape[1] != query.shape[1]:
+        return maskless_attention(module, query, key, value, attention_mask, scaling, **others)  # type: ignore[arg-type]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    bias = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, -torch.inf)
+    weights = ((query * scale) @ key.transpose(-1, -2) + bias).softmax(dim=-1)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PRODUCT_ATTENTION, product_attention)
+
 
 class RerankerOutputs(NamedTuple):
     """What one pass says of its candidates; None for what the checkpoint does not have.
@@ -211,7 +252,7 @@ class ResRankModel(nn.Module):
             FP32 [B, d], pooled and, with ``embedding_norm: l2``, of length 1.
         """
         mask: Tensor | dict[str, Tensor] | None = attention_mask
-        if self.encoder.config._attn_implementation == EXPORT_ATTENTION:
+        if self.encoder.config._attn_implementation in (EXPORT_ATTENTION, PRODUCT_ATTENTION):
             mask = None if self.encoder_is_causal else token_mask(self.encoder.config, attention_mask)
         hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
         pooled = self._pool(hidden.float(), attention_mask)
@@ -369,26 +410,30 @@ class ResRankModel(nn.Module):
         return cast("Tensor", self.residual_gate) * states
 
     @contextlib.contextmanager
-    def exporting(self) -> Iterator[Self]:
-        """Within the context both backbones attend in the form that engines fuse (:func:`maskless_attention`)."""
+    def exporting(self, attention: str = EXPORT_ATTENTION) -> Iterator[Self]:
+        """Within the context both backbones attend in a form that engines fuse.
+
+        Args:
+            attention: ``EXPORT_ATTENTION`` or ``PRODUCT_ATTENTION``.
+        """
         with contextlib.ExitStack() as stack:
             for backbone in (self.encoder, self.reranker):
-                stack.enter_context(_fusible_attention(backbone))
+                stack.enter_context(_fusible_attention(backbone, attention))
             yield self
 
 
 @contextlib.contextmanager
-def _fusible_attention(backbone: PreTrainedModel) -> Iterator[None]:
+def _fusible_attention(backbone: PreTrainedModel, attention: str) -> Iterator[None]:
     before = backbone.config._attn_implementation
     if is_biased(backbone.config):
         with biased_attention(backbone):
-            backbone.config._attn_implementation = EXPORT_ATTENTION  # so that transformers passes the mask as it is
+            backbone.config._attn_implementation = attention  # so that transformers passes the mask as it is
             try:
                 yield
             finally:
                 backbone.config._attn_implementation = before
         return
-    backbone.set_attn_implementation(EXPORT_ATTENTION)
+    backbone.set_attn_implementation(attention)
     try:
         yield
     finally:

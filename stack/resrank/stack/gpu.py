@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from resrank.core.cpu import has_vnni
 from resrank.core.errors import StackError
 from resrank.core.telemetry import no_telemetry
 from resrank.serving.engines.base import EngineKind
@@ -266,6 +267,11 @@ class Machine:
     def cpu_bf16(self) -> bool:
         """See :func:`cpu_has_bf16`."""
         return cpu_has_bf16()
+
+    @cached_property
+    def cpu_vnni(self) -> bool:
+        """See :func:`resrank.core.cpu.has_vnni`."""
+        return has_vnni()
 
     @cached_property
     def triton(self) -> TritonInstall | None:

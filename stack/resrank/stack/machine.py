@@ -6,7 +6,8 @@ import os
 import platform
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from resrank.core.cpu import cpu_flags, cpuinfo
 
 _PACKAGES = (
     "resrank",
@@ -22,7 +23,6 @@ _PACKAGES = (
     "numpy",
 )
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86's two and ARM's, as Linux names them
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Machine:
 
 def describe_machine() -> Machine:
     """Looks at this machine."""
-    facts = _cpuinfo()
+    facts = cpuinfo()
     # A hypervisor may hide the model's name; family and model number still tell machines apart.
     cpu = " ".join(filter(None, (facts.get("model name") or platform.machine(), _family(facts))))
     versions = {}
@@ -66,7 +66,7 @@ def describe_machine() -> Machine:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return Machine(cpu, usable_cores(), _has_bf16(facts), platform.python_version(), versions)
+    return Machine(cpu, usable_cores(), not _BF16_FLAGS.isdisjoint(cpu_flags()), platform.python_version(), versions)
 
 
 def usable_cores() -> int:
@@ -74,20 +74,6 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's fields; none where the kernel has no such file."""
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
 def _family(facts: dict[str, str]) -> str:
     family, model = facts.get("cpu family"), facts.get("model")
     return f"(family {family}, model {model})" if family and model else ""
-
-
-def _has_bf16(facts: dict[str, str]) -> bool:
-    flags = facts.get("flags") or facts.get("Features") or ""
-    return not _BF16_FLAGS.isdisjoint(flags.split())

@@ -19,6 +19,7 @@ class Refusal(StrEnum):
     TOO_LITTLE_MEMORY = "GiB of GPU memory"
     NO_BF16_GPU = "does not multiply in bf16"
     NO_BF16_CPU = "this CPU has no bf16"
+    NO_VNNI = "this CPU has no VNNI"
     NO_BACKEND = "no tensorrt backend"
     NOT_INSTALLED = "is not installed"
     NOT_SERVED = "nothing serves plans"

@@ -242,10 +242,14 @@ class _EngineCheck:
             yield Problem(Refusal.NO_CUDA, cause, "install torch's CUDA build, or hide the GPU: CUDA_VISIBLE_DEVICES=")
 
     def _cpu_precision(self) -> Iterator[Problem]:
-        rounds = self._facts.engine is EngineKind.OPENVINO and self._facts.precision is Precision.BF16
-        if rounds and self._machine.package(EngineKind.OPENVINO) is not None and not self._machine.cpu_bf16:
+        if self._facts.engine is not EngineKind.OPENVINO or self._machine.package(EngineKind.OPENVINO) is None:
+            return
+        if self._facts.precision is Precision.BF16 and not self._machine.cpu_bf16:
             cause = f"it multiplies in bf16 and {Refusal.NO_BF16_CPU} instructions"
             yield Problem(Refusal.NO_BF16_CPU, cause, "export with --precision fp32")
+        if self._facts.precision is Precision.INT8 and not self._machine.cpu_vnni:
+            cause = f"it multiplies in int8 and {Refusal.NO_VNNI} instructions"
+            yield Problem(Refusal.NO_VNNI, cause, "export with --precision fp32")
 
     # GPUs
 

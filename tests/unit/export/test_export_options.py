@@ -54,6 +54,14 @@ def test_torch_builds_for_no_capability() -> None:
             {"cpu_engine": EngineKind.ONNXRUNTIME, "precision": Precision.BF16},
             "cpu_engine: onnxruntime does not compute in bf16 on a CPU: use openvino, or fp32",
         ),
+        (
+            {"cpu_engine": EngineKind.ONNXRUNTIME, "precision": Precision.INT8},
+            "cpu_engine: onnxruntime does not compute in int8 on a CPU: use openvino, or fp32",
+        ),
+        (
+            {"runtime": Runtime.TORCH, "precision": Precision.INT8},
+            "precision: runtime torch has no int8: leave it out, or use --runtime cpu",
+        ),
         ({"precision": Precision.FP16}, "precision: no CPU engine computes in fp16: use bf16 or fp32"),
         (
             {"cpu_engine": EngineKind.TENSORRT},

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from resrank.model.modeling import ResRankModel
+from resrank.model.modeling import EXPORT_ATTENTION, PRODUCT_ATTENTION, ResRankModel
 from support.tiny_families import DECODERS, ENCODERS, LOCAL_WINDOW, make_family_checkpoint
 
 LENGTHS = (30, 3, 17)
@@ -29,8 +29,9 @@ def test_rows_padded_together_and_exported_are_rows_alone_and_stock(model: ResRa
     ids = torch.randint(4, vocabulary, (len(LENGTHS), max(LENGTHS)), generator=generator)
     mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
     alone = torch.cat([model.encode(ids[row, None, :n], mask[row, None, :n]) for row, n in enumerate(LENGTHS)])
-    with model.exporting():
-        torch.testing.assert_close(model.encode(ids, mask), alone, atol=1e-5, rtol=1e-4)
+    for attention in (EXPORT_ATTENTION, PRODUCT_ATTENTION):
+        with model.exporting(attention):
+            torch.testing.assert_close(model.encode(ids, mask), alone, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model.encode(ids, mask), alone, atol=1e-5, rtol=1e-4)
 
 

@@ -45,6 +45,7 @@ class FakeMachine(Machine):
     missing: tuple[str, ...] = ()
     torch_cuda: str | None = "13.0"
     cpu_bf16: bool = True
+    cpu_vnni: bool = True
     triton: TritonInstall | None = TRITON
     tensorrt_backend: TensorRtBackend | None = BACKEND
 
@@ -334,6 +335,14 @@ CASES = [
         FakeMachine(gpus=(), packages={EngineKind.OPENVINO: "2026.4.1"}, cpu_bf16=False),
         Runtime.CPU,
         {"engine": EngineKind.OPENVINO, "precision": Precision.BF16},
+    ),
+    Case(
+        Refusal.NO_VNNI,
+        "it multiplies in int8 and this CPU has no VNNI instructions",
+        "--precision fp32",
+        FakeMachine(gpus=(), packages={EngineKind.OPENVINO: "2026.4.1"}, cpu_vnni=False),
+        Runtime.CPU,
+        {"engine": EngineKind.OPENVINO, "precision": Precision.INT8},
     ),
     Case(
         Refusal.NO_BACKEND,

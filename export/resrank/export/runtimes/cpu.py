@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from resrank.core.checkpoint import CheckpointSpec
+from resrank.core.checkpoint import CheckpointSpec, encoder_identity
 from resrank.core.errors import ExportError
 from resrank.core.names import Model
 from resrank.core.prompt import PromptLayout
 from resrank.export.export_options import ExportOptions
 from resrank.export.graph_files import graph_digests, graph_files
+from resrank.export.int8_rankings import INT8_RANKINGS
 from resrank.export.manifest import EngineFacts
 from resrank.export.onnx_graphs import OPSET, export_encoder, export_reranker
 from resrank.export.repository import EngineModel
@@ -44,8 +45,8 @@ class CpuRuntime:
         graphs[Model.RERANKER] = export_reranker(subject.model, subject.scratch / Model.RERANKER)
         tried: list[EngineChoice] = []
         refused: list[str] = []
-        for options in self._options.cpu_choices:
-            for model in ENGINE_MODELS:
+        for model in ENGINE_MODELS:
+            for options in self._options.cpu_choices(model):
                 if self._rounds_for_nothing(model, options, subject.model.spec):
                     continue
                 subject.notify(f"Checking the {model.value} on {options.kind.value} {options.precision.value}")
@@ -58,18 +59,21 @@ class CpuRuntime:
         return RuntimeExport(models, chosen, tuple(tried), refused=tuple(dict.fromkeys(refused)))
 
     def _rounds_for_nothing(self, model: Model, options: EngineOptions, spec: CheckpointSpec) -> bool:
-        """Whether bf16 is left out, unless it was asked for, for a decoder that reads slots alone.
+        """Whether a precision is left out, unless it was asked for.
 
-        It takes a millisecond in fp32 too, and what it reads are cosines whose differences stand in the third digit,
-        where bf16 rounds: scores then depend on how many lists an engine takes at once.
+        bf16 is for a decoder that reads slots alone. It takes a millisecond in fp32 too, and what it reads are cosines
+        whose differences stand in the third digit, where bf16 rounds: scores then depend on how many lists an engine
+        takes at once.
+
+        int8 is for an encoder of which nobody has measured what it does to rankings: random texts, which are all that
+        the gate has, do not tell.
         """
-        asked_for = self._options.precision is not None
-        return (
-            model is Model.RERANKER
-            and spec.reranker.prompt is None
-            and options.precision is Precision.BF16
-            and not asked_for
-        )
+        if options.precision is self._options.precision:
+            return False
+        if options.precision is Precision.INT8:
+            measured = INT8_RANKINGS.get(encoder_identity(spec))
+            return measured is None or not measured.passed
+        return model is Model.RERANKER and spec.reranker.prompt is None and options.precision is Precision.BF16
 
 
 def _engine_model(onnx: Path, choice: EngineChoice) -> EngineModel:

@@ -28,6 +28,7 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
     FP16 = "fp16"
+    INT8 = "int8"  # on a CPU: matrices are kept in 8 bits, activations get theirs row by row as they come
 
 
 class EngineError(ResRankError):

@@ -50,8 +50,9 @@ def export(
     precision: Annotated[
         str,
         typer.Option(
-            help="Matrix products in; `auto`: the fastest that passes the parity gate, on GPUs bf16 before fp32.",
-            metavar="[auto|fp32|bf16|fp16]",
+            help="Matrix products in; `auto`: the fastest that passes the parity gate, on GPUs bf16 before fp32. "
+            "`int8`: the encoder on a CPU; `auto` takes it where it was measured to rank as fp32 does.",
+            metavar="[auto|fp32|bf16|fp16|int8]",
         ),
     ] = _AUTO,
     force: Annotated[bool, typer.Option("--force", help="Replace a repository that an earlier export wrote.")] = False,
