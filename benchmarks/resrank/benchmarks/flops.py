@@ -1,4 +1,4 @@
-"""How much arithmetic one pass of the reranker is, counted from its exported graph."""
+"""How much arithmetic one row is to an engine, counted from its exported graph."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import onnx
 
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.measurement import BenchmarkError
-from resrank.core.checkpoint import RERANKER_DIR
+from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR
 from resrank.core.names import Model
 
 
 @dataclass(frozen=True)
-class RerankerSize:
+class GraphSize:
     """What the count of operations needs.
 
     Attributes:
-        parameters: Elements of all weight matrices of decoder layers and projectors; the embedding table is looked up
+        parameters: Elements of all weight matrices of layers and projectors; the embedding table is looked up
             and not multiplied with, and there are no logits.
-        layers: Decoder layers.
+        layers: How many.
         hidden_size: h.
     """
 
@@ -41,18 +41,26 @@ class RerankerSize:
         return 2 * self.parameters * positions + 4 * positions**2 * self.hidden_size * self.layers
 
 
-def reranker_size(deployment: Deployment) -> RerankerSize:
+def reranker_size(deployment: Deployment) -> GraphSize:
     """Reads the sizes off the repository's graph and the checkpoint's configuration.
 
     Raises:
         BenchmarkError: The configuration does not tell its number of layers.
     """
-    path = deployment.checkpoint / RERANKER_DIR / "config.json"
+    return _size(deployment, Model.RERANKER, RERANKER_DIR, deployment.spec.reranker.hidden_size)
+
+
+def encoder_size(deployment: Deployment) -> GraphSize:
+    """The encoder's; errors as :func:`reranker_size`."""
+    return _size(deployment, Model.ENCODER, ENCODER_DIR, deployment.spec.encoder.embedding_dim)
+
+
+def _size(deployment: Deployment, model: Model, part: str, width: int) -> GraphSize:
+    path = deployment.checkpoint / part / "config.json"
     layers = json.loads(path.read_text(encoding="utf-8")).get("num_hidden_layers")
     if not isinstance(layers, int):
         raise BenchmarkError(f"{path}: num_hidden_layers is needed to count operations, found {layers!r}")
-    parameters = matrix_parameters(deployment.graph(Model.RERANKER))
-    return RerankerSize(parameters, layers, deployment.spec.reranker.hidden_size)
+    return GraphSize(matrix_parameters(deployment.graph(model)), layers, width)
 
 
 def matrix_parameters(graph: Path) -> int:

@@ -29,6 +29,11 @@ class Benchmark(StrEnum):
 
     RERANK = "rerank", "the whole ensemble through gRPC against its engines called directly"
     ENGINE = "engine", "the reranker's engine against ONNX Runtime in fp32, and its share of the machine's peak"
+    ENCODER = (
+        "encoder",
+        "the encoder's engine in each precision, its share of the machine's peak, cost by passage length",
+    )
+    START = "start", "`export`, `serve` until it is ready, and what it occupies at rest"
     RETRIEVAL = "retrieval", "the sidecar's dense search against FAISS in one process"
     INDEXING = "indexing", "`index build` against sentence-transformers' `encode`"
     CANDIDATES = "candidates", "rerank latency by number of candidates, beside rerankers that read text"

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resrank.benchmarks.flops import RerankerSize, matrix_parameters
+from resrank.benchmarks.flops import GraphSize, matrix_parameters
 from resrank.export.onnx_graphs import export_reranker
 from resrank.model.modeling import ResRankModel
 from support.tiny_checkpoint import make_tiny_checkpoint
@@ -15,7 +15,7 @@ from support.tiny_checkpoint import make_tiny_checkpoint
 
 def test_flops_against_a_hand_worked_example() -> None:
     # 2 * 1000 * 10 for the weights; in each of 3 layers 4 * 10 * 10 * 8 for attention
-    assert RerankerSize(parameters=1000, layers=3, hidden_size=8).flops(10) == 20_000 + 9_600
+    assert GraphSize(parameters=1000, layers=3, hidden_size=8).flops(10) == 20_000 + 9_600
 
 
 def test_only_constant_matrices_of_products_count_and_shared_ones_at_each_use(tmp_path: Path) -> None:
