@@ -85,6 +85,7 @@ class Parameter(StrEnum):
     SLOT_CONTENT = "slot_content"  # config of the same models: vector, relations or both
     # config of `search`: the steps of `rerank` behind the encoding of the query, as JSON; missing where there is none
     RERANK_CHAIN = "rerank_chain"
+    NEAR_STEPS = "near_steps"
     SCORE_RESIDUAL = "score_residual"  # config of `residual_scoring`: the factor on SCORE_RESIDUALS
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from resrank.export.manifest import EngineFacts, Manifest, write_manifest
 from resrank.export.model_configs import CONFIG_FILE, Configs, complete_configs, set_parameters, templates_folder
 from resrank.export.queue_bounds import bound_queues
 from resrank.export.warmup import add_warmup
+from resrank.serving.near_steps import NEAR_MODELS
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _TOKENIZER_OF = {
@@ -150,6 +151,8 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
     )
     if plan.spec.fusion.score_residual:
         set_parameters(configs[Model.RESIDUAL_SCORING], {Parameter.SCORE_RESIDUAL: plan.residual_factor})
+    near = NEAR_MODELS if Parameter.RERANK_CHAIN in configs[Model.SEARCH].parameters else ()
+    set_parameters(configs[Model.SEARCH], _near_steps(configs, near))
     bound_queues(configs, {model: engine.row_ms for model, engine in plan.engines.items() if engine.row_ms is not None})
     templates = templates_folder()
     for model in configs:
@@ -158,10 +161,9 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
         program = templates / model / VERSION / "model.py"
         if program.is_file() and configs[model].backend == "python":
             shutil.copyfile(program, version / program.name)
-        if model in _NEEDS_SPEC:
-            shutil.copyfile(plan.checkpoint / CHECKPOINT_FILE, version / CHECKPOINT_FILE)
-        if model in _TOKENIZER_OF:
-            _copy_tokenizer(plan.checkpoint / _TOKENIZER_OF[model], version)
+        _copy_step(plan, model, version)
+    for model in near:
+        _copy_step(plan, model, repository / Model.SEARCH / VERSION / model)
     for model, engine in _hosted(plan).items():
         for name, source in engine.files.items():
             _link(source, repository / model / VERSION / name)
@@ -173,6 +175,23 @@ def _fill(repository: Path, plan: RepositoryPlan) -> None:
         script.write_text(plan.build_script, encoding="utf-8")
         script.chmod(0o755)
     write_manifest(plan.manifest, repository)
+
+
+def _near_steps(configs: Configs, models: Sequence[Model]) -> dict[Parameter, object]:
+    """What ``search`` is told of the steps that it takes itself: each model's own parameters."""
+    told = {
+        model.value: {name: value.string_value for name, value in configs[model].parameters.items()} for model in models
+    }
+    return {Parameter.NEAR_STEPS: json.dumps(told)} if told else {}
+
+
+def _copy_step(plan: RepositoryPlan, model: Model, folder: Path) -> None:
+    """What a step reads of the checkpoint, if anything."""
+    if model in _NEEDS_SPEC:
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(plan.checkpoint / CHECKPOINT_FILE, folder / CHECKPOINT_FILE)
+    if model in _TOKENIZER_OF:
+        _copy_tokenizer(plan.checkpoint / _TOKENIZER_OF[model], folder)
 
 
 def _hosted(plan: RepositoryPlan) -> dict[Model, EngineModel]:

@@ -1,4 +1,4 @@
-"""``search``: a query to the best passages, by calls to ``embed_query``, the retrieval sidecar and ``rerank``."""
+"""``search``: a query to the best passages, by what ``embed_query``, the retrieval sidecar and ``rerank`` do."""
 
 import triton_python_backend_utils as pb_utils
 
@@ -12,7 +12,8 @@ class TritonPythonModel:
             from resrank.core.search_plan import ServedReranker
             from resrank.serving.deferred import DeferredBackend
             from resrank.serving.load_metrics import CallerMetrics
-            from resrank.serving.python_backend import PythonBackend, config_parameters
+            from resrank.serving.near_steps import NearSteps
+            from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
             from resrank.serving.rerank_chain import RerankChain
             from resrank.serving.retriever import SidecarRetriever
             from resrank.serving.search import SearchStep
@@ -22,11 +23,12 @@ class TritonPythonModel:
 
         backend = PythonBackend(pb_utils, args)
         parameters = config_parameters(args)
+        models = NearSteps.read(backend.infer_outputs, version_folder(args), parameters)
         step = SearchStep(
-            backend.infer,
+            models,
             SidecarRetriever.from_environment(),
             ServedReranker.read(parameters),
-            RerankChain.read(backend.infer_outputs, parameters),
+            RerankChain.read(models, parameters),
         )
         self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 

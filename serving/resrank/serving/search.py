@@ -1,4 +1,4 @@
-"""``search``: a query's text to the best passages, by calls to ``embed_query``, the retrieval sidecar and ``rerank``.
+"""``search``: a query's text to the best passages, by what ``embed_query``, the retrieval sidecar and ``rerank`` do.
 
 The candidates' vectors go from the sidecar to the reranker inside one machine, and never to the caller.
 """
@@ -35,7 +35,7 @@ from resrank.core.search_plan import (
     reserve,
 )
 from resrank.core.tokenization import decode_text, row_field
-from resrank.serving.infer import Infer
+from resrank.serving.near_steps import NearSteps
 from resrank.serving.request_trace import traced_part
 from resrank.serving.rerank_chain import RerankChain
 from resrank.serving.retriever import LONGEST_S, Retriever
@@ -55,19 +55,19 @@ class SearchStep:
     """QUERY BYTES [1, 1] to what was found, best first: IDS, TITLES, TEXTS, *SCORES, CANDIDATE_* [1, k'], and more."""
 
     def __init__(
-        self, infer: Infer, retriever: Retriever, reranker: ServedReranker, chain: RerankChain | None = None
+        self, models: NearSteps, retriever: Retriever, reranker: ServedReranker, chain: RerankChain | None = None
     ) -> None:
         """Prepares the calls.
 
         Args:
-            infer: Calls another model.
+            models: Calls another model, or takes its step here.
             retriever: Finds candidates.
             reranker: What the model's own config says. The encoder goes with every search, so that the sidecar
                 compares it with the index that it has at that moment: nothing is remembered here that a restarted
                 sidecar would make wrong.
             chain: Scores with the query's vector at hand; None where ``rerank`` needs none.
         """
-        self._infer = infer
+        self._models = models
         self._retriever = retriever
         self._reranker = reranker
         self._chain = chain
@@ -155,7 +155,7 @@ class SearchStep:
             case AskReranker():
                 return self._reranker
             case EmbedQuery():
-                return (await self._infer(Model.EMBED_QUERY, {Tensor.TEXT: queries}, Tensor.EMBEDDING, request))[0]
+                return (await self._models.embed_query(queries, request))[0]
             case Retrieve(asked):
                 with traced_part(request.trace, "retrieve"):
                     return await self._retriever.search(asked, request.deadline)
@@ -166,7 +166,7 @@ class SearchStep:
                     if embedding is not None and self._chain is not None:
                         return await self._chain.score(queries, embedding, candidates, request)
                     inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
-                    return (await self._infer(Model.RERANK, inputs, Tensor.SCORES, request))[0]
+                    return (await self._models(Model.RERANK, inputs, (Tensor.SCORES,), request))[Tensor.SCORES][0]
 
 
 def read_options(parameters: Mapping[str, object]) -> SearchOptions:

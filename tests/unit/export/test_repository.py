@@ -136,6 +136,16 @@ def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryP
     assert [step["model"] for step in chain] == [*PASS, "residual_scoring"]
     assert chain[-1]["inputs"]["QUERY_EMBEDDING"] == "QUERY_EMBEDDING"
     assert chain[-1]["outputs"] == {"SCORES": "SCORES"}
+    # And those between the engines in its own process: it has their files and their parameters.
+    near = json.loads(read(tmp_path / "out", "search").parameters["near_steps"].string_value)
+    assert list(near) == ["query_tokenizer", "rerank_prompt", "residual_scoring"]
+    for model, parameters in near.items():
+        own = tmp_path / "out" / model / "1"
+        copied = sorted(path.name for path in (tmp_path / "out/search/1" / model).iterdir())
+        assert copied == sorted(path.name for path in own.iterdir() if path.name != "model.py")
+        assert parameters == {
+            key: value.string_value for key, value in read(tmp_path / "out", model).parameters.items()
+        }
     (waits,) = (tensor for tensor in read(tmp_path / "out", "query_tokenizer").input if tensor.name == "QUERY_STATE")
     assert waits.optional  # embed_query has none
     assert list(waits.dims) == [32]

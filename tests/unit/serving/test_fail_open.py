@@ -19,6 +19,7 @@ from resrank.core.errors import (
 )
 from resrank.core.names import Model, Tensor
 from resrank.core.search_plan import ServedReranker
+from resrank.serving.near_steps import NearSteps
 from resrank.serving.search import MAX_LATE_CALLS, SearchStep
 from resrank.serving.step import Arrays, StepRequest
 
@@ -46,9 +47,8 @@ class FailingModels(Models):
 
 
 def search(failing: Failing, parameters: dict[str, object], index: Index | None = None, **fields: Any) -> Arrays:
-    step = SearchStep(
-        FailingModels(failing).infer, index or Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP)
-    )
+    far = NearSteps(FailingModels(failing).infer_outputs, {})
+    step = SearchStep(far, index or Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
     inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
     return asyncio.run(step.answer(StepRequest(inputs, parameters=parameters, **fields)))
 
@@ -122,7 +122,9 @@ def test_the_callers_and_the_indexs_faults_stay_errors() -> None:
 def test_of_a_model_that_stands_still_so_many_calls_are_waited_for_and_no_more() -> None:
     async def run() -> tuple[list[str], list[Model], int]:
         models = FailingModels({Model.RERANK: None})
-        step = SearchStep(models.infer, Index(3), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
+        step = SearchStep(
+            NearSteps(models.infer_outputs, {}), Index(3), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP)
+        )
         inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
         parameters = {"on_failure": "retrieval_order", "mode": "lexical", "k": 3, "candidates": 3}
 

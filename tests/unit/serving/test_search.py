@@ -14,6 +14,7 @@ from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.core.search_plan import ServedReranker
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.serving.near_steps import NearSteps
 from resrank.serving.rerank_chain import RerankChain
 from resrank.serving.search import BLOCKS_IN_FLIGHT, SearchStep
 from resrank.serving.step import Arrays, StepRequest
@@ -49,6 +50,12 @@ class Models:
             raise self.failure
         return candidates[:, :, 0].astype(np.float32) - 0.01 * np.arange(candidates.shape[1], dtype=np.float32)
 
+    async def infer_outputs(
+        self, model: Model, inputs: Arrays, outputs: Sequence[Tensor], caller: StepRequest
+    ) -> dict[Tensor, np.ndarray]:
+        (output,) = outputs
+        return {output: await self.infer(model, inputs, output, caller)}
+
 
 class Index:
     """Passage i has the vector (i mod 7, 1), and where words are searched for the BM25 i mod 3 of at most 4."""
@@ -83,7 +90,8 @@ class Index:
 def search(
     index: Index, models: Models, parameters: Mapping[str, object] | None = None, query: bytes = b"q", **fields: Any
 ) -> Arrays:
-    step = SearchStep(models.infer, index, ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
+    far = NearSteps(models.infer_outputs, {})
+    step = SearchStep(far, index, ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
     inputs = {Tensor.QUERY: np.array([[query]], dtype=np.object_)}
     return asyncio.run(step.answer(StepRequest(inputs, parameters=parameters or {}, **fields)))
 
@@ -180,7 +188,9 @@ def test_lists_longer_than_a_pass_are_put_into_canonical_order_before_they_are_c
     found = []
     for turned in (False, True):
         models, index = Models(), Index(10, turned=turned)
-        step = SearchStep(models.infer, index, ServedReranker(ENCODER, MAX_PASSAGES, 0.0, MAP, relational=True))
+        step = SearchStep(
+            NearSteps(models.infer_outputs, {}), index, ServedReranker(ENCODER, MAX_PASSAGES, 0.0, MAP, relational=True)
+        )
         inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
         request = StepRequest(inputs, parameters={"k": 10, "candidates": 10, "mode": mode})
         outputs = asyncio.run(step.answer(request))
@@ -224,7 +234,8 @@ def test_with_the_querys_vector_at_hand_the_query_is_not_encoded_again(mode: str
         return {Tensor.SCORES: inputs[Tensor.PASSAGE_STATES] @ inputs[Tensor.QUERY_EMBEDDING][0]}
 
     chain = RerankChain.read(infer_outputs, {"rerank_chain": CHAIN})
-    step = SearchStep(models.infer, Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP), chain)
+    far = NearSteps(models.infer_outputs, {})
+    step = SearchStep(far, Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP), chain)
     inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
     parameters = {"k": 6, "candidates": 6, "mode": mode, "lexical_weight": 0.0}
     found = asyncio.run(step.answer(StepRequest(inputs, parameters=parameters)))
