@@ -177,6 +177,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         """As :meth:`ResRankClient.encoder_sha256`."""
         return await self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
 
+    async def lexical_weight(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> float:
+        """As :meth:`ResRankClient.lexical_weight`."""
+        return await self._run("lexical_weight", plans.lexical_weight(self._facts), timeout_s, traceparent)
+
     async def calibration(
         self, *, timeout_s: float | None = None, traceparent: str | None = None
     ) -> Calibration | None:

@@ -280,6 +280,10 @@ class ResRankClient(ClientBase[grpc.Channel]):
         """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
         return self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
 
+    def lexical_weight(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> float:
+        """The w of Triton's checkpoint, which a search or a reranking of stored passages has that names none."""
+        return self._run("lexical_weight", plans.lexical_weight(self._facts), timeout_s, traceparent)
+
     def calibration(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> Calibration | None:
         """What the scores of Triton's checkpoint mean, as relevance from 0 to 1; None where nobody fitted that.
 

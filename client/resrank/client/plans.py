@@ -185,6 +185,11 @@ def encoder_sha256(facts: FactsCache) -> Plan[str]:
     return (yield from model_facts(facts, Model.RERANK)).text(Parameter.ENCODER_SHA256)
 
 
+def lexical_weight(facts: FactsCache) -> Plan[float]:
+    """The checkpoint's w."""
+    return (yield from served_reranker(facts)).lexical_weight
+
+
 def calibration(facts: FactsCache) -> Plan[Calibration | None]:
     """What the checkpoint's scores mean; None where nobody fitted that."""
     return read_calibration((yield from model_facts(facts, Model.RERANK)).parameters)

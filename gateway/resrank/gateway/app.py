@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.staticfiles import StaticFiles
 
 from resrank.client import AsyncResRankClient
 from resrank.core import __version__
@@ -25,7 +26,7 @@ from resrank.gateway.metrics import GatewayMetrics
 from resrank.gateway.request_facts import facts_of
 from resrank.gateway.request_log import RequestLog
 from resrank.gateway.reranking import Reranker
-from resrank.gateway.routes import embeddings, health, models, rerank, search
+from resrank.gateway.routes import embeddings, health, models, playground, rerank, search
 from resrank.gateway.settings import GatewaySettings
 from resrank.gateway.upstream import open_client
 
@@ -79,6 +80,8 @@ def create_app(settings: GatewaySettings, open_client: OpenClient = open_client)
     app.state.draining = False
     for router in (rerank.router, search.router, embeddings.router, models.router, health.router):
         app.include_router(router)
+    app.include_router(playground.router)
+    app.mount("/playground", StaticFiles(directory=playground.FOLDER), name="playground")
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
     for kind in (ResRankError, RefusedError):

@@ -14,10 +14,13 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
+from axe_playwright_python.sync_playwright import Axe
 from hypothesis import HealthCheck, given, settings
+from playwright.sync_api import Page
 
 from resrank.client import RerankResult
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
+from support.browser import open_page
 from support.tiny_checkpoint import SENTENCES
 
 from .conftest import PASSAGES, QUERY, Served
@@ -149,6 +152,11 @@ def test_a_search_has_every_part_of_every_score(served: Served) -> None:
         for name in ("score", "rerank_score", "dense_score", "lexical_score", "candidate_score"):
             assert passage[name] == pytest.approx(getattr(other, name), abs=1e-5), name
         assert passage["relevance_score"] == pytest.approx(relevance(other.score), abs=1e-5)
+    best = max(p.lexical_score or 0.0 for p in served.client.search(QUERY, 40, candidates=40, mode="lexical").passages)
+    assert found["lexical_weight"] == 0.5
+    assert found["max_lexical_score"] == pytest.approx(best, rel=1e-3)
+    default = post(served, "/v1/search", {"query": QUERY})
+    assert default["lexical_weight"] == served.client.lexical_weight()
     dense = post(served, "/v1/search", {"query": QUERY, "k": 3, "mode": "dense", "rerank": False})
     assert dense["reranked"] is False
     assert dense["passages"][0]["score"] == dense["passages"][0]["dense_score"]
@@ -222,3 +230,67 @@ def test_whatever_the_openapi_document_allows_is_answered_and_never_by_500(serve
     )
     assert asked.total() > 100
     assert " error=" not in log.read_text()
+
+
+def titles(page: Page, column: str) -> list[str]:
+    return page.locator(f"#{column} .title").all_inner_texts()
+
+
+def test_the_playground_shows_a_search_before_and_after_and_sorts_by_another_weight(served: Served) -> None:
+    """By the keyboard alone, in a real browser that asks nobody but the gateway."""
+    found = served.client.search(QUERY, 30, candidates=30, route="server").passages
+    best = max(p.lexical_score or 0.0 for p in served.client.search(QUERY, 40, candidates=40, mode="lexical").passages)
+
+    def by(weight: float) -> list[str]:
+        scores = {p.title: (p.rerank_score or 0.0) + weight * (p.lexical_score or 0.0) / best for p in found}
+        ordered = sorted(found, key=lambda p: (-scores[p.title], p.candidate_rank))
+        return [p.title or "" for p in ordered]
+
+    with open_page() as page:
+        asked: list[str] = []
+        problems: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(str(served.http.base_url))
+        page.fill("#candidates", "30")
+        page.fill("#shown", "30")
+        page.focus("#query")
+        page.keyboard.type(QUERY)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#after li")
+        retrieved = sorted(found, key=lambda passage: passage.candidate_rank)
+        assert titles(page, "before") == [passage.title for passage in retrieved]
+        assert titles(page, "after") == [passage.title for passage in found]
+        first = page.locator("#after li").first
+        assert first.locator(".number").inner_text() == f"{found[0].score:.3f}"
+        climbed = found[0].candidate_rank - 1
+        change = first.locator(".change").inner_text()
+        assert change == ("= same place" if climbed == 0 else f"▲ {climbed}, was {found[0].candidate_rank}")
+        stages = page.get_attribute("#stages", "aria-label") or ""
+        assert [part.rpartition(" ")[0].rpartition(" ")[0] for part in stages.split(", ")] == [
+            "query's encoding",
+            "retrieval",
+            "reranking",
+            "the rest",
+        ]
+        page.focus("#weight")
+        page.keyboard.press("End")
+        assert page.inner_text("#weight-value") == "2.00"
+        assert titles(page, "after") == by(2.0) != by(0.3)
+        told = page.locator("#after .track").first.get_attribute("aria-label") or ""
+        assert re.fullmatch(r"score [\d.]+: reranker -?[\d.]+, words [\d.]+", told)
+        page.keyboard.press("Home")
+        assert titles(page, "after") == by(0.0)
+        page.focus("#after li")
+        assert page.locator(".marked").count() == 2
+        findings = Axe().run(page).response["violations"]
+        assert [(finding["id"], finding["help"]) for finding in findings] == []
+        assert not problems
+        assert {url.split("/")[2] for url in asked} == {str(served.http.base_url).split("/")[2]}
+        page.fill("#candidates", "1000")
+        page.evaluate("document.querySelector('#candidates').max = 5000")
+        page.fill("#candidates", "2000")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#failure:not([hidden])")
+        assert page.inner_text("#failure") == "k: out of range (limit 1000, got 2000) (and 1 more)"

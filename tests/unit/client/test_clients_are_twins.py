@@ -12,6 +12,7 @@ METHODS = (
     "embed_passages",
     "encoder_sha256",
     "calibration",
+    "lexical_weight",
     "health",
     "close",
 )

@@ -61,6 +61,9 @@ class DecidedClient(AsyncResRankClient):
     async def calibration(self, **given: Any) -> Calibration | None:
         return self.fitted
 
+    async def lexical_weight(self, **given: Any) -> float:
+        return 0.3
+
     async def encoder_sha256(self, **given: Any) -> str:
         await self._decide("encoder_sha256", **given)
         return "e" * 64

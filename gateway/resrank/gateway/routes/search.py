@@ -36,5 +36,8 @@ async def search(request: Request, body: Search) -> Response:
     facts.counts["passages"] = len(found.passages)
     if found.failure is not None:
         facts.counts["not_reranked"] = found.failure.outcome.value
-    calibration = await gateway.client.calibration() if found.reranked else None
-    return json_response(search_answer(found, body, calibration, facts.id))
+    calibration, weight = None, None
+    if found.reranked:
+        calibration = await gateway.client.calibration()
+        weight = await gateway.client.lexical_weight() if body.lexical_weight is None else body.lexical_weight
+    return json_response(search_answer(found, body, weight, calibration, facts.id))

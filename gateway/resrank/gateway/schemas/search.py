@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from resrank.client import SearchResult
+from resrank.client import RankedPassage, SearchResult
 from resrank.core.calibration import Calibration
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
@@ -95,6 +96,9 @@ class SearchAnswer(Answer):
         reranked: Whether the reranker ordered them.
         reason: Why not, where it was asked to: ``shed``, ``deadline``, ``unavailable`` or ``failed``.
         calibration: How scores became relevance.
+        lexical_weight: w that the words' share was weighed with; missing where there is none.
+        max_lexical_score: The best BM25 of any passage of the index, with which shares of another weight can be added;
+            missing where no passage returned has a share.
         passages: Best first.
         timings: Milliseconds of each stage, and ``total`` as the gateway saw it.
     """
@@ -104,16 +108,21 @@ class SearchAnswer(Answer):
     reranked: bool
     reason: str | None
     calibration: str
+    lexical_weight: float | None
+    max_lexical_score: float | None
     passages: list[FoundPassage]
     timings: Timings
 
 
-def search_answer(found: SearchResult, body: Search, calibration: Calibration | None, request_id: str) -> SearchAnswer:
+def search_answer(
+    found: SearchResult, body: Search, lexical_weight: float | None, calibration: Calibration | None, request_id: str
+) -> SearchAnswer:
     """An answer in this schema.
 
     Args:
         found: What the client found.
         body: What was asked for.
+        lexical_weight: w; None where nothing was reranked.
         calibration: What was fitted for the checkpoint.
         request_id: Of the request.
     """
@@ -144,6 +153,21 @@ def search_answer(found: SearchResult, body: Search, calibration: Calibration | 
         reranked=found.reranked,
         reason=None if found.failure is None else found.failure.outcome.value,
         calibration=relevance.name,
+        lexical_weight=lexical_weight if words else None,
+        max_lexical_score=_best_lexical_score(found.passages, lexical_weight),
         passages=passages,
         timings=dict(found.timings),
     )
+
+
+def _best_lexical_score(passages: Sequence[RankedPassage], weight: float | None) -> float | None:
+    """B of score = rerank_score + w * lexical_score / B, by the passage whose share is the largest."""
+    if not weight:
+        return None
+    known = [
+        (passage.lexical_score, passage.score - passage.rerank_score)
+        for passage in passages
+        if passage.lexical_score and passage.rerank_score is not None
+    ]
+    lexical, share = max(known, default=(0.0, 0.0))
+    return weight * lexical / share if share > 0 else None
