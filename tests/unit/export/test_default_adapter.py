@@ -35,3 +35,11 @@ def test_its_card_names_licence_data_and_limits() -> None:
     assert "license: apache-2.0" in card.split("---\n")[1]
     for section in ("Data", "Recipe", "Figures", "Limits"):
         assert f"## {section}" in card
+
+
+def test_the_llm_reads_text_over_the_same_encoder_and_is_an_adapter() -> None:
+    spec, default = validate_adapter(ROOT / "checkpoints" / "llm"), validate_adapter(shipped_checkpoint(DEFAULT))
+    assert spec.reranker.prompt is not None
+    assert spec.fusion.score_residual != 0
+    assert (spec.encoder.base_sha256, spec.encoder.sha256) == (default.encoder.base_sha256, default.encoder.sha256)
+    assert {spec.encoder.source, spec.reranker.source} <= {backbone.source for backbone in PACKAGED_BACKBONES}
