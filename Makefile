@@ -9,7 +9,7 @@ INDEX := var/index
 HTTP := 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full unit integration e2e docs lint serve bench sbom clean
+.PHONY: help setup demo test test-full unit integration e2e acceptance docs lint serve bench sbom clean
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 23
@@ -34,6 +34,10 @@ test-full: lint docs  ## The same, and what takes long: every family, precision 
 
 unit integration e2e: $(READY)  ## Its part of the tests: without servers, against real ones, the README's commands
 	$(PYTEST) tests/$@ $(ARGS)
+
+# Each client has an environment of its own below var/acceptance. ARGS names some of tests/acceptance/clients.
+acceptance: $(READY) $(REPOSITORY)/manifest.json  ## A live stack called by clients that others wrote
+	@$(BIN)/python tests/acceptance/run.py $(REPOSITORY) $(ARGS)
 
 docs: $(READY)  ## The documentation as a site in var/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
