@@ -28,11 +28,12 @@ from resrank.core.progress import Notify
 from resrank.core.scoring import Float32, normalize
 from resrank.core.tokenization import EncoderTokenizer
 from resrank.model.quiet import quiet_transformers
+from resrank.serving.engines import Precision
 from resrank.stack.machine import usable_cores
 from resrank.stack.triton_process import TritonProcess
 
-TORCH_TARGET = 1.8
-INFINITY_TARGET = 1.5
+TORCH_TARGET, TORCH_TARGET_INT8 = 1.8, 2.5
+INFINITY_TARGET, INFINITY_TARGET_INT8 = 1.5, 2.0
 PASSAGES = 256
 ROUNDS = 5
 
@@ -104,6 +105,8 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
         torch.set_num_threads(before)
     chosen = deployment.engine_options(Model.ENCODER)
     speeds = {label: Side.of(label, [1e3 * len(texts) / each for each in times]) for label, times in spent.items()}
+    in_int8 = chosen.precision is Precision.INT8
+    targets = (TORCH_TARGET_INT8, INFINITY_TARGET_INT8) if in_int8 else (TORCH_TARGET, INFINITY_TARGET)
     fastest = max((INFINITY_TORCH, INFINITY_OPTIMUM), key=lambda label: speeds[label].median)
     return Study(
         name="encoding",
@@ -119,7 +122,7 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
                 bound=Bound.AT_LEAST,
                 target=target,
             )
-            for label, target in ((SENTENCE_TRANSFORMERS, TORCH_TARGET), (fastest, INFINITY_TARGET))
+            for label, target in zip((SENTENCE_TRANSFORMERS, fastest), targets, strict=True)
         ),
         notes=("infinity-emb is held against with the faster of its two engines; all sides have the same weights.",),
         facts={
