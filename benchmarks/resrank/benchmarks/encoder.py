@@ -30,7 +30,7 @@ JUDGED = 118
 """Tokens of a usual passage."""
 
 ROWS = (1, 8, 32)
-_POSITIONS = 4096
+_POSITIONS = 2048
 """In a call by which lengths are compared."""
 
 _RUNS = 5
