@@ -48,11 +48,17 @@ class UploadMemory:
 
     def give_back(self, size: int) -> None:
         """Called when a request of that size is refused or done."""
-        if size >= _TRIM_BYTES and self._due is None:
-            self._due = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._give_back)
+        if size < _TRIM_BYTES:
+            return
+        loop = asyncio.get_running_loop()
+        # A refusal's traceback holds the message, in a cycle. Not only every half second: callers that come again at
+        # once would have a dozen of them in memory by then.
+        loop.call_soon(gc.collect)
+        if self._due is None:
+            self._due = loop.call_later(_TRIM_AFTER_S, self._give_back)
 
     def _give_back(self) -> None:
         self._due = None
-        gc.collect()  # a refusal's traceback holds the message, in a cycle
+        gc.collect()
         if self._trim is not None:
             self._trim(0)

@@ -88,25 +88,26 @@ def batch(size: int) -> bytes:
     return pb.UpsertRequest(encoder_sha256=SHA, dimension=8, records=records).SerializeToString()
 
 
-@pytest.mark.parametrize(
-    # gRPC keeps buffers for what it has begun to receive: how much of each message it has when it refuses it depends on
-    # the machine's load (111 MiB once stayed of 1,200 that were sent). What is small enough to be received stays for a
-    # while, up to all six and half as much again.
-    ("size", "stay"),
-    [(200 * MIB, 4 * MAX_UPLOAD_BYTES), (MAX_UPLOAD_BYTES - MIB, 9 * MAX_UPLOAD_BYTES)],
-)
-def test_large_uploads_take_bounded_memory_and_give_it_back(start_sidecar: StartSidecar, size: int, stay: int) -> None:
+@pytest.mark.parametrize(("size", "uploads"), [(200 * MIB, 18), (MAX_UPLOAD_BYTES - MIB, 27)])
+def test_large_uploads_take_bounded_memory_and_give_it_back(
+    start_sidecar: StartSidecar, size: int, uploads: int
+) -> None:
+    # gRPC keeps buffers for what it has begun to receive, and how many depends on the machine's load: of six callers up
+    # to 1,552 MiB were seen, and 530 to stay, however often they came. Three send much more than the bounds allow.
+    most, stay = 3 * 6 * MAX_UPLOAD_BYTES, 3 * 4 * MAX_UPLOAD_BYTES
+    assert uploads * size > 1.4 * most
     sidecar = start_sidecar()
     process = psutil.Process(sidecar.process.pid)
     upsert, payload = sidecar.channel.stream_unary(f"{SERVICE}/Upsert"), batch(size)
-    with Peak(process) as peak, ThreadPoolExecutor(6) as callers:
+    with Peak(process) as peak, ThreadPoolExecutor(3) as callers:
         codes = {
             answer.result()[0]
-            for answer in [callers.submit(status_of, lambda: upsert(iter([payload]), timeout=120)) for _ in range(6)]
+            for answer in [
+                callers.submit(status_of, lambda: upsert(iter([payload]), timeout=120)) for _ in range(uploads)
+            ]
         }
     assert codes <= {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    # Six messages as gRPC receives them, whole and in parts, where a busy machine does not refuse one before the next.
-    assert peak.largest - peak.first < 6 * 3 * MAX_UPLOAD_BYTES
+    assert peak.largest - peak.first < most
     deadline = time.monotonic() + 20
     while process.memory_info().rss - peak.first > stay:
         assert time.monotonic() < deadline, f"{(process.memory_info().rss - peak.first) / MIB:.0f} MiB stay"
