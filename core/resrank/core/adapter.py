@@ -44,7 +44,6 @@ from resrank.core.weights import WEIGHTS_FILE, StoredTensor, read_tensors
 LORA_CONFIG_FILE = "adapter_config.json"
 LORA_WEIGHTS_FILE = "adapter_model.safetensors"
 CARD_FILE = "README.md"
-BACKBONE_DIRS = (ENCODER_DIR, RERANKER_DIR)
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 _MAX_RANK = 4096

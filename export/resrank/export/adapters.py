@@ -47,10 +47,11 @@ from resrank.core.errors import CheckpointError
 from resrank.core.names import CALIBRATION_FILE
 from resrank.core.progress import Notify
 from resrank.core.weights import WEIGHTS_FILE, WEIGHTS_INDEX_FILE, backbone_tensors, weights_sha256
+from resrank.export.backbone_files import keep_layers, load_backbone, resolve_source
 from resrank.export.backbones import PACKAGED_BACKBONES, materialize
 from resrank.export.cache import cache_folder
-from resrank.export.initialize import keep_layers, load_backbone, refuse_existing, resolve_source, written_aside
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
+from resrank.export.written_aside import refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
 _AdaptedSpec = AdaptedEncoderSpec | AdaptedRerankerSpec

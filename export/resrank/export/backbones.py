@@ -26,9 +26,10 @@ from resrank.core.checkpoint import ENCODER_DIR, CheckpointSpec, file_sha256
 from resrank.core.errors import CheckpointError
 from resrank.core.progress import Notify
 from resrank.export.cache import cache_folder
-from resrank.export.initialize import InitOptions, initialize, refuse_existing, written_aside
+from resrank.export.initialize import InitOptions, initialize
 from resrank.export.onnx_bert import TOKENIZER_FILES, convert_onnx_bert
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
+from resrank.export.written_aside import refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
 _DOWNLOAD_TIMEOUT_S = 900

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
@@ -39,14 +32,21 @@ from resrank.core.checkpoint import (
     validate_folder,
     write_spec,
 )
-from resrank.core.durability import flush, flush_tree
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
-from resrank.core.json_lines import parse_json
 from resrank.core.strict_json import validation_sentence
 from resrank.core.tokenization import PromptTokenizer, load_tokenizer
+from resrank.export.backbone_files import (
+    NO_FIELDS,
+    keep_layers,
+    load_backbone,
+    read_json,
+    resolve_source,
+    save_backbone,
+    source_name,
+)
 from resrank.export.compact import CompactDecoder
-from resrank.model.modeling import drop_drawn_pooler, refuse_missing_weights
+from resrank.export.written_aside import refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
 CHAT_PROMPT = PromptSpec(
@@ -64,13 +64,6 @@ PLAIN_PROMPT = PromptSpec(
 )
 """Default for all other tokenizers."""
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?")
-# No .bin, .pt or .py is ever fetched: weights are safetensors and code is transformers' own.
-_HUB_FILES = ["*.json", "*/config.json", "model*.safetensors", "*.txt", "*.model"]
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_NO_FIELDS: dict[str, Any] = {}
-_NO_ITEMS: list[dict[str, Any]] = []
-_Json = TypeVar("_Json", dict[str, Any], list[dict[str, Any]])
 _LONGEST_DEFAULT_PASSAGE = 512
 _COMPACT_POSITIONS = 4096  # as many candidates as a checkpoint may allow in one pass
 _COMPACT_SCALE = 3.0  # with which relations were found to train well; there are no token embeddings to compare with
@@ -201,54 +194,11 @@ def first_projectors(
     return {name: values[name] for name in projector_shapes(encoder, reranker, fusion)}
 
 
-def refuse_existing(out: Path) -> None:
-    """Raises where something would be overwritten.
-
-    Raises:
-        CheckpointError: ``out`` exists.
-    """
-    if out.exists():
-        raise CheckpointError(f"{out}: exists already; remove it or choose another folder")
-
-
-@contextmanager
-def written_aside(out: Path) -> Iterator[Path]:
-    """Gives a folder beside ``out`` that becomes ``out`` when the block ends well and vanishes when it does not.
-
-    Raises:
-        CheckpointError: ``out`` exists already or cannot be written, or the block failed to write in it.
-    """
-    refuse_existing(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Not named by the process: in a container its id comes again, and what a killed one left would block it.
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    except OSError as error:
-        raise CheckpointError(f"{out}: cannot be written: {error}") from error
-    try:
-        try:
-            yield partial
-        except (OSError, SafetensorError) as error:  # a full disk above all
-            raise CheckpointError(f"{out}: cannot be written: {error}") from error
-        for file in partial.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)  # safetensors writes for the owner alone, but a server often runs as another user
-        partial.chmod(0o755)  # made for the owner alone, too
-        try:
-            flush_tree(partial)  # else a power cut could leave the name without the weights
-            partial.rename(out)
-            flush(out.parent)
-        except OSError as error:
-            raise CheckpointError(f"{out}: cannot be put in its place: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) -> EncoderSpec:
     model = load_backbone(source)
     save_backbone(model, source, target)
     pooling = options.pooling or _stored_pooling(source) or (Pooling.LAST if _is_causal(model) else Pooling.MEAN)
-    prompts = _read_json(source / "config_sentence_transformers.json", _NO_FIELDS).get("prompts") or {}
+    prompts = read_json(source / "config_sentence_transformers.json", NO_FIELDS).get("prompts") or {}
     tokenizer = load_tokenizer(target)
     probe = tokenizer.encode("a", add_special_tokens=True)
     limit = _token_limit(source, model)
@@ -284,7 +234,7 @@ def _add_reranker(
     if options.layers is not None:
         keep_layers(model, options.layers, source)
     save_backbone(model, source, target)
-    eos = _read_json(target / "tokenizer_config.json", _NO_FIELDS).get("eos_token")
+    eos = read_json(target / "tokenizer_config.json", NO_FIELDS).get("eos_token")
     eos_token = eos["content"] if isinstance(eos, dict) else eos
     if not isinstance(eos_token, str):
         raise CheckpointError(f"{source}/tokenizer_config.json: eos_token is missing; the query's state is read there")
@@ -321,80 +271,6 @@ def _reranker_spec(
     )
 
 
-def keep_layers(model: PreTrainedModel, layers: int, source: Path) -> None:
-    """Drops all layers of a decoder but the first ones, in place; its final norm stays.
-
-    Args:
-        model: The decoder.
-        layers: How many to keep.
-        source: Where it came from, for the error.
-
-    Raises:
-        InvalidInputError: It does not have so many.
-        CheckpointError: It is not built of ``layers``.
-    """
-    stack = getattr(model, "layers", None)
-    if not isinstance(stack, torch.nn.ModuleList):
-        raise CheckpointError(f"{source}: not a stack of decoder layers, so none can be dropped")
-    if not 1 <= layers <= len(stack):
-        raise InvalidInputError("layers", f"{source.name} does not have them", limit=f"1 to {len(stack)}", value=layers)
-    model.layers = stack[:layers]
-    model.config.num_hidden_layers = layers
-    if (types := getattr(model.config, "layer_types", None)) is not None:
-        model.config.layer_types = types[:layers]
-
-
-def load_backbone(folder: Path) -> PreTrainedModel:
-    """Loads the base model (no head) of a folder, refusing what would leave a weight at random.
-
-    Raises:
-        CheckpointError: It cannot be loaded from safetensors, or is not a text model of one stack.
-    """
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            dtype="auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers raises many kinds for an unusable folder
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{folder}: cannot be loaded as a safetensors model: {first_line}") from error
-    refuse_missing_weights(folder, report["missing_keys"])
-    drop_drawn_pooler(model, report["missing_keys"])
-    if model.config.is_encoder_decoder:
-        raise CheckpointError(f"{folder}: encoder-decoder models are neither encoder nor reranker here")
-    if not isinstance(getattr(model.config, "hidden_size", None), int):
-        raise CheckpointError(f"{folder}/config.json: no hidden_size; only text models can be backbones")
-    if any(module.get("type", "").endswith(".Dense") for module in _read_json(folder / "modules.json", _NO_ITEMS)):
-        raise CheckpointError(f"{folder}/modules.json: a Dense module after pooling is not supported")
-    loaded: PreTrainedModel = model.eval()
-    return loaded
-
-
-def save_backbone(model: PreTrainedModel, source: Path, target: Path) -> None:
-    """Writes weights, config and tokenizer in the Hugging Face layout.
-
-    Raises:
-        CheckpointError: ``source`` has no tokenizer that can be written as ``tokenizer.json``.
-    """
-    model.save_pretrained(target)
-    if (source / "tokenizer.json").is_file():
-        # Copied, not loaded and saved: transformers may rebuild a tokenizer with another pre-tokenizer.
-        for name in _TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
-        return
-    try:
-        AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True).save_pretrained(target)
-    except Exception as error:  # as above
-        raise CheckpointError(f"{source}: no tokenizer.json, and none can be made: {error}") from error
-    if not (target / "tokenizer.json").is_file():
-        raise CheckpointError(f"{source}: its tokenizer cannot be written as tokenizer.json")
-
-
 def _is_causal(model: PreTrainedModel) -> bool:
     """Tells by trial whether a position sees only what stands before it; configs do not say it reliably."""
     middle = model.config.vocab_size // 2
@@ -407,7 +283,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
 
 def _stored_pooling(folder: Path) -> Pooling | None:
     """What sentence-transformers wrote about pooling, or None."""
-    config = _read_json(folder / "1_Pooling" / "config.json", _NO_FIELDS)
+    config = read_json(folder / "1_Pooling" / "config.json", NO_FIELDS)
     for field, pooling in (
         ("pooling_mode_mean_tokens", Pooling.MEAN),
         ("pooling_mode_lasttoken", Pooling.LAST),
@@ -424,47 +300,10 @@ def _token_limit(folder: Path, model: PreTrainedModel) -> int:
     """Longest text that the encoder reads, from all files that limit it."""
     limits = (
         getattr(model.config, "max_position_embeddings", None),
-        _read_json(folder / "tokenizer_config.json", _NO_FIELDS).get("model_max_length"),
-        _read_json(folder / "sentence_bert_config.json", _NO_FIELDS).get("max_seq_length"),
+        read_json(folder / "tokenizer_config.json", NO_FIELDS).get("model_max_length"),
+        read_json(folder / "sentence_bert_config.json", NO_FIELDS).get("max_seq_length"),
     )
     return int(min((limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT), default=32768))
-
-
-def resolve_source(source: str | Path, *, digest_known: bool = False) -> Path:
-    """The folder of a backbone, fetched from the hub when it is an id, ``owner/name@COMMIT``.
-
-    Args:
-        source: Folder or id.
-        digest_known: Whether the caller compares the weights with a digest, so that an id needs no commit.
-
-    Raises:
-        CheckpointError: It is neither a folder nor an id, names no commit, or cannot be fetched.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
-        raise CheckpointError(f"{source}: no such folder, and not a hub id of the form owner/name")
-    name, _, commit = source.partition("@")
-    if not commit and not digest_known:
-        raise CheckpointError(
-            f"{source}: what a hub's branch holds can change, so give {name}@COMMIT, the 40 hex digits of a revision"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=commit or None, allow_patterns=_HUB_FILES))
-    except Exception as error:  # connection, permission and missing-repository errors of several libraries
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{source}: no such folder, and not fetched from the hub ({first_line}); download it elsewhere and give "
-            "its folder"
-        ) from error
-
-
-def source_name(source: str | Path) -> str:
-    """What ``resrank.json`` says about where a backbone came from: its hub id, or its folder's name."""
-    return Path(source).expanduser().resolve().name if Path(source).expanduser().is_dir() else str(source)
 
 
 def reranker_name(reranker: str | Path | CompactDecoder) -> str:
@@ -474,14 +313,3 @@ def reranker_name(reranker: str | Path | CompactDecoder) -> str:
 
 def _short(source: str) -> str:
     return source.split(" ", maxsplit=1)[0].rsplit("/", 1)[-1]
-
-
-def _read_json(path: Path, empty: _Json) -> _Json:
-    """The content of a JSON file, or ``empty`` when it is not there or holds another kind of value."""
-    if not path.is_file():
-        return empty
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    return content if isinstance(content, type(empty)) else empty

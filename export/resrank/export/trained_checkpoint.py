@@ -23,7 +23,7 @@ from resrank.core.checkpoint import (
     write_spec,
 )
 from resrank.export.adapters import copy_without_weights, finite, save_weights
-from resrank.export.initialize import written_aside
+from resrank.export.written_aside import written_aside
 
 
 def write_trained(

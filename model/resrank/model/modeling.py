@@ -6,16 +6,14 @@ Imported by name only; the rest of ``resrank`` never pulls torch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AutoModel, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
@@ -32,6 +30,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import CheckpointError
 from resrank.model.encoder_attention import biased_attention, is_biased, token_mask
+from resrank.model.weights import load_backbone, load_projectors
 
 EXPORT_ATTENTION = "resrank"
 """Name under which transformers finds :func:`maskless_attention`."""
@@ -441,75 +440,6 @@ def _fusible_attention(backbone: PreTrainedModel, attention: str) -> Iterator[No
 
 
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
-
-
-def load_projectors(folder: Path, spec: CheckpointSpec) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Reads a checkpoint's projectors.
-
-    Args:
-        folder: The checkpoint's.
-        spec: Its fields, which say whether there are any.
-
-    Returns:
-        P_in FP32 [h, F], P_out FP32 [d, h] and w FP32 [h]; None for what it does not have.
-
-    Raises:
-        CheckpointError: The file is damaged or holds something else.
-    """
-    if not spec.fusion.has_projectors_file:
-        return None, None, None
-    file = folder / PROJECTORS_FILE
-    try:
-        projectors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from error
-    if projectors.keys() != (expected := projector_shapes(spec.encoder, spec.reranker, spec.fusion)).keys():
-        raise CheckpointError(f"{file}: holds {sorted(projectors)}, not {sorted(expected)}")
-    return projectors.get(P_IN), projectors.get(P_OUT), projectors.get(SCORE_HEAD)
-
-
-def load_backbone(folder: Path) -> PreTrainedModel:
-    """Loads one backbone in fp32.
-
-    Raises:
-        CheckpointError: transformers cannot load it, or weights are missing.
-    """
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds for an unusable folder
-        raise CheckpointError(f"{folder}: transformers cannot load it: {error}") from error
-    refuse_missing_weights(folder, report["missing_keys"])
-    drop_drawn_pooler(model, report["missing_keys"])
-    return cast("PreTrainedModel", model)
-
-
-def refuse_missing_weights(folder: Path, missing_keys: Iterable[str]) -> None:
-    """Refuses a backbone of which transformers drew some weights at random.
-
-    Args:
-        folder: Where it was loaded from.
-        missing_keys: Of the loading report.
-
-    Raises:
-        CheckpointError: A weight that counts is missing; the message names the first.
-    """
-    # A pooler on top of the first token is made anew for masked-language models; no pooling here uses it.
-    missing = sorted(key for key in missing_keys if not key.startswith("pooler."))
-    if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} weights are missing, the first is {missing[0]}")
-
-
-def drop_drawn_pooler(backbone: PreTrainedModel, missing_keys: Iterable[str]) -> None:
-    """Takes out a pooler that transformers drew at random: saved, it would make other bytes of the same model."""
-    if any(key.startswith("pooler.") for key in missing_keys):
-        backbone.register_module("pooler", None)
 
 
 def _is_causal(backbone: PreTrainedModel) -> bool:

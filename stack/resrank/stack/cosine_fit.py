@@ -12,7 +12,7 @@ from resrank.core.checkpoint import CheckpointSpec, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import CALIBRATION_FILE
 from resrank.export.cache import cache_folder
-from resrank.export.initialize import written_aside
+from resrank.export.written_aside import written_aside
 from resrank.model.quiet import quiet_transformers
 from resrank.stack.training_index import FlatIndexes, passages_at
 from resrank.training.cosine_fit import PASSAGES, QUESTIONS, CosineFit, fit_cosines

@@ -20,6 +20,7 @@ from resrank.core.checkpoint import Pooling, Projector, SlotContent, SlotSpec, r
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import CosineMap
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer
+from resrank.export.backbone_files import resolve_source
 from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import (
     CHAT_PROMPT,
@@ -27,9 +28,8 @@ from resrank.export.initialize import (
     InitOptions,
     first_projectors,
     initialize,
-    resolve_source,
-    written_aside,
 )
+from resrank.export.written_aside import written_aside
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)

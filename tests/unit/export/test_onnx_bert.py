@@ -12,7 +12,8 @@ from transformers import BertConfig, BertModel
 
 from resrank.core.checkpoint import Pooling
 from resrank.core.errors import CheckpointError
-from resrank.export.initialize import InitOptions, initialize, load_backbone
+from resrank.export.backbone_files import load_backbone
+from resrank.export.initialize import InitOptions, initialize
 from resrank.export.onnx_bert import convert_onnx_bert
 from support.tiny_checkpoint import make_bert, make_llama
 

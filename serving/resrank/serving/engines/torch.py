@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, validate_folder
 from resrank.core.names import Tensor as Name
-from resrank.model.modeling import ResRankModel, load_backbone, load_projectors
+from resrank.model.modeling import ResRankModel
+from resrank.model.weights import load_backbone, load_projectors
 from resrank.serving.engines.base import EngineError, EngineOptions, Precision
 
 _LOW = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}

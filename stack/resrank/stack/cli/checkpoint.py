@@ -105,10 +105,11 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from resrank.export.backbone_files import source_name
     from resrank.export.backbones import DEFAULT_NAME, initialize_default, named_backbone
     from resrank.export.cache import cache_folder
     from resrank.export.compact import COMPACT, CompactDecoder
-    from resrank.export.initialize import InitOptions, initialize, source_name
+    from resrank.export.initialize import InitOptions, initialize
 
     console = Terminal()
     compact = reranker == COMPACT
