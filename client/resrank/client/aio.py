@@ -27,6 +27,7 @@ from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
+from resrank.core.truncation import Truncation
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         fusion: str = Fusion.WEIGHTED,
         lexical_weight: float | None = None,
         rerank: bool = True,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
         timeout_s: float | None = None,
@@ -96,7 +97,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         passages: Sequence[str] | None = None,
         lexical_scores: Sequence[float] | NDArray[Any] | None = None,
         lexical_weight: float | None = None,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         second_pass: bool = False,
         on_failure: str | None = None,
         timeout_s: float | None = None,
@@ -123,7 +124,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         *,
         lexical_weight: float | None = None,
         include_texts: bool = False,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
@@ -144,7 +145,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         self,
         texts: Sequence[str],
         *,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -160,7 +161,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         self,
         texts: Sequence[str],
         *,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,

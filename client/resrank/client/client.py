@@ -27,6 +27,7 @@ from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
+from resrank.core.truncation import Truncation
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         fusion: str = Fusion.WEIGHTED,
         lexical_weight: float | None = None,
         rerank: bool = True,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
         timeout_s: float | None = None,
@@ -131,7 +132,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         passages: Sequence[str] | None = None,
         lexical_scores: Sequence[float] | NDArray[Any] | None = None,
         lexical_weight: float | None = None,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         second_pass: bool = False,
         on_failure: str | None = None,
         timeout_s: float | None = None,
@@ -181,7 +182,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         *,
         lexical_weight: float | None = None,
         include_texts: bool = False,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         on_failure: str | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
@@ -220,7 +221,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         self,
         texts: Sequence[str],
         *,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -249,7 +250,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         self,
         texts: Sequence[str],
         *,
-        truncate: bool = False,
+        truncate: bool | Truncation = False,
         bulk: bool = False,
         timeout_s: float | None = None,
         traceparent: str | None = None,

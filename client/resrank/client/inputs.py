@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
+from resrank.core.truncation import Truncation
 from resrank.core.vectors import first_bad_vector, vector_problem
 
 Float16 = NDArray[np.float16]
@@ -80,6 +81,15 @@ def truth(field: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InvalidInputError(field, f"must be True or False, not {type(value).__name__}")
     return bool(value)
+
+
+def truncation(value: Any) -> Truncation | None:
+    """Whether and how texts are cut; None for not at all.
+
+    Raises:
+        InvalidInputError: It is neither yes, no nor a :class:`~resrank.core.truncation.Truncation`.
+    """
+    return value if isinstance(value, Truncation) else Truncation.of(truth("truncate", value))
 
 
 def _encode(field: Place, text: Any, max_bytes: int) -> bytes:

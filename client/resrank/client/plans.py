@@ -31,6 +31,7 @@ from resrank.core.relations import CanonicalOrder, canonical_order
 from resrank.core.scoring import ranking
 from resrank.core.search_plan import ServedReranker, Stopwatch
 from resrank.core.sidecar.searching import encoder_mismatch
+from resrank.core.truncation import Truncation
 
 T = TypeVar("T")
 Plan = Generator[Sequence[Call[Any]], list[Any], T]
@@ -42,9 +43,11 @@ _CALLED_MODELS = (
 )
 
 
-def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool) -> Plan[Float32]:
+def embed(
+    facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool | Truncation | None
+) -> Plan[Float32]:
     """Embeds any number of texts in requests of at most the model's batch size; FP32 [n, d]."""
-    truncate = inputs.truth("truncate", truncate)
+    truncate = inputs.truncation(truncate)
     # Named as the models name them: a query is QUERY wherever it is given.
     if model is Model.EMBED_QUERY:
         encoded = inputs.encode_texts(Tensor.QUERY, texts, MAX_QUERY_BYTES)
@@ -54,13 +57,18 @@ def embed(facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bo
 
 
 def _embed(
-    facts: FactsCache, model: Model, named: Tensor | None, encoded: Sequence[bytes], truncate: bool
+    facts: FactsCache,
+    model: Model,
+    named: Tensor | None,
+    encoded: Sequence[bytes],
+    truncate: bool | Truncation | None,
+    cut: set[int] | None = None,
 ) -> Plan[Float32]:
     """Embeds texts in requests of at most the model's batch size; errors name them as the model does, or otherwise."""
     size = (yield from model_facts(facts, model)).max_batch_size
     parts = yield from together(
         [
-            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start, named=named)
+            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start, named=named, cut=cut)
             for block in plan_blocks(len(encoded), size)
         ]
     )
@@ -75,18 +83,19 @@ def rerank(
     *,
     lexical_scores: Sequence[float] | NDArray[Any] | None,
     lexical_weight: float | None,
-    truncate: bool,
+    truncate: bool | Truncation | None,
     second_pass: bool,
     on_failure: OnFailure,
 ) -> Plan[RerankResult]:
     """Reranks embeddings or texts, or with ``retrieval_order`` leaves them as they are where that fails."""
     encoded_query = inputs.encode_query(query)
-    truncate, second_pass = inputs.truth("truncate", truncate), inputs.truth("second_pass", second_pass)
+    truncate, second_pass = inputs.truncation(truncate), inputs.truth("second_pass", second_pass)
     if lexical_weight is not None:
         check_lexical_weight(lexical_weight)
         if lexical_scores is None:
             raise InvalidInputError("lexical_weight", "weighs lexical_scores, but there are none")
     scorer_plan: Plan[Scorer]
+    cut: set[int] = set()
     if candidates is not None and passages is None:
         vectors = inputs.half_precision(candidates)
         count = len(vectors)
@@ -94,7 +103,7 @@ def rerank(
     elif passages is not None and candidates is None:
         texts = inputs.encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES)
         count = len(texts)
-        scorer_plan = _texts_scorer(facts, encoded_query, texts, truncate)
+        scorer_plan = _texts_scorer(facts, encoded_query, texts, truncate, cut)
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
     lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, count)
@@ -108,7 +117,13 @@ def rerank(
         texts=None if passages is None else list(passages),
         lexical_scores=lexical,
     )
-    return RerankResult(ranked, watch.with_total(), reranked=found.failure is None, failure=found.failure)
+    return RerankResult(
+        ranked,
+        watch.with_total(),
+        reranked=found.failure is None,
+        failure=found.failure,
+        truncated=tuple(sorted(cut)),
+    )
 
 
 @dataclass(frozen=True)
@@ -246,7 +261,9 @@ class Scorer:
     size: int
 
 
-def embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool) -> Plan[Scorer]:
+def embeddings_scorer(
+    facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool | Truncation | None
+) -> Plan[Scorer]:
     """Scores embeddings, FP16 [N, d]."""
     reranker = yield from served_reranker(facts)
     model = yield from model_facts(facts, Model.RERANK)
@@ -262,17 +279,19 @@ def embeddings_scorer(facts: FactsCache, query: bytes, candidates: inputs.Float1
     return Scorer(one_pass, order, reranker.max_passages)
 
 
-def _texts_scorer(facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool) -> Plan[Scorer]:
+def _texts_scorer(
+    facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool | Truncation | None, cut: set[int]
+) -> Plan[Scorer]:
     reranker = yield from served_reranker(facts)
     size = min(reranker.max_passages, MAX_TEXT_PASSAGES)
     if reranker.relational and len(passages) > size:
         # The order of the whole list is by the passages' vectors, and with them at hand no text need be sent again.
-        vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate)
+        vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate, cut)
         return (yield from embeddings_scorer(facts, query, vectors.astype("<f2"), truncate))
 
     def one_pass(rows: Rows) -> Call[Float32]:
         chosen = [passages[row] for row in rows.tolist()]
-        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item)
+        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item, cut=cut)
 
     return Scorer(one_pass, CanonicalOrder.as_given(len(passages)), size)
 

@@ -51,6 +51,7 @@ class RerankResult:
             one was asked for and needed.
         timings: Milliseconds as the client saw them: ``retrieve``, where stored passages were asked for, ``rerank``
             and, when there was one, ``second_pass``; ``total``.
+        truncated: Of texts, places in the caller's list of those that were read only in part.
         missing_ids: Of stored passages that were asked for, those that the index does not have, in the caller's order.
         reranked: False where the reranker failed and ``on_failure=retrieval_order`` kept the order given.
         failure: Why; None where all went well.
@@ -61,6 +62,7 @@ class RerankResult:
     missing_ids: tuple[str, ...] = ()
     reranked: bool = True
     failure: Failure | None = None
+    truncated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

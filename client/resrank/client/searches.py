@@ -32,6 +32,7 @@ from resrank.core.search_plan import (
     plan_search,
     reserve,
 )
+from resrank.core.truncation import Truncation
 
 Route = Literal["client", "server"]
 """Who does the steps of a search: the client, asking Triton and the sidecar, or Triton's ``search`` model."""
@@ -63,10 +64,16 @@ def search_options(
 
 
 def search(
-    facts: FactsCache, query: str, options: SearchOptions, *, truncate: bool, route: Route, has_sidecar: bool
+    facts: FactsCache,
+    query: str,
+    options: SearchOptions,
+    *,
+    truncate: bool | Truncation | None,
+    route: Route,
+    has_sidecar: bool,
 ) -> plans.Plan[SearchResult]:
     """Embeds the query, finds candidates and reranks them, whatever of that the search takes."""
-    encoded_query, truncate = inputs.encode_query(query), inputs.truth("truncate", truncate)
+    encoded_query, truncate = inputs.encode_query(query), inputs.truncation(truncate)
     if route not in get_args(Route):
         raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
     watch = Stopwatch()
@@ -85,7 +92,12 @@ def search(
 
 
 def _by_steps(
-    facts: FactsCache, query: str, encoded_query: bytes, options: SearchOptions, truncate: bool, watch: Stopwatch
+    facts: FactsCache,
+    query: str,
+    encoded_query: bytes,
+    options: SearchOptions,
+    truncate: bool | Truncation | None,
+    watch: Stopwatch,
 ) -> plans.Plan[SearchResult]:
     """Asks Triton and the sidecar for one step after the other."""
     plan = plan_search(query, options)
@@ -118,7 +130,7 @@ def _by_steps(
 
 
 def _taken(
-    facts: FactsCache, steps: Sequence[Step], options: SearchOptions, query: bytes, truncate: bool
+    facts: FactsCache, steps: Sequence[Step], options: SearchOptions, query: bytes, truncate: bool | Truncation | None
 ) -> plans.Plan[list[Any]]:
     """Takes steps of a search that may be taken at the same time, which are of one kind."""
     kept = reserve(steps[0], options)
@@ -128,7 +140,7 @@ def _taken(
     return (yield from plans.leaving(kept, plans.together(calls)))
 
 
-def _call_of(step: Step, query: bytes, truncate: bool) -> Call[Any]:
+def _call_of(step: Step, query: bytes, truncate: bool | Truncation | None) -> Call[Any]:
     match step:
         case EmbedQuery():
             return triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate)

@@ -22,6 +22,7 @@ from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_MESSAGE_RECORDS
 from resrank.core.passage import check_id
 from resrank.core.search_plan import ServedReranker, Stopwatch
 from resrank.core.sidecar.v1 import retrieval_pb2
+from resrank.core.truncation import Truncation
 
 _FIELD = "ids"
 
@@ -33,13 +34,13 @@ def rerank_stored(
     *,
     lexical_weight: float | None,
     include_texts: bool,
-    truncate: bool,
+    truncate: bool | Truncation | None,
     on_failure: OnFailure,
 ) -> plans.Plan[RerankResult]:
     """Reads vectors, and BM25 where it counts, and reranks, or with ``retrieval_order`` keeps the order of the ids."""
     encoded_query = inputs.encode_query(query)
     checked = _check_ids(ids)
-    truncate, include_texts = inputs.truth("truncate", truncate), inputs.truth("include_texts", include_texts)
+    truncate, include_texts = inputs.truncation(truncate), inputs.truth("include_texts", include_texts)
     if lexical_weight is not None:
         lexical_weight = check_lexical_weight(lexical_weight)
     reranker: ServedReranker | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +26,13 @@ from resrank.core.errors import Place, ResRankError
 from resrank.core.fail_open import Failure
 from resrank.core.names import Model, Parameter, Priority, Tensor
 from resrank.core.search import SearchOptions
+from resrank.core.truncation import Side, Truncation
 
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+Truncate: TypeAlias = bool | Truncation | None
+"""Whether texts over the token maximum are cut instead of refused: True at the right, or as it is said."""
 
 _TYPES = {"FP32": "<f4", "INT32": "<i4"}
 """Triton's names of the types that outputs have, beside BYTES, to NumPy's."""
@@ -123,7 +127,13 @@ def model_facts(model: Model) -> Call[ModelFacts]:
 
 
 def embed(
-    model: Model, texts: Sequence[bytes], *, truncate: bool, first_row: int | None = None, named: Tensor | None = None
+    model: Model,
+    texts: Sequence[bytes],
+    *,
+    truncate: Truncate,
+    first_row: int | None = None,
+    named: Tensor | None = None,
+    cut: set[int] | None = None,
 ) -> Call[Float32]:
     """Embeds texts in one request.
 
@@ -133,6 +143,7 @@ def embed(
         truncate: Cut texts over the token maximum instead of refusing them.
         first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
         named: What the caller calls the list; None for the model's name of it.
+        cut: Told places of texts that were cut, when the answer comes.
 
     Returns:
         A call for FP32 [len(texts), d].
@@ -144,17 +155,24 @@ def embed(
         # A request of one row names it without an index.
         return Place(named or place.name, (first_row + (place.index[0] if place.index else 0),))
 
+    def parse(response: Any) -> Float32:
+        if cut is not None:
+            cut.update((np.flatnonzero(_told_cuts(response, (len(texts), 1))) + (first_row or 0)).tolist())
+        return _output(response, model, Tensor.EMBEDDING, (len(texts), None))
+
     return _infer(
         model,
         lambda: [_bytes_tensor(Tensor.TEXT, [[text] for text in texts])],
         truncate,
-        lambda response: _output(response, model, Tensor.EMBEDDING, (len(texts), None)),
+        parse,
         locate,
         priority=Priority.BULK if model is Model.EMBED_BULK else None,
     )
 
 
-def rerank(query: bytes, candidates: Float16, *, truncate: bool, row_in_list: Callable[[int], int]) -> Call[Float32]:
+def rerank(
+    query: bytes, candidates: Float16, *, truncate: Truncate, row_in_list: Callable[[int], int]
+) -> Call[Float32]:
     """Scores one pass of candidates.
 
     Args:
@@ -180,20 +198,42 @@ def rerank(query: bytes, candidates: Float16, *, truncate: bool, row_in_list: Ca
 
 
 def rerank_text(
-    query: bytes, passages: Sequence[bytes], *, truncate: bool, row_in_list: Callable[[int], int]
+    query: bytes, passages: Sequence[bytes], *, truncate: Truncate, row_in_list: Callable[[int], int], cut: set[int]
 ) -> Call[Float32]:
-    """As :func:`rerank`, with passages in UTF-8 that the server embeds."""
+    """As :func:`rerank`, with passages in UTF-8 that the server embeds.
+
+    Args:
+        query: UTF-8.
+        passages: Likewise.
+        truncate: Cut texts over the token maximum instead of refusing them.
+        row_in_list: Where a passage of this pass stands in the caller's list.
+        cut: Told places of passages that were cut, when the answer comes.
+    """
     count = len(passages)
+
+    def parse(response: Any) -> Float32:
+        tokens_cut = _told_cuts(response, (1, count))
+        cut.update(row_in_list(row) for row in np.flatnonzero(tokens_cut).tolist())
+        scores: Float32 = _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0]
+        return scores
+
     return _infer(
         Model.RERANK_TEXT,
         lambda: [_bytes_tensor(Tensor.QUERY, [[query]]), _bytes_tensor(Tensor.PASSAGES, [passages])],
         truncate,
-        lambda response: _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0],
+        parse,
         partial(_locate_candidate, Tensor.PASSAGES, row_in_list),
     )
 
 
-def search(query: bytes, options: SearchOptions, *, truncate: bool) -> Call[FoundPassages]:
+def _told_cuts(response: Any, shape: tuple[int, int]) -> Int32:
+    """INT32 in this shape, tokens that were cut off; none where the repository is of a version that does not tell."""
+    if not any(output.name == Tensor.TOKENS_CUT for output in response.outputs):
+        return np.zeros(shape, np.int32)
+    return _output(response, Model.RERANK_TEXT, Tensor.TOKENS_CUT, shape, "INT32")
+
+
+def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[FoundPassages]:
     """Has the server embed the query, find candidates and rerank them.
 
     Args:
@@ -278,7 +318,7 @@ def _bytes_tensor(name: Tensor, rows: Sequence[Sequence[bytes]]) -> _Input:
 def _infer(
     model: Model,
     inputs: Callable[[], Sequence[_Input]],
-    truncate: bool,
+    truncate: Truncate,
     parse: Callable[[Any], T],
     locate: Callable[[Place], Place] | None = None,
     parameters: Mapping[Parameter, bool | int | float | str] = MappingProxyType({}),
@@ -294,8 +334,13 @@ def _infer(
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
         if priority is not None:
             request.parameters["priority"].int64_param = priority
-        if truncate:
+        truncation = Truncation.of(truncate)
+        if truncation is not None:
             request.parameters[Parameter.TRUNCATE.value].bool_param = True
+            if truncation.side is not Side.RIGHT:
+                request.parameters[Parameter.TRUNCATION_SIDE.value].string_param = truncation.side.value
+            if truncation.token_limit is not None:
+                request.parameters[Parameter.TOKEN_LIMIT.value].int64_param = truncation.token_limit
         for name, value in parameters.items():
             match value:
                 case bool():

@@ -36,6 +36,7 @@ class Tensor(StrEnum):
     """Tensor names. Shapes are given without the batch dimension."""
 
     TEXT = "TEXT"  # BYTES [1], UTF-8
+    TOKENS_CUT = "TOKENS_CUT"  # INT32 [1] (`passage_tokenizer`, `embed_*`) or [N] (`rerank_text`), tokens not read
     INPUT_IDS = "INPUT_IDS"  # INT64 [L] (encoder) or [S] (reranker)
     ATTENTION_MASK = "ATTENTION_MASK"  # INT64 [L], 1 = token, 0 = padding on the right
     EMBEDDING = "EMBEDDING"  # FP32 [d]
@@ -104,6 +105,8 @@ class Parameter(StrEnum):
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
     TRACEPARENT = "traceparent"  # request between models of one Triton: the trace that it belongs to, as W3C has it
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
+    TRUNCATION_SIDE = "truncation_side"  # request: which end is cut off, left or right
+    TOKEN_LIMIT = "token_limit"  # request: tokens of a passage that are read at most
     K = "k"  # request to `search`: passages to return
     CANDIDATES = "candidates"  # request to `search`: passages to retrieve and rerank
     MODE = "mode"  # request to `search`: hybrid, dense or lexical

@@ -17,6 +17,7 @@ from resrank.core.json_lines import parse_json
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
 from resrank.core.prompt import PromptLayout
+from resrank.core.truncation import Truncation
 
 Int64 = NDArray[np.int64]
 
@@ -30,10 +31,12 @@ class TokenBatch:
     Attributes:
         input_ids: INT64 [B, L], right-padded with 0.
         attention_mask: INT64 [B, L], 1 on tokens.
+        tokens_cut: INT32 [B], tokens of each text that are not among them.
     """
 
     input_ids: Int64
     attention_mask: Int64
+    tokens_cut: NDArray[np.int32]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -93,18 +96,20 @@ def decode_text(raw: bytes, field: Place, *, max_bytes: int) -> str:
     return text
 
 
-def pad_tokens(rows: Sequence[Sequence[int]]) -> TokenBatch:
+def pad_tokens(rows: Sequence[Sequence[int]], tokens_cut: Sequence[int] | None = None) -> TokenBatch:
     """Pads rows of token ids on the right to the longest.
 
     Args:
         rows: Token ids, unequal lengths allowed.
+        tokens_cut: How many of each row's text are not there; None for none.
     """
     input_ids = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
     mask = np.zeros_like(input_ids)
     for index, row in enumerate(rows):
         input_ids[index, : len(row)] = row
         mask[index, : len(row)] = 1
-    return TokenBatch(input_ids, mask)
+    cut = np.zeros(len(rows), np.int32) if tokens_cut is None else np.array(tokens_cut, np.int32)
+    return TokenBatch(input_ids, mask, cut)
 
 
 def row_field(tensor: Tensor, row: int, rows: int) -> Place:
@@ -133,6 +138,7 @@ class EncoderTokenizer:
             CheckpointError: The tokenizer cannot be read.
         """
         self._tokenizer = load_tokenizer(folder)
+        self._for_queries = for_queries
         self._max_tokens = spec.max_query_tokens if for_queries else spec.max_passage_tokens
         self._max_bytes = MAX_QUERY_BYTES if for_queries else MAX_PASSAGE_BYTES
         # Errors call a query QUERY: that is the tensor's name where most callers meet them, in `rerank`.
@@ -146,35 +152,51 @@ class EncoderTokenizer:
                 self._tail = [*self._tail, eos]
         self._tokenizer.encode_special_tokens = True
         self._room = self._max_tokens - len(self._head) - len(self._tail)
-        instruction_tokens = len(self._tokenizer.encode(self._instruction, add_special_tokens=False).ids)
-        if self._room <= instruction_tokens:
+        self._instruction_tokens = len(self._tokenizer.encode(self._instruction, add_special_tokens=False).ids)
+        if self._room <= self._instruction_tokens:
             raise CheckpointError(f"{folder}: {self._max_tokens} tokens leave no room beside the instruction")
 
-    def encode(self, texts: Sequence[bytes], *, truncate: bool = False) -> TokenBatch:
+    def encode(self, texts: Sequence[bytes], *, truncate: bool | Truncation | None = False) -> TokenBatch:
         """Tokenizes one batch.
 
         Args:
             texts: UTF-8, one element per row.
-            truncate: Cut what is longer than the maximum instead of refusing it.
+            truncate: Cut what is longer than the maximum instead of refusing it; an instruction stays.
 
         Raises:
-            InvalidInputError: A text is empty, too long or not UTF-8; the field names its row.
+            InvalidInputError: A text is empty, too long or not UTF-8; the field names its row. Or the caller's own
+                limit leaves no room beside the instruction.
         """
+        truncation = Truncation.of(truncate)
+        room = self._room_within(truncation)
         names = [row_field(self._tensor, row, len(texts)) for row in range(len(texts))]
         decoded = [decode_text(raw, name, max_bytes=self._max_bytes) for raw, name in zip(texts, names, strict=True)]
         encodings = self._tokenizer.encode_batch_fast(
             [self._instruction + text for text in decoded], add_special_tokens=False
         )
         rows: list[list[int]] = []
+        tokens_cut: list[int] = []
         for name, encoding in zip(names, encodings, strict=True):
             ids = encoding.ids
-            if len(ids) > self._room:
-                if not truncate:
+            tokens_cut.append(max(0, len(ids) - room))
+            if len(ids) > room:
+                if truncation is None:
                     found = len(ids) + self._max_tokens - self._room
                     raise InvalidInputError(name, "too many tokens", limit=self._max_tokens, value=found)
-                ids = ids[: self._room]
+                ids = truncation.cut(ids, room, self._instruction_tokens)
             rows.append([*self._head, *ids, *self._tail])
-        return pad_tokens(rows)
+        return pad_tokens(rows, tokens_cut)
+
+    def _room_within(self, truncation: Truncation | None) -> int:
+        """Tokens of text and instruction that are read."""
+        if truncation is None or truncation.token_limit is None or self._for_queries:
+            return self._room
+        around = len(self._head) + len(self._tail)
+        room = min(self._room, truncation.token_limit - around)
+        if room <= self._instruction_tokens:
+            least = around + self._instruction_tokens + 1
+            raise InvalidInputError("token_limit", "too small", limit=least, value=truncation.token_limit)
+        return room
 
 
 class PromptTokenizer:
@@ -221,7 +243,7 @@ class PromptTokenizer:
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
 
-    def encode(self, queries: Sequence[bytes], *, truncate: bool = False) -> list[list[int]]:
+    def encode(self, queries: Sequence[bytes], *, truncate: bool | Truncation | None = False) -> list[list[int]]:
         """Token ids of each query; none of a reranker without a prompt, whose queries are text all the same.
 
         Args:
@@ -231,15 +253,16 @@ class PromptTokenizer:
         Raises:
             InvalidInputError: A query is empty, too long or not UTF-8.
         """
+        truncation = Truncation.of(truncate)
         rows: list[list[int]] = []
         for row, raw in enumerate(queries):
             name = row_field(Tensor.QUERY, row, len(queries))
             text = decode_text(raw, name, max_bytes=MAX_QUERY_BYTES)
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids if self._tokenizer is not None else []
             if len(ids) > self._max_tokens:
-                if not truncate:
+                if truncation is None:
                     raise InvalidInputError(name, "too many tokens", limit=self._max_tokens, value=len(ids))
-                ids = ids[: self._max_tokens]
+                ids = truncation.cut(ids, self._max_tokens)
             rows.append(ids)
         return rows
 

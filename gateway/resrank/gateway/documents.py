@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.passage import check_id
-
-
-class Side(StrEnum):
-    """Which end of a text is cut off where it is too long."""
-
-    LEFT = "left"
-    RIGHT = "right"
+from resrank.core.truncation import Side
 
 
 @dataclass(frozen=True)

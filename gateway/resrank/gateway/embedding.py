@@ -10,7 +10,8 @@ from resrank.client import AsyncResRankClient
 from resrank.client.triton_calls import Float32
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Priority
-from resrank.gateway.documents import Side, fit_query, sort_texts
+from resrank.core.truncation import Side, Truncation
+from resrank.gateway.documents import fit_query, sort_texts
 
 
 class InputType(StrEnum):
@@ -65,13 +66,14 @@ class Embedder:
         """
         if len(task.texts) > self._most:
             raise InvalidInputError(task.field, "too many in one request", limit=self._most, value=len(task.texts))
+        truncate = Truncation(task.side) if task.truncate else False
         try:
             if task.kind is InputType.QUERY:
-                return await self._client.embed_queries(self._queries(task), truncate=task.truncate)
+                return await self._client.embed_queries(self._queries(task), truncate=truncate)
             documents = sort_texts(task.texts, truncate=task.truncate, side=task.side, strict=True, field=task.field)
             return await self._client.embed_passages(
                 documents.usable,
-                truncate=task.truncate,
+                truncate=truncate,
                 bulk=task.priority is Priority.BULK,
             )
         except InvalidInputError as error:

@@ -10,8 +10,9 @@ import numpy as np
 from resrank.client import AsyncResRankClient, RankedPassage, RerankResult
 from resrank.core.calibration import Calibration
 from resrank.core.errors import InvalidInputError, Place
-from resrank.core.names import Priority, Tensor
-from resrank.gateway.documents import Documents, Side, fit_query, sort_ids, sort_texts
+from resrank.core.names import Parameter, Priority, Tensor
+from resrank.core.truncation import Side, Truncation
+from resrank.gateway.documents import Documents, fit_query, sort_ids, sort_texts
 from resrank.gateway.relevance import relevance_of
 
 _MOST_REFUSALS = 8
@@ -31,6 +32,7 @@ class RerankTask:
         min_score: Least relevance of what is returned.
         truncate: Whether texts that are too long are cut.
         side: Where.
+        token_limit: Tokens of a document that are read at most; None for as many as the model reads.
         strict: Whether a document that cannot be ranked fails the request.
         lexical_weight: Of stored passages: w of BM25; None for the checkpoint's.
         include_texts: Whether the answer has the texts of stored passages.
@@ -46,6 +48,7 @@ class RerankTask:
     min_score: float | None = None
     truncate: bool = True
     side: Side = Side.RIGHT
+    token_limit: int | None = None
     strict: bool = False
     lexical_weight: float | None = None
     include_texts: bool = False
@@ -137,7 +140,7 @@ class Reranker:
                 documents.usable,
                 lexical_weight=task.lexical_weight,
                 include_texts=task.include_texts,
-                truncate=task.truncate,
+                truncate=Truncation(task.side) if task.truncate else False,
                 on_failure=task.on_failure,
             )
             if result.missing_ids and task.strict:
@@ -147,7 +150,7 @@ class Reranker:
         return await self._client.rerank(
             task.query,
             passages=documents.usable,
-            truncate=task.truncate,
+            truncate=Truncation(task.side, task.token_limit) if task.truncate else False,
             on_failure=task.on_failure,
         )
 
@@ -181,7 +184,7 @@ def _ranking(task: RerankTask, documents: Documents, result: RerankResult, calib
         result.reranked,
         None if result.failure is None else result.failure.outcome.value,
         chosen.name,
-        tuple(sorted(documents.cut)),
+        tuple(sorted({*documents.cut, *(documents.places[place] for place in result.truncated)})),
         unusable,
         result.timings,
     )
@@ -199,6 +202,8 @@ def _without(error: InvalidInputError, documents: Documents, task: RerankTask) -
     """
     if error.place.name in (Tensor.QUERY, "query"):
         raise error.at(Place("query"))
+    if error.place.name == Parameter.TOKEN_LIMIT:
+        raise error.at(Place("max_tokens_per_doc"))
     if error.place.name not in (Tensor.PASSAGES, Tensor.CANDIDATES, Tensor.TEXT, "ids") or not error.place.index:
         raise error
     refused = error.place.index[0]

@@ -31,6 +31,7 @@ class TritonPythonModel:
             CacheMetrics(pb_utils, args["model_name"], cache.max_bytes),
             embed_batch_size=int(parameters[Parameter.EMBED_BATCH_SIZE]),
             max_passages=int(parameters[Parameter.MAX_PASSAGES]),
+            infer_outputs=backend.infer_outputs,
         )
         self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
 

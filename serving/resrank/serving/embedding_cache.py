@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TypeAlias
+import struct
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from resrank.core.truncation import Truncation
+
 Vector: TypeAlias = NDArray[np.float16]
 
 _DIGEST_BYTES = 32
+_COUNT = struct.Struct("<i")
 
 ENTRY_BYTES = 480
 """What an entry costs beside its vector: key, headers and its places in three dictionaries. By tracemalloc on CPython
 3.11 it is 290 to 365 bytes while the cache fills, and up to 435 when entries come and go."""
+
+
+class Kept(NamedTuple):
+    """What is kept of a passage.
+
+    Attributes:
+        vector: FP16 [d].
+        tokens_cut: Tokens of the passage that it was made without.
+    """
+
+    vector: Vector
+    tokens_cut: int
 
 
 class EmbeddingCache:
@@ -35,7 +51,9 @@ class EmbeddingCache:
     def __init__(self, encoder_sha256: str, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._salt = bytes.fromhex(encoder_sha256)
-        self._entries: LRUCache[bytes, bytes] = LRUCache(max_bytes, getsizeof=lambda vector: len(vector) + ENTRY_BYTES)
+        self._entries: LRUCache[bytes, bytes] = LRUCache(
+            max_bytes, getsizeof=lambda entry: len(entry) - _COUNT.size + ENTRY_BYTES
+        )
 
     @property
     def bytes_used(self) -> int:
@@ -45,24 +63,30 @@ class EmbeddingCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def key(self, text: bytes, *, truncate: bool) -> bytes:
+    def key(self, text: bytes, *, truncate: bool | Truncation | None) -> bytes:
         """What a passage is kept under.
 
         Args:
             text: UTF-8.
-            truncate: Whether it may be cut.
+            truncate: Whether it may be cut, and how.
         """
         digest = hashlib.blake2b(text, digest_size=_DIGEST_BYTES, key=self._salt).digest()
-        return digest + b"t" if truncate else digest
+        truncation = Truncation.of(truncate)
+        if truncation is None:
+            return digest
+        limit = b"" if truncation.token_limit is None else str(truncation.token_limit).encode()
+        return digest + truncation.side.value[:1].encode() + limit
 
-    def get(self, key: bytes) -> Vector | None:
-        """A passage's vector, FP16 [d], read-only; None when it is not here."""
+    def get(self, key: bytes) -> Kept | None:
+        """A passage's vector, read-only, and what was cut off; None when it is not here."""
         entry = self._entries.get(key)
-        if entry is None and len(key) > _DIGEST_BYTES:
+        if entry is None and len(key) == _DIGEST_BYTES + 1:
             entry = self._entries.get(key[:_DIGEST_BYTES])  # encoded whole for somebody who would not have had it cut
-        return None if entry is None else np.frombuffer(entry, np.float16)
+        if entry is None:
+            return None
+        return Kept(np.frombuffer(entry, np.float16, offset=_COUNT.size), *_COUNT.unpack_from(entry))
 
-    def put(self, key: bytes, vector: Vector) -> None:
+    def put(self, key: bytes, vector: Vector, tokens_cut: int = 0) -> None:
         """Keeps a vector, and lets go of those that were not used for longest.
 
         One with which nothing can be ranked, infinite or zero, is not kept: whoever meets it shall be told.
@@ -70,6 +94,7 @@ class EmbeddingCache:
         Args:
             key: The passage's.
             vector: FP16 [d].
+            tokens_cut: Tokens of the passage that it was made without.
         """
         if vector.nbytes + ENTRY_BYTES <= self.max_bytes and np.isfinite(vector).all() and vector.any():
-            self._entries[key] = vector.tobytes()
+            self._entries[key] = _COUNT.pack(tokens_cut) + vector.tobytes()

@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from resrank.core.blocks import plan_blocks
 from resrank.core.errors import DeadlineExceededError, InvalidInputError
 from resrank.core.names import Tensor
-from resrank.serving.embedding_cache import EmbeddingCache, Vector
+from resrank.core.truncation import Truncation
+from resrank.serving.embedding_cache import EmbeddingCache, Kept
 
 
 class EncodePassages(Protocol):
     """Has texts encoded."""
 
-    async def __call__(self, texts: Sequence[bytes]) -> NDArray[np.float32]:
-        """FP32 [n, d] of n texts in UTF-8, no more than one request to ``embed_passage`` takes.
+    async def __call__(self, texts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """FP32 [n, d] and INT32 [n] tokens cut of n texts in UTF-8, no more than one call to ``embed_passage`` takes.
 
         Raises:
             ResRankError: Nothing was computed. An invalid text is named ``TEXT[j]``.
@@ -35,12 +36,14 @@ class Encoded:
 
     Attributes:
         vectors: FP16 [n, d].
+        tokens_cut: INT32 [n], tokens of each that its vector was made without.
         found: How many of the n this request did not have encoded: they were known, or somebody was encoding them, or
             they stand in the request twice.
         encoded: How many it had encoded.
     """
 
     vectors: NDArray[np.float16]
+    tokens_cut: NDArray[np.int32]
     found: int
     encoded: int
 
@@ -73,17 +76,22 @@ class PassageEncoder:
     def __init__(self, cache: EmbeddingCache, chunk: int) -> None:
         self._cache = cache
         self._chunk = chunk
-        self._under_way: dict[bytes, asyncio.Future[Vector | None]] = {}
+        self._under_way: dict[bytes, asyncio.Future[Kept | None]] = {}
 
     async def encode(
-        self, texts: Sequence[bytes], encode: EncodePassages, *, truncate: bool, deadline: float | None
+        self,
+        texts: Sequence[bytes],
+        encode: EncodePassages,
+        *,
+        truncate: bool | Truncation | None,
+        deadline: float | None,
     ) -> Encoded:
         """Finds or makes the vectors of a request's passages.
 
         Args:
             texts: UTF-8, at least one.
             encode: Has texts encoded on behalf of this request.
-            truncate: Whether they may be cut.
+            truncate: Whether they may be cut, and how.
             deadline: When the caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
 
         Raises:
@@ -94,7 +102,7 @@ class PassageEncoder:
         first: dict[bytes, int] = {}
         for position, key in enumerate(keys):
             first.setdefault(key, position)
-        vectors: dict[bytes, Vector] = {}
+        vectors: dict[bytes, Kept] = {}
         failure: PassageError | None = None
         encoded = 0
         missing = list(first)
@@ -111,18 +119,20 @@ class PassageEncoder:
             missing = [key for key in others if key not in vectors]  # what the other one failed to encode
         if failure is not None:
             raise failure
-        return Encoded(np.stack([vectors[key] for key in keys]), len(keys) - encoded, encoded)
+        kept = [vectors[key] for key in keys]
+        tokens_cut = np.array([each.tokens_cut for each in kept], np.int32)
+        return Encoded(np.stack([each.vector for each in kept]), tokens_cut, len(keys) - encoded, encoded)
 
     def _claim(
-        self, keys: Sequence[bytes], vectors: dict[bytes, Vector]
-    ) -> tuple[list[bytes], dict[bytes, asyncio.Future[Vector | None]]]:
+        self, keys: Sequence[bytes], vectors: dict[bytes, Kept]
+    ) -> tuple[list[bytes], dict[bytes, asyncio.Future[Kept | None]]]:
         """Takes what is known; of the rest, what this request is to encode and what others do. Never awaits."""
         mine: list[bytes] = []
-        others: dict[bytes, asyncio.Future[Vector | None]] = {}
+        others: dict[bytes, asyncio.Future[Kept | None]] = {}
         for key in keys:
-            vector = self._cache.get(key)
-            if vector is not None:
-                vectors[key] = vector
+            kept = self._cache.get(key)
+            if kept is not None:
+                vectors[key] = kept
             elif key in self._under_way:
                 others[key] = self._under_way[key]
             else:
@@ -131,18 +141,18 @@ class PassageEncoder:
         return mine, others
 
     async def _encode(
-        self, keys: Sequence[bytes], texts: Sequence[bytes], encode: EncodePassages, vectors: dict[bytes, Vector]
+        self, keys: Sequence[bytes], texts: Sequence[bytes], encode: EncodePassages, vectors: dict[bytes, Kept]
     ) -> list[tuple[int, Exception]]:
         """Encodes in chunks at the same time, each made known as it comes; the place and error of what failed."""
 
         async def one_chunk(block: slice) -> None:
             chunk = keys[block]
             try:
-                rows = await encode(texts[block])
+                rows, tokens_cut = await encode(texts[block])
                 with np.errstate(over="ignore"):  # `rerank` refuses an infinity and says where it is
-                    for key, row in zip(chunk, rows.astype(np.float16), strict=True):
-                        vectors[key] = row
-                        self._cache.put(key, row)
+                    for key, row, cut in zip(chunk, rows.astype(np.float16), tokens_cut.tolist(), strict=True):
+                        vectors[key] = Kept(row, cut)
+                        self._cache.put(key, row, cut)
             finally:
                 for key in chunk:
                     self._under_way.pop(key).set_result(vectors.get(key))
@@ -159,8 +169,8 @@ class PassageEncoder:
 
     async def _wait_for(
         self,
-        others: dict[bytes, asyncio.Future[Vector | None]],
-        vectors: dict[bytes, Vector],
+        others: dict[bytes, asyncio.Future[Kept | None]],
+        vectors: dict[bytes, Kept],
         deadline: float | None,
     ) -> None:
         if not others:

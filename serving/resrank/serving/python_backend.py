@@ -26,8 +26,10 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Parameter, Tensor
+from resrank.core.search import choice
 from resrank.core.tracing import export_traces, record_span
 from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, STOPPING, WAITED_TOO_LONG
+from resrank.core.truncation import Side, Truncation
 from resrank.serving.request_trace import read_trace, traced_part
 from resrank.serving.step import Answer, Arrays, CancelledRequestError, Step, StepRequest
 
@@ -200,7 +202,7 @@ class PythonBackend:
             if left_us <= 0:
                 raise DeadlineExceededError(WAITED_TOO_LONG)
         with traced_part(caller.trace, model.value) as trace:
-            parameters: dict[str, object] = {Parameter.TRUNCATE.value: caller.truncate}
+            parameters = _truncation_parameters(Truncation.of(caller.truncate))
             if trace is not None and trace.traceparent is not None:
                 parameters[Parameter.TRACEPARENT.value] = trace.traceparent
             response = await self._pb.InferenceRequest(
@@ -225,9 +227,7 @@ class PythonBackend:
             InvalidInputError: A request parameter has the wrong type or is out of its range, or an input has no rows.
         """
         parameters = json.loads(request.parameters())
-        truncate = parameters.get(Parameter.TRUNCATE, False)
-        if not isinstance(truncate, bool):
-            raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
+        truncate = _read_truncation(parameters)
         inputs = {
             name: tensor.as_numpy()
             for name in self._inputs
@@ -297,6 +297,33 @@ _LONGEST_US = 365 * 24 * 3600 * 1_000_000
 """A longer timeout is none: sums with it overflow somewhere on the way."""
 
 
+def _read_truncation(parameters: Mapping[str, object]) -> Truncation | None:
+    """How texts may be cut.
+
+    Raises:
+        InvalidInputError: A parameter has the wrong type or is out of its range.
+    """
+    truncate = parameters.get(Parameter.TRUNCATE, False)
+    if not isinstance(truncate, bool):
+        raise InvalidInputError(Parameter.TRUNCATE, f"must be a bool request parameter, not {truncate!r}")
+    side = parameters.get(Parameter.TRUNCATION_SIDE, Side.RIGHT.value)
+    limit = parameters.get(Parameter.TOKEN_LIMIT)
+    if not isinstance(side, str):
+        raise InvalidInputError(Parameter.TRUNCATION_SIDE, f"must be a string request parameter, not {side!r}")
+    if limit is not None and type(limit) is not int:  # a bool is an int to Python
+        raise InvalidInputError(Parameter.TOKEN_LIMIT, f"must be an int request parameter, not {limit!r}")
+    return Truncation(choice(Parameter.TRUNCATION_SIDE, Side, side), limit) if truncate else None
+
+
+def _truncation_parameters(truncation: Truncation | None) -> dict[str, object]:
+    parameters: dict[str, object] = {Parameter.TRUNCATE.value: truncation is not None}
+    if truncation is not None and truncation.side is not Side.RIGHT:
+        parameters[Parameter.TRUNCATION_SIDE.value] = truncation.side.value
+    if truncation is not None and truncation.token_limit is not None:
+        parameters[Parameter.TOKEN_LIMIT.value] = truncation.token_limit
+    return parameters
+
+
 def _deadline(timeout_us: int) -> float | None:
     """When a caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
 
@@ -316,7 +343,7 @@ def inner_error(message: str) -> ResRankError:
         message: The text, with what Triton put before it.
     """
     invalid = InvalidInputError.parse(message)
-    if invalid is not None and invalid.place.name in (*Tensor, Parameter.TRUNCATE):
+    if invalid is not None and invalid.place.name in (*Tensor, Parameter.TRUNCATE, Parameter.TOKEN_LIMIT):
         return invalid
     if QUEUE_FULL in message:
         return QueueFullError(message)

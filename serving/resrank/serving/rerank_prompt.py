@@ -15,6 +15,7 @@ from resrank.core.names import Parameter, Tensor
 from resrank.core.prompt import pad_candidates
 from resrank.core.relations import canonical_order, relations
 from resrank.core.tokenization import PromptTokenizer, row_field
+from resrank.core.truncation import Truncation
 from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.candidates import validate_candidates
 from resrank.serving.step import Answer, Arrays, StepRequest, run_each
@@ -111,7 +112,7 @@ class PromptingStep:
             Tensor.CANDIDATE_PLACES: np.stack([order.places for order in orders]),
         }
 
-    def _fit(self, queries: list[list[int]], count: int, *, truncate: bool) -> list[list[int]]:
+    def _fit(self, queries: list[list[int]], count: int, *, truncate: bool | Truncation | None) -> list[list[int]]:
         """Cuts or refuses queries that, beside so many candidates, would outgrow the longest sequence."""
         room = self._sequence_buckets[-1] - self._tokenizer.layout.length(0, count)
         for row, query in enumerate(queries):
@@ -120,4 +121,5 @@ class PromptingStep:
                 raise InvalidInputError(
                     field, f"too many tokens beside {count} candidates", limit=max(room, 0), value=len(query)
                 )
-        return [query[:room] for query in queries]
+        truncation = Truncation.of(truncate) or Truncation()
+        return [truncation.cut(query, room) for query in queries]

@@ -14,15 +14,23 @@ from resrank.core.tokenization import decode_text, row_field
 from resrank.serving.cache_metrics import CacheMetrics
 from resrank.serving.embedding_cache import EmbeddingCache
 from resrank.serving.infer import Infer
-from resrank.serving.passage_encoding import PassageEncoder, PassageError
+from resrank.serving.passage_encoding import Encoded, PassageEncoder, PassageError
+from resrank.serving.rerank_chain import InferOutputs
 from resrank.serving.step import Arrays, StepRequest
 
 
 class TextRerankingStep:
-    """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 [B, N]."""
+    """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 and TOKENS_CUT INT32 [B, N]."""
 
     def __init__(
-        self, infer: Infer, cache: EmbeddingCache, metrics: CacheMetrics, *, embed_batch_size: int, max_passages: int
+        self,
+        infer: Infer,
+        cache: EmbeddingCache,
+        metrics: CacheMetrics,
+        *,
+        embed_batch_size: int,
+        max_passages: int,
+        infer_outputs: InferOutputs | None = None,
     ) -> None:
         """Prepares the calls.
 
@@ -32,8 +40,11 @@ class TextRerankingStep:
             metrics: Told what was found in it.
             embed_batch_size: Passages in one call to ``embed_passage``.
             max_passages: Candidates that ``rerank`` takes in one pass.
+            infer_outputs: Calls another model for several outputs; None where ``embed_passage`` does not tell what it
+                cut off, in repositories of earlier versions.
         """
         self._infer = infer
+        self._infer_outputs = infer_outputs
         self._cache = cache
         self._metrics = metrics
         self._encoder = PassageEncoder(cache, embed_batch_size)
@@ -57,26 +68,29 @@ class TextRerankingStep:
             )
         for row, query in enumerate(queries[:, 0]):  # before the passages are paid for
             decode_text(query, row_field(Tensor.QUERY, row, rows), max_bytes=MAX_QUERY_BYTES)
-        vectors = await self._encode(passages.ravel().tolist(), passages.shape, request)
-        inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: vectors.reshape(rows, count, -1)}
-        return {Tensor.SCORES: await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)}
+        encoded = await self._encode(passages.ravel().tolist(), passages.shape, request)
+        inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: encoded.vectors.reshape(rows, count, -1)}
+        scores = await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)
+        return {Tensor.SCORES: scores, Tensor.TOKENS_CUT: encoded.tokens_cut.reshape(rows, count)}
 
-    async def _encode(
-        self, passages: Sequence[bytes], shape: tuple[int, ...], request: StepRequest
-    ) -> NDArray[np.float16]:
-        """FP16 [B * N, d] of B * N texts."""
+    async def _encode(self, passages: Sequence[bytes], shape: tuple[int, ...], request: StepRequest) -> Encoded:
+        """Vectors of B * N texts."""
 
-        async def embed(texts: Sequence[bytes]) -> NDArray[np.float32]:
+        async def embed(texts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
             inputs = {Tensor.TEXT: np.array(texts, dtype=np.object_)[:, np.newaxis]}
-            embeddings: NDArray[np.float32] = await self._infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, request)
-            return embeddings
+            if self._infer_outputs is None:
+                embeddings = await self._infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, request)
+                return embeddings, np.zeros(len(texts), np.int32)
+            wanted = (Tensor.EMBEDDING, Tensor.TOKENS_CUT)
+            outputs = await self._infer_outputs(Model.EMBED_PASSAGE, inputs, wanted, request)
+            return outputs[Tensor.EMBEDDING], outputs[Tensor.TOKENS_CUT][:, 0]
 
         try:
             encoded = await self._encoder.encode(passages, embed, truncate=request.truncate, deadline=request.deadline)
         except PassageError as failed:
             raise _named_as_passage(failed, shape) from failed
         self._metrics.record(found=encoded.found, encoded=encoded.encoded, bytes_used=self._cache.bytes_used)
-        return encoded.vectors
+        return encoded
 
 
 def _named_as_passage(failed: PassageError, shape: tuple[int, ...]) -> Exception:

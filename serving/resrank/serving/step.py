@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import ResRankError
 from resrank.core.names import Tensor
+from resrank.core.truncation import Truncation
 from resrank.serving.request_trace import RequestTrace
 
 Arrays: TypeAlias = Mapping[Tensor, NDArray[Any]]
@@ -22,7 +23,7 @@ class StepRequest:
 
     Attributes:
         inputs: Every input by name, the batch dimension first. Memory is Triton's: to be read, not written.
-        truncate: The caller's wish to have texts over the token maximum cut instead of refused.
+        truncate: The caller's wish to have texts over the token maximum cut instead of refused, and how.
         deadline: When the caller stops waiting, on the clock of :func:`time.monotonic`; None for never.
         parameters: All that the caller sent as request parameters, unchecked.
         wanted: The outputs that the caller asked for; empty for all.
@@ -30,7 +31,7 @@ class StepRequest:
     """
 
     inputs: Arrays
-    truncate: bool = False
+    truncate: bool | Truncation | None = None
     deadline: float | None = None
     parameters: Mapping[str, object] = field(default_factory=dict)
     wanted: Collection[str] = ()

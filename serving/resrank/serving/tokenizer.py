@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resrank.core.buckets import bucket_length
 from resrank.core.checkpoint import read_spec
@@ -16,7 +18,7 @@ from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
 class TokenizationStep:
-    """TEXT BYTES [B, 1] to INPUT_IDS and ATTENTION_MASK INT64 [B, L]."""
+    """TEXT BYTES [B, 1] to INPUT_IDS and ATTENTION_MASK INT64 [B, L], and to who asks TOKENS_CUT INT32 [B, 1]."""
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None, *, for_queries: bool) -> None:
         """Reads the tokenizer.
@@ -49,4 +51,8 @@ class TokenizationStep:
             width = ids.shape[1]
             padding = ((0, 0), (0, bucket_length(width, self._buckets) - width))
             ids, mask = np.pad(ids, padding), np.pad(mask, padding)
-        return {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: mask}
+        outputs: dict[Tensor, NDArray[Any]] = {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: mask}
+        # By name: repositories of earlier versions, and queries, have no such output.
+        if Tensor.TOKENS_CUT in request.wanted:
+            outputs[Tensor.TOKENS_CUT] = batch.tokens_cut[:, np.newaxis]
+        return outputs

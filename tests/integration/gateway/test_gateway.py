@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Page
 
 from resrank.client import RerankResult
+from resrank.core.truncation import Side, Truncation
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from support.browser import open_page
 from support.tiny_checkpoint import SENTENCES
@@ -109,6 +110,40 @@ def test_a_document_that_cannot_be_ranked_stands_last_and_fails_no_other(served:
     assert refused["message"] == "documents[0]: empty or only whitespace"
     nothing = post(served, "/v2/rerank", {"query": QUERY, "documents": ["", ""]})
     assert [result["relevance_score"] for result in nothing["results"]] == [0.0, 0.0]
+
+
+def test_a_long_document_is_cut_at_the_side_that_is_wanted_and_named(served: Served) -> None:
+    """At the right the end does not matter, at the left the beginning; the model reads 64 tokens."""
+    head, other, tail = (" ".join([word] * 80) for word in ("river", "moon", "fox"))
+    documents = [TEXTS[0], f"{head} {tail}", f"{head} {other}", f"{other} {tail}", "x" * 70_000]
+
+    def scores(**given: Any) -> tuple[list[float], dict[str, Any]]:
+        answer = post(served, "/v2/rerank", {"query": QUERY, "documents": documents, **given})
+        by_place = sorted(answer["results"], key=lambda result: result["index"])
+        return [result["score"] for result in by_place], answer["meta"]
+
+    vectors = served.client.embed_passages(documents[:4], truncate=True)
+    assert vectors[1] == pytest.approx(vectors[2], abs=1e-6)
+    left = served.client.embed_passages(documents[:4], truncate=Truncation(Side.LEFT))
+    assert left[1] == pytest.approx(left[3], abs=1e-6)
+    assert left[0] == pytest.approx(vectors[0], abs=1e-6)
+    for _ in range(2):  # the second time vectors are known
+        right, meta = scores()
+        assert meta["truncated"] == [1, 2, 3, 4]
+        assert meta["warnings"] == ["documents: longer than the model reads, and cut: 1, 2, 3, 4"]
+    at_left, _ = scores(truncation_side="left")
+    assert at_left != right
+    _, meta = scores(max_tokens_per_doc=8)
+    assert meta["truncated"] == [0, 1, 2, 3, 4]
+    answer = served.http.post("/rerank", json={"query": QUERY, "texts": documents[:2], "truncation_direction": "Left"})
+    assert answer.headers["x-resrank-truncated"] == "1"
+    refused = post(served, "/rerank", {"query": QUERY, "texts": documents[:2], "truncate": False}, 422)
+    assert refused["error"].startswith("texts[1]: too many tokens (limit 64, got ")
+    passages = [{"text": text} for text in documents[:2]]
+    refused = post(served, "/v1/ranking", {"query": {"text": QUERY}, "passages": passages, "truncate": "NONE"}, 422)
+    assert refused["detail"].startswith("passages[1]: too many tokens")
+    small = post(served, "/v2/rerank", {"query": QUERY, "documents": documents, "max_tokens_per_doc": 1}, 422)
+    assert small["message"].startswith("max_tokens_per_doc: too small")
 
 
 def test_what_is_less_relevant_than_wanted_is_left_out(served: Served, expected: RerankResult) -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
-from resrank.gateway.documents import Side, cut_bytes, fit_query, sort_ids, sort_texts
+from resrank.core.truncation import Side
+from resrank.gateway.documents import cut_bytes, fit_query, sort_ids, sort_texts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 

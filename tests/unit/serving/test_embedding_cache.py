@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from resrank.core.truncation import Side, Truncation
 from resrank.serving.embedding_cache import ENTRY_BYTES, EmbeddingCache
 
 ENCODER = "e" * 64
@@ -26,7 +27,7 @@ def test_a_vector_comes_back_bit_by_bit() -> None:
     key = cache.key(b"text", truncate=False)
     assert cache.get(key) is None
     cache.put(key, vector(0))
-    np.testing.assert_array_equal(cache.get(key).view(np.uint16), vector(0).view(np.uint16))
+    np.testing.assert_array_equal(cache.get(key).vector.view(np.uint16), vector(0).view(np.uint16))
     assert cache.bytes_used == 2 * DIM + ENTRY_BYTES
 
 
@@ -37,8 +38,22 @@ def test_keys_tell_texts_encoders_and_the_leave_to_cut_apart() -> None:
         cache.key(b"text", truncate=True),
         cache.key(b"text ", truncate=False),
         other.key(b"text", truncate=False),
+        cache.key(b"text", truncate=Truncation(Side.LEFT)),
+        cache.key(b"text", truncate=Truncation(token_limit=7)),
+        cache.key(b"text", truncate=Truncation(Side.LEFT, 7)),
     }
-    assert len(keys) == 4
+    assert len(keys) == 7
+
+
+def test_a_whole_passage_serves_no_caller_who_has_it_read_in_part() -> None:
+    cache = cache_of(4)
+    cache.put(cache.key(b"text", truncate=False), vector(0))
+    assert cache.get(cache.key(b"text", truncate=Truncation(Side.LEFT))) is not None
+    assert cache.get(cache.key(b"text", truncate=Truncation(token_limit=7))) is None
+    cache.put(cache.key(b"other", truncate=True), vector(1), 12)
+    kept = cache.get(cache.key(b"other", truncate=True))
+    assert kept is not None
+    assert kept.tokens_cut == 12
 
 
 def test_what_was_encoded_whole_serves_those_who_would_have_had_it_cut_and_not_the_other_way_round() -> None:
@@ -47,10 +62,10 @@ def test_what_was_encoded_whole_serves_those_who_would_have_had_it_cut_and_not_t
     cache.put(cut, vector(0))
     assert cache.get(whole) is None
     cache.put(whole, vector(1))
-    np.testing.assert_array_equal(cache.get(cut), vector(0))
+    np.testing.assert_array_equal(cache.get(cut).vector, vector(0))
     other = cache_of(4)
     other.put(whole, vector(1))
-    np.testing.assert_array_equal(other.get(cut), vector(1))
+    np.testing.assert_array_equal(other.get(cut).vector, vector(1))
 
 
 def test_what_was_not_used_for_longest_goes_first() -> None:

@@ -24,7 +24,7 @@ class Encoder:
         if not held:
             self.go.set()
 
-    async def __call__(self, texts: Sequence[bytes]) -> np.ndarray:
+    async def __call__(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         self.calls.append(list(texts))
         await self.go.wait()
         if self.failure is not None:
@@ -32,7 +32,8 @@ class Encoder:
         for row, text in enumerate(texts):
             if text == b"bad":
                 raise InvalidInputError(Place("TEXT", () if len(texts) == 1 else (row,)), "empty")
-        return np.array([[float(text), 1.0] for text in texts], np.float32)
+        vectors = np.array([[float(text), 1.0] for text in texts], np.float32)
+        return vectors, np.array([len(text) - 1 for text in texts], np.int32)
 
 
 def passages(*numbers: int) -> list[bytes]:
@@ -65,6 +66,14 @@ async def test_known_passages_and_repeated_ones_are_not_encoded_again() -> None:
     assert (second.found, second.encoded) == (2, 1)
     np.testing.assert_array_equal(first.vectors, np.array([[1, 1], [2, 1], [1, 1], [3, 1], [4, 1]], np.float16))
     np.testing.assert_array_equal(second.vectors, np.array([[4, 1], [5, 1], [1, 1]], np.float16))
+
+
+async def test_what_was_cut_off_is_told_of_known_passages_too() -> None:
+    encoder, by = encoder_of(), Encoder()
+    for _ in range(2):
+        found = await encode(encoder, passages(123, 4, 56), by, truncate=True)
+        assert found.tokens_cut.tolist() == [2, 0, 1]
+    assert len(by.calls) == 1
 
 
 @pytest.mark.parametrize("max_bytes", [1_000_000, 0])

@@ -23,6 +23,7 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.names import Model, Tensor
+from resrank.core.truncation import Side, Truncation
 from resrank.serving.python_backend import PythonBackend, config_parameters, inner_error, version_folder
 from resrank.serving.step import Answer, CancelledRequestError, StepRequest
 
@@ -257,7 +258,18 @@ def test_truncate_and_deadline_are_read() -> None:
     assert first.truncate
     assert first.deadline is not None
     assert before + 2 <= first.deadline <= time.monotonic() + 2
-    assert (second.truncate, second.deadline) == (False, None)
+    assert (second.truncate, second.deadline) == (None, None)
+
+
+def test_how_texts_are_cut_is_read_and_wrong_types_are_refused() -> None:
+    step = Doubling()
+    given = {"truncate": True, "truncation_side": "left", "token_limit": 9}
+    PythonBackend(PbUtils(), ARGS).execute(step, [request(0, given=given)])
+    assert step.seen[0].truncate == Truncation(Side.LEFT, 9)
+    for name, value in (("truncation_side", "up"), ("truncation_side", 1), ("token_limit", True), ("token_limit", 0)):
+        (answer,) = PythonBackend(PbUtils(), ARGS).execute(step, [request(0, given={"truncate": True, name: value})])
+        assert name in str(answer.error)
+    assert len(step.seen) == 1
 
 
 def infer(pb: PbUtils, caller: StepRequest) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from resrank.core.truncation import Side
 from resrank.gateway.bounded_json import BoundedJsonRoute
 from resrank.gateway.documents import fit_query
 from resrank.gateway.error_forms import Schema
@@ -22,7 +23,7 @@ async def search(request: Request, body: Search) -> Response:
     facts = facts_of(request)
     facts.schema = Schema.RESRANK.value
     found = await gateway.client.search(
-        fit_query(body.query, truncate=body.truncate, side=body.truncation_side),
+        fit_query(body.query, truncate=body.truncate, side=Side.RIGHT),
         body.k,
         candidates=body.candidates,
         mode=body.mode,

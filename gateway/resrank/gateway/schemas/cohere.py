@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT
-from resrank.gateway.documents import Side
+from resrank.core.truncation import Side
 from resrank.gateway.reranking import RankedDocument, Ranking, RerankTask
 from resrank.gateway.schemas.common import (
     Answer,
@@ -58,6 +58,11 @@ class CohereRerank(RerankOptions):
             raise ValueError("lexical_weight is of document_ids, whose BM25 the index knows")
         return self
 
+    @property
+    def _token_limit(self) -> int | None:
+        given = (self.max_tokens_per_doc, self.truncate_prompt_tokens)
+        return min((limit for limit in given if limit is not None and limit > 0), default=None)
+
     def task(self, *, include_texts: bool) -> RerankTask:
         """What it asks for.
 
@@ -74,6 +79,7 @@ class CohereRerank(RerankOptions):
             top_n=self.top_n,
             min_score=self.min_score,
             side=self.truncation_side,
+            token_limit=self._token_limit,
             strict=self.strict,
             lexical_weight=self.lexical_weight,
             include_texts=include_texts if self.return_documents is None else self.return_documents,
@@ -146,7 +152,7 @@ class CohereMeta(Answer):
 
 
 class CohereUsage(Answer):
-    """vLLM's and Jina's."""
+    """vLLM's and Jina's; nothing is billed here, and tokens are not counted."""
 
     total_tokens: int = 0
 

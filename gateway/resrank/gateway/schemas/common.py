@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from resrank.core.fail_open import OnFailure
 from resrank.core.names import Priority
-from resrank.gateway.documents import Side
+from resrank.core.truncation import Side
 from resrank.gateway.embedding import InputType
 
 

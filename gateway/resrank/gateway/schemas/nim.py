@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from resrank.gateway.documents import Side
+from resrank.core.truncation import Side
 from resrank.gateway.relevance import logit
 from resrank.gateway.reranking import Ranking, RerankTask
 from resrank.gateway.schemas.common import Answer, DocumentText, RerankOptions

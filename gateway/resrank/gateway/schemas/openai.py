@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from resrank.client.triton_calls import Float32
 from resrank.core.errors import InvalidInputError
-from resrank.gateway.documents import Side
+from resrank.core.truncation import Side
 from resrank.gateway.embedding import EmbedTask, InputType
 from resrank.gateway.schemas.common import Answer, CutSide, ForeignBody, InputKind, priority_of
 

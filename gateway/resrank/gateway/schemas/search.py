@@ -14,9 +14,8 @@ from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
-from resrank.gateway.documents import Side
 from resrank.gateway.relevance import relevance_of
-from resrank.gateway.schemas.common import Answer, CutSide, OwnBody, Score, Timings
+from resrank.gateway.schemas.common import Answer, OwnBody, Score, Timings
 
 Count = Annotated[int, Field(ge=1, le=MAX_MESSAGE_RECORDS)]
 
@@ -33,8 +32,7 @@ class Search(OwnBody):
         rerank: Whether the reranker orders them.
         lexical_weight: w of BM25; the checkpoint's where it is missing.
         min_score: Least relevance of what is returned; of a reranked search alone.
-        truncate: Whether a query that is too long is cut.
-        truncation_side: Where.
+        truncate: Whether a query that is too long is cut, at the right.
         on_failure: What to do where the models are down, full or late; the gateway's setting where it is missing.
     """
 
@@ -47,7 +45,6 @@ class Search(OwnBody):
     lexical_weight: Annotated[float, Field(ge=0, le=MAX_LEXICAL_WEIGHT)] | None = None
     min_score: Score | None = None
     truncate: bool = True
-    truncation_side: CutSide = Side.RIGHT
     on_failure: OnFailure | None = None
 
     @model_validator(mode="after")

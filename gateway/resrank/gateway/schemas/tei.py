@@ -8,7 +8,7 @@ from pydantic import Field
 
 from resrank.client.triton_calls import Float32
 from resrank.core.scoring import normalize
-from resrank.gateway.documents import Side
+from resrank.core.truncation import Side
 from resrank.gateway.embedding import EmbedTask, InputType
 from resrank.gateway.relevance import logit
 from resrank.gateway.reranking import Ranking, RerankTask
