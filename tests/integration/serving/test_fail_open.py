@@ -1,4 +1,7 @@
-"""Searches and reranks whose models are full, late or dead: the order that retrieval found, in the caller's time."""
+"""Searches and reranks whose models are full, late or dead: the order that retrieval found.
+
+That it comes in the caller's time is held by the unit tests, on a clock that other programs do not move.
+"""
 
 from __future__ import annotations
 
@@ -119,9 +122,7 @@ def test_a_reranker_that_stands_still(stack: Stack, route: Any) -> None:
     for mode in ("hybrid", "dense", "lexical"):
         expected = stack.client.search(QUERY, **SEARCH, mode=mode, rerank=False)
         with stack.stopped("reranker_0_0"):
-            started = time.monotonic()
             found = stack.client.search(QUERY, **SEARCH, mode=mode, route=route, **OPEN)
-            assert time.monotonic() - started < TIMEOUT_S
         require_order(found, expected, Outcome.DEADLINE)
     assert stack.client.search(QUERY, **SEARCH, route=route, **OPEN).reranked
 
@@ -131,9 +132,7 @@ def test_an_encoder_that_stands_still(stack: Stack, route: Any) -> None:
     expected = stack.client.search(QUERY, **SEARCH, mode="lexical", rerank=False)
     assert expected.passages
     with stack.stopped("encoder_0_0"):
-        started = time.monotonic()
         found = stack.client.search(QUERY, **SEARCH, route=route, **OPEN)
-        assert time.monotonic() - started < TIMEOUT_S
     require_order(found, expected, Outcome.DEADLINE)
     with stack.stopped("encoder_0_0"), pytest.raises(DeadlineExceededError):
         stack.client.search(QUERY, **SEARCH, mode="dense", route=route, **OPEN)
@@ -164,9 +163,7 @@ def test_candidates_of_the_callers_own_keep_their_order(stack: Stack, kind: str)
     options = {**given, "lexical_scores": list(range(16)), **OPEN}
     assert stack.client.rerank(QUERY, **options).reranked
     with stack.stopped("reranker_0_0"):
-        started = time.monotonic()
         found = stack.client.rerank(QUERY, **options)
-        assert time.monotonic() - started < TIMEOUT_S
     assert found.failure is not None
     assert found.failure.outcome is Outcome.DEADLINE
     assert not found.reranked
