@@ -1,6 +1,6 @@
 """Searches and reranks whose models are full, late or dead: the order that retrieval found.
 
-That it comes in the caller's time is held by the unit tests, on a clock that other programs do not move.
+What of the caller's time each step is given is held by the unit tests: a busy machine wakes a client late.
 """
 
 from __future__ import annotations

@@ -35,10 +35,12 @@ class FailingModels(Models):
         super().__init__()
         self.failing = failing
         self.go = asyncio.Event()
+        self.deadlines: list[float | None] = []
 
     async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> np.ndarray:
         if model in self.failing:
             self.asked.append(model)
+            self.deadlines.append(caller.deadline)
             error = self.failing[model]
             if error is not None:
                 raise error
@@ -96,9 +98,12 @@ def test_without_the_encoder_words_alone_find_and_nothing_else_is_asked() -> Non
 
 @pytest.mark.parametrize(("model", "share"), [(Model.RERANK, 0.1), (Model.EMBED_QUERY, 0.3)])
 def test_a_model_that_does_not_answer_leaves_time_for_the_answer(model: Model, share: float) -> None:
-    started = time.monotonic()
-    found = search({model: None}, OPEN, deadline=started + 1.0)
-    assert 1.0 - share <= time.monotonic() - started < 1.0 - share / 2
+    models, deadline = FailingModels({model: None}), time.monotonic() + 1.0
+    far = NearSteps(models.infer_outputs, {})
+    step = SearchStep(far, Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP))
+    inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
+    found = asyncio.run(step.answer(StepRequest(inputs, parameters=OPEN, deadline=deadline)))
+    assert models.deadlines[0] == pytest.approx(deadline - share, abs=0.1 * share)
     assert failure_of(found).startswith("deadline: no answer with ")
     assert found[Tensor.IDS].shape == (1, 6)
 
