@@ -25,7 +25,7 @@ from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
-from resrank.core.names import Model
+from resrank.core.names import Model, Priority
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.core.truncation import Truncation
 
@@ -100,6 +100,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         truncate: bool | Truncation = False,
         second_pass: bool = False,
         on_failure: str | None = None,
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -115,7 +116,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             second_pass=second_pass,
             on_failure=self._on_failure(on_failure),
         )
-        return await self._run("rerank", plan, timeout_s, traceparent)
+        return await self._run("rerank", plans.prioritized(priority, plan), timeout_s, traceparent)
 
     async def rerank_stored(
         self,
@@ -126,6 +127,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         include_texts: bool = False,
         truncate: bool | Truncation = False,
         on_failure: str | None = None,
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -139,7 +141,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             truncate=truncate,
             on_failure=self._on_failure(on_failure),
         )
-        return await self._run("rerank_stored", plan, timeout_s, traceparent)
+        return await self._run("rerank_stored", plans.prioritized(priority, plan), timeout_s, traceparent)
 
     async def embed_queries(
         self,

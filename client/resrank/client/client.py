@@ -25,7 +25,7 @@ from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
 from resrank.core.fusion import Fusion
-from resrank.core.names import Model
+from resrank.core.names import Model, Priority
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.core.truncation import Truncation
 
@@ -135,6 +135,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         truncate: bool | Truncation = False,
         second_pass: bool = False,
         on_failure: str | None = None,
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -156,6 +157,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
             on_failure: What to do where the models are down, full or late; None for the client's setting. ``error``
                 raises. With ``retrieval_order`` all candidates come back in the order given, within ``timeout_s``, with
                 scores of 0, and the result's ``failure`` says why.
+            priority: Triton's level of the requests; with ``BULK`` others go first where queues have levels (the
+                encoder's in GPU repositories).
             timeout_s: Budget in seconds.
             traceparent: W3C trace context.
 
@@ -173,7 +176,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             second_pass=second_pass,
             on_failure=self._on_failure(on_failure),
         )
-        return self._run("rerank", plan, timeout_s, traceparent)
+        return self._run("rerank", plans.prioritized(priority, plan), timeout_s, traceparent)
 
     def rerank_stored(
         self,
@@ -184,6 +187,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         include_texts: bool = False,
         truncate: bool | Truncation = False,
         on_failure: str | None = None,
+        priority: Priority | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> RerankResult:
@@ -199,6 +203,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
             include_texts: Whether titles and texts are wanted, too.
             truncate: Cut a query over the token maximum instead of refusing it.
             on_failure: As for :meth:`rerank`; the passages then come in the order of their ids.
+            priority: Triton's level of the requests; with ``BULK`` others go first where queues have levels (the
+                encoder's in GPU repositories).
             timeout_s: Budget of all steps together, in seconds.
             traceparent: W3C trace context.
 
@@ -215,7 +221,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             truncate=truncate,
             on_failure=self._on_failure(on_failure),
         )
-        return self._run("rerank_stored", plan, timeout_s, traceparent)
+        return self._run("rerank_stored", plans.prioritized(priority, plan), timeout_s, traceparent)
 
     def embed_queries(
         self,

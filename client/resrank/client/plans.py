@@ -26,7 +26,7 @@ from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fail_open import FOR_ANSWER, MODEL_FAILURES, Failure, OnFailure, Reserve
 from resrank.core.fusion import check_lexical_scores, check_lexical_weight, joint_scores
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
-from resrank.core.names import Model, Parameter, Tensor
+from resrank.core.names import Model, Parameter, Priority, Tensor
 from resrank.core.relations import CanonicalOrder, canonical_order
 from resrank.core.scoring import ranking
 from resrank.core.search_plan import ServedReranker, Stopwatch
@@ -339,11 +339,40 @@ def together(calls: Sequence[Call[T]]) -> Plan[list[T]]:
 
 def leaving(reserve: Reserve, plan: Plan[T]) -> Plan[T]:
     """The plan with requests that leave over some of the call's time."""
+    return (yield from _changed(lambda call: replace(call, reserve=reserve), plan))
+
+
+def prioritized(priority: Priority | None, plan: Plan[T]) -> Plan[T]:
+    """The plan with requests to Triton at a priority level; at the usual one when None.
+
+    Raises:
+        InvalidInputError: There is no such level.
+    """
+    if priority is None:
+        return (yield from plan)
+    try:
+        level = int(Priority(priority))
+    except ValueError:
+        raise InvalidInputError("priority", "unknown", limit="1 (interactive) or 2 (bulk)", value=priority) from None
+
+    def change(call: Call[Any]) -> Call[Any]:
+        def build(remaining_s: float) -> Any:
+            request = call.build(remaining_s)
+            request.parameters["priority"].int64_param = level
+            return request
+
+        return replace(call, build=build) if call.method == "ModelInfer" else call
+
+    return (yield from _changed(change, plan))
+
+
+def _changed(change: Callable[[Call[Any]], Call[Any]], plan: Plan[T]) -> Plan[T]:
+    """The plan with other requests in place of its own."""
     try:
         calls = next(plan)
         while True:
             try:
-                results = yield [replace(call, reserve=reserve) for call in calls]
+                results = yield [change(call) for call in calls]
             except ResRankError as error:
                 calls = plan.throw(error)
             else:

@@ -142,6 +142,7 @@ class Reranker:
                 include_texts=task.include_texts,
                 truncate=Truncation(task.side) if task.truncate else False,
                 on_failure=task.on_failure,
+                priority=task.priority,
             )
             if result.missing_ids and task.strict:
                 place = documents.places[documents.usable.index(result.missing_ids[0])]
@@ -152,6 +153,7 @@ class Reranker:
             passages=documents.usable,
             truncate=Truncation(task.side, task.token_limit) if task.truncate else False,
             on_failure=task.on_failure,
+            priority=task.priority,
         )
 
 

@@ -13,8 +13,9 @@ from resrank.client.calls import Call
 from resrank.client.facts import FactsCache
 from resrank.client.results import RerankResult
 from resrank.client.triton_calls import ModelFacts
+from resrank.core.errors import InvalidInputError
 from resrank.core.fail_open import OnFailure
-from resrank.core.names import Model
+from resrank.core.names import Model, Priority
 
 SIZE = 4
 QUERY = np.array([1.0, 0.5, 0.0], np.float32)
@@ -119,3 +120,31 @@ def test_one_pass_and_slots_of_vectors_ask_for_no_vector_of_the_query() -> None:
         assert "model 'embed_query'" not in servers.asked
         expected = [vector_of(str(number))[0] - 0.01 * (number % SIZE) for number in numbers]
         assert [found[number] for number in numbers] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_priority_stands_in_every_request_to_triton_and_in_no_question_for_a_config() -> None:
+    levels: list[int] = []
+
+    class Watching(Servers):
+        def answer(self, call: Call[Any]) -> Any:
+            if call.method == "ModelInfer":
+                levels.append(call.build(1.0).parameters["priority"].int64_param)
+            return super().answer(call)
+
+    def plan() -> plans.Plan[RerankResult]:
+        return plans.rerank(
+            FactsCache(),
+            "q",
+            np.eye(3, dtype=np.float32),
+            None,
+            lexical_scores=None,
+            lexical_weight=None,
+            truncate=False,
+            second_pass=False,
+            on_failure=OnFailure.ERROR,
+        )
+
+    Watching("vector").run(plans.prioritized(Priority.BULK, plan()))
+    assert levels == [2]
+    with pytest.raises(InvalidInputError, match=r"priority: unknown \(limit 1 \(interactive\) or 2 \(bulk\), got 5\)"):
+        Watching("vector").run(plans.prioritized(5, plan()))  # type: ignore[arg-type]

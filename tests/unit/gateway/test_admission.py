@@ -11,6 +11,7 @@ import pytest
 
 from resrank.core.errors import QueueFullError
 from resrank.core.logs import LogFormat, log_formatter
+from resrank.core.names import Priority
 from resrank.gateway.keys import add_key
 
 from .conftest import DecidedClient, Serve
@@ -130,3 +131,14 @@ async def test_a_trace_goes_along_where_it_is_one(serve: Serve, client: DecidedC
             answer = await http.post("/v2/rerank", json=BODY, headers={"traceparent": given})
             assert answer.status_code == 200
             assert client.calls[-1][1]["traceparent"] == sent
+
+
+async def test_a_priority_is_tritons(serve: Serve, client: DecidedClient) -> None:
+    """0, or none, is the most urgent to Cohere and vLLM."""
+    async with serve() as http:
+        for given, level in ((None, Priority.INTERACTIVE), (0, Priority.INTERACTIVE), (7, Priority.BULK)):
+            body = BODY if given is None else BODY | {"priority": given}
+            assert (await http.post("/v2/rerank", json=body)).status_code == 200
+            assert client.calls[-1][1]["priority"] is level
+        await http.post("/v1/embeddings", json={"input": "a", "priority": 3})
+        assert client.calls[-1][1]["bulk"] is True
