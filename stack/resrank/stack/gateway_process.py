@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import StackError
@@ -32,6 +33,7 @@ class GatewayProcess(ManagedProcess):
         tls: Certificates for the port; None for plain text.
         keys: File of API keys; None lets everybody in.
         insecure: Whether it may listen beyond loopback without TLS or without keys.
+        environment: What it is told beside this process's own environment.
         log_path: File for its log; an unnamed temporary file when None.
         on_line: Called with each line of its log, in a thread of its own.
         ready_timeout_s: How long :meth:`wait_ready` waits.
@@ -50,6 +52,7 @@ class GatewayProcess(ManagedProcess):
         tls: ServerTls | None = None,
         keys: Path | None = None,
         insecure: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
         ready_timeout_s: float = 60.0,
@@ -77,7 +80,7 @@ class GatewayProcess(ManagedProcess):
         super().__init__(
             "gateway",
             [sys.executable, "-m", "resrank.gateway"],
-            environment=os.environ | given,
+            environment={**os.environ, **environment, **given},
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,

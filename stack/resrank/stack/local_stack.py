@@ -169,6 +169,7 @@ class LocalStack:
                     tls=tls,
                     keys=http_keys,
                     insecure=insecure,
+                    environment=told,
                     log_path=None if log_dir is None else log_dir / "gateway.log",
                     on_line=None if on_line is None else lambda line: on_line("gateway", line),
                 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -101,7 +99,7 @@ def traced(exported: Callable[[str], Exported]) -> Iterator[Traced]:
         assert export is not None
         export = replace(export, environment={**export.environment, **QUICKLY})
         with (
-            LocalStack(made.repository, Path(folder) / "index", trace_export=export) as stack,
+            LocalStack(made.repository, Path(folder) / "index", http=True, trace_export=export) as stack,
             ResRankClient(stack.triton.grpc_address, retrieval=stack.sidecar.address) as client,
         ):
             fill(stack.sidecar.address, client.encoder_sha256(), client.embed_passages(PASSAGES))
@@ -197,21 +195,28 @@ def test_a_request_without_a_context_begins_a_trace_in_triton(traced: Traced) ->
 
 
 @pytest.fixture(scope="module")
-def gateway(traced: Traced) -> Iterator[str]:
-    """``host:port`` of a gateway before the stack."""
-    environment = {
-        **os.environ,
-        "RESRANK_GATEWAY_PORT": "0",
-        "RESRANK_GATEWAY_TRITON": traced.stack.triton.grpc_address,
-        "RESRANK_GATEWAY_RETRIEVAL": traced.stack.sidecar.address,
-    }
-    command = [sys.executable, "-m", "resrank.gateway"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().rpartition("//")[2].strip()
-        finally:
-            process.terminate()
+def gateway(traced: Traced) -> str:
+    """``host:port`` of the gateway before the stack."""
+    assert traced.stack.gateway is not None
+    return traced.stack.gateway.address
+
+
+def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = json.dumps({"query": QUERY, "k": 3, "candidates": 12}).encode()
+    headers = {"Content-Type": "application/json", "traceparent": caller}
+    request = urllib.request.Request(f"http://{gateway}/v1/search", body, headers)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
+        assert answer.status == 200
+    tree = traced.arrived(
+        caller.split("-")[1],
+        lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"),
+    )
+    (root,) = [span for span in tree.spans if span.parent_id == "b7ad6b7169203331"]
+    assert root.service == "resrank-gateway"
+    assert "resrank search" in tree.of(root.name)
+    assert {made.service for made in tree.spans} == {"resrank-gateway", "resrank-triton", "resrank-retrieval"}
+    assert QUERY not in str(tree.spans)
 
 
 @pytest.fixture(scope="module")
