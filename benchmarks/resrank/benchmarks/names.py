@@ -42,6 +42,7 @@ class Benchmark(StrEnum):
     CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
     BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes, and a search against its parts"
     ROUTES = "routes", "a search by two calls of the client against one to the model `search`"
+    GATEWAY = "gateway", "100 stored passages reranked by id over HTTP against the gRPC client"
     CACHE = "cache", "`rerank_text` of passages seen before against passages that are new"
     BLOCKS = "blocks", "lists longer than one pass takes, up to 10,000 candidates"
     CONCURRENCY = "concurrency", "throughput by concurrent requests against the engines alone at their best batch"
