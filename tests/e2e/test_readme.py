@@ -147,8 +147,10 @@ def test_search_command(served: Served) -> None:
 
 def test_python_snippet(served: Served) -> None:
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert snippets
-    for snippet in snippets:
+    # Others' clients are called by `make acceptance`, in environments of their own.
+    own = [snippet for snippet in snippets if "resrank" in snippet.split("\n\n")[0]]
+    assert own
+    for snippet in own:
         program = snippet.replace("127.0.0.1:8001", served.triton).replace("127.0.0.1:8003", served.retrieval)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

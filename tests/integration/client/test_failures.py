@@ -21,6 +21,7 @@ from resrank.core.errors import (
     ModelNotReadyError,
     QueueFullError,
     ResRankError,
+    ServerFailedError,
     ServerUnavailableError,
 )
 from resrank.stack.triton_process import TritonProcess
@@ -182,7 +183,7 @@ def test_close_ends_the_calls_of_other_tasks_with_a_typed_error(
 def test_model_broken_in_python_is_neither_retried_nor_taken_for_overload(client: Any) -> None:
     with pytest.raises(ResRankError, match="no such axis") as caught:
         client.rerank(json.dumps({"break": "no such axis"}), CANDIDATES)
-    assert type(caught.value) is ResRankError
+    assert type(caught.value) is ServerFailedError
 
 
 def test_a_malformed_tensor_is_invalid_input_and_the_server_lives_on(client: Any) -> None:

@@ -65,7 +65,7 @@ def test_another_schema_says_to_export_again(tmp_path: Path, schema: object) -> 
     ("path", "value", "named"),
     [
         (("runtime",), "gpu", "runtime: Input should be 'cpu', 'tensorrt'"),
-        (("models", "encoder", "precision"), "int8", "models.encoder.precision: "),
+        (("models", "encoder", "precision"), "int4", "models.encoder.precision: "),
         (("models", "encoder", "threads"), -1, "models.encoder.threads: "),
         (("checkpoint", "sha256"), "abc", "checkpoint.sha256: "),
         (("checkpoint", "extra"), 1, "checkpoint.extra: Extra inputs are not permitted"),

@@ -41,7 +41,7 @@ def test_contradictions(arguments: list[str], said: str, tmp_path: Path, capsys:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [["--runtime", "gpu"], ["--precision", "int8"], ["--instances", "0"]])
+@pytest.mark.parametrize("arguments", [["--runtime", "gpu"], ["--precision", "int4"], ["--instances", "0"]])
 def test_values_that_there_are_not(arguments: list[str], tmp_path: Path) -> None:
     assert run(["export", str(tmp_path), "--out", str(tmp_path / "out"), *arguments]) == 2
 

@@ -24,6 +24,7 @@ from resrank.export.profiles import default_profiles
 from resrank.export.tensorrt import EngineBuilder
 from resrank.export.typed_graphs import TypedGraph
 from resrank.export.typed_parity import TypedGraphEngine, check_typed
+from resrank.export.typed_precision import LOW_TYPES
 from resrank.model.modeling import ResRankModel
 from resrank.serving.engines import EngineKind, EngineOptions, Precision, load_engine
 from support.tiny_families import DECODERS, ENCODERS, LAYERS, make_family_checkpoint, make_projected_checkpoint
@@ -36,6 +37,8 @@ CASES = [
     *((family, Model.RERANKER) for family in (*DECODERS, PROJECTORS)),
 ]
 CAPABILITIES = (80, 89)
+TYPED = (Precision.FP32, *LOW_TYPES)
+"""What graphs of types are written in; int8 is of CPUs alone."""
 ELEMENT = {Precision.FP32: TensorProto.FLOAT, Precision.FP16: TensorProto.FLOAT16, Precision.BF16: TensorProto.BFLOAT16}
 
 
@@ -62,11 +65,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     model = ResRankModel.from_checkpoint(checkpoint)
     layout = PromptTokenizer(checkpoint / RERANKER_DIR, model.spec.reranker).layout
     traced = TypedGraph.trace(model, role)
-    graphs = {precision: traced.write(precision, folder / precision) for precision in Precision}
+    graphs = {precision: traced.write(precision, folder / precision) for precision in TYPED}
     return Case(family, role, checkpoint, model, layout, ParityGate(model, layout), graphs)
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", TYPED)
 def test_the_graph_computes_what_torch_does(case: Case, precision: Precision) -> None:
     parity = check_typed(case.gate, case.role, case.graphs[precision], precision)
     assert parity.passed, parity_table([parity])
@@ -84,7 +87,7 @@ def test_the_bf16_graph_agrees_with_torch_in_bf16(case: Case) -> None:
     assert np.einsum("nd,nd->n", by_torch, by_graph).min() >= 0.9995
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", TYPED)
 def test_tensorrt_takes_every_attention_as_one_layer(rtx: EngineBuilder, case: Case, precision: Precision) -> None:
     summary = rtx.inspect(case.graphs[precision])
     assert summary.layers.attention == LAYERS
@@ -96,7 +99,7 @@ def test_tensorrt_takes_every_attention_as_one_layer(rtx: EngineBuilder, case: C
     assert summary.layers.normalization == (0 if is_causal else 2 * LAYERS + 1)
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", TYPED)
 def test_weights_are_stored_in_the_type_that_they_are_multiplied_in(case: Case, precision: Precision) -> None:
     graph = onnx.load(case.graphs[precision], load_external_data=False).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -109,7 +112,7 @@ def test_weights_are_stored_in_the_type_that_they_are_multiplied_in(case: Case, 
     assert {*matrices, *tables} == {ELEMENT[precision]}
 
 
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", TYPED)
 def test_keys_and_values_are_not_repeated(case: Case, precision: Precision) -> None:
     """Grouped-query heads stay as few as the weights make them, up to the operator that attends."""
     backbone = case.model.encoder if case.role is Model.ENCODER else case.model.reranker
@@ -130,7 +133,7 @@ def test_keys_and_values_are_not_repeated(case: Case, precision: Precision) -> N
     ("precision", "capabilities"),
     [
         (Precision.BF16, CAPABILITIES[-1:]),
-        *(pytest.param(precision, CAPABILITIES, marks=pytest.mark.full) for precision in Precision),
+        *(pytest.param(precision, CAPABILITIES, marks=pytest.mark.full) for precision in TYPED),
     ],
     ids=lambda value: value.value if isinstance(value, Precision) else "-".join(map(str, value)),
 )

@@ -15,13 +15,14 @@ import pytest
 
 from resrank.core.errors import ExportError
 from resrank.export.tensorrt import EngineBuilder
+from resrank.export.typed_precision import LOW_TYPES
 from resrank.serving.engines import EngineKind, Precision
 
 SaveAttention = Callable[..., Path]
 Shapes = dict[str, tuple[tuple[int, ...], ...]]
 
 
-@pytest.mark.parametrize("precision", list(Precision))
+@pytest.mark.parametrize("precision", [Precision.FP32, *LOW_TYPES])
 def test_an_engine_is_built_for_each_capability(
     rtx: EngineBuilder, save_attention: SaveAttention, attention_profile: Shapes, precision: Precision, tmp_path: Path
 ) -> None:
