@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,7 @@ class Served:
     triton: str
     retrieval: str
     index: Path
+    http: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,13 +91,13 @@ def served(demo: tuple[Path, str]) -> Iterator[Served]:
     from resrank.stack.ports import choose_ports
 
     work, _ = demo
-    triton, metrics, retrieval, retrieval_metrics = choose_ports("127.0.0.1", None, None, None, None)
+    triton, metrics, retrieval, retrieval_metrics, http = choose_ports("127.0.0.1", *[None] * 5)
     index = work / "demo-index"
     ports = ["--triton-port", str(triton), "--metrics-port", str(metrics), "--retrieval-port", str(retrieval)]
-    ports += ["--retrieval-metrics-port", str(retrieval_metrics)]
+    ports += ["--retrieval-metrics-port", str(retrieval_metrics), "--http", str(http)]
     command = [*RESRANK, "serve", str(work / "repository"), "--index", str(index), *ports]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        served = Served(process, f"127.0.0.1:{triton}", f"127.0.0.1:{retrieval}", index)
+        served = Served(process, f"127.0.0.1:{triton}", f"127.0.0.1:{retrieval}", index, f"127.0.0.1:{http}")
         try:
             _wait_healthy(served)
             corpus = re.search(r"index build (\S+) --index", README)
@@ -145,12 +147,19 @@ def test_search_command(served: Served) -> None:
     assert served.run("search", QUESTION, "--k", "5").count("\n") > 5
 
 
+def test_http_command(served: Served) -> None:
+    shown = re.search(r"curl localhost:8080(\S+) -H '([^:]+): ([^']+)' -d '([^']+)'", README)
+    assert shown, "the README no longer shows a search over HTTP"
+    path, name, value, body = shown.groups()
+    answer = httpx.post(f"http://{served.http}{path}", content=body, headers={name: value}, trust_env=False, timeout=30)
+    assert len(answer.json()["passages"]) == 5
+    assert "ResRank playground" in httpx.get(f"http://{served.http}/", trust_env=False).text
+
+
 def test_python_snippet(served: Served) -> None:
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    # Others' clients are called by `make acceptance`, in environments of their own.
-    own = [snippet for snippet in snippets if "resrank" in snippet.split("\n\n")[0]]
-    assert own
-    for snippet in own:
+    assert snippets
+    for snippet in snippets:
         program = snippet.replace("127.0.0.1:8001", served.triton).replace("127.0.0.1:8003", served.retrieval)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
