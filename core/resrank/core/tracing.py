@@ -6,8 +6,11 @@ brings is passed on all the same.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,7 +19,7 @@ from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import resrank.core
@@ -35,6 +38,9 @@ _PROTOCOL = "http/protobuf"
 
 TRACEPARENT = "traceparent"
 """The W3C trace context as gRPC metadata, and as a request parameter between models of one Triton."""
+
+LAST_S = 2.0
+"""What a process that ends waits for its collector, at most."""
 
 Attributes: TypeAlias = Mapping[str, str | int | float | bool]
 
@@ -115,6 +121,14 @@ def inner_span(name: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def untraced() -> Iterator[Span]:
+    """Has what happens inside make no spans: it is within a trace that was decided against."""
+    decided = SpanContext(secrets.randbits(128) | 1, secrets.randbits(64) | 1, is_remote=False)
+    with trace.use_span(NonRecordingSpan(decided)) as nothing:
+        yield nothing
+
+
 def traces_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
     """Where the environment says that spans go.
 
@@ -172,7 +186,7 @@ def has_exporter() -> bool:
 def export_traces(service: str) -> None:
     """Sends this process's spans to the collector that the environment names; for processes, never for libraries.
 
-    What is left at the end of the process is sent then.
+    What is left at the end of the process is sent then, where the collector takes it within :data:`LAST_S`.
 
     Which traces begin here, how spans are batched, headers and certificates: OpenTelemetry's own ``OTEL_`` variables.
 
@@ -195,6 +209,28 @@ def export_traces(service: str) -> None:
     told = Resource.create()
     named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     own = {SERVICE_VERSION: resrank.core.__version__} | ({} if named else {SERVICE_NAME: service})
-    provider = TracerProvider(resource=told.merge(Resource(own)))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = TracerProvider(resource=told.merge(Resource(own)), shutdown_on_exit=False)
+    exporter = OTLPSpanExporter()
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    atexit.register(_bounded_end(provider.shutdown, exporter.shutdown))
+
+
+def _bounded_end(send_rest: Callable[[], None], give_up: Callable[[], None]) -> Callable[[], None]:
+    """Sends what is left, and gives up in time: a collector that is down would hold the process for half a minute."""
+    ending, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        ending.wait()
+        if not ended.wait(LAST_S):
+            give_up()
+
+    # Begun now: at the end of a process Python starts no thread any more.
+    threading.Thread(target=watch, name="last traces", daemon=True).start()
+
+    def end() -> None:
+        ending.set()
+        send_rest()
+        ended.set()
+
+    return end

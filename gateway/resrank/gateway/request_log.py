@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resrank.core.tracing import read_context, span
+from resrank.core.tracing import read_context, span, untraced
 from resrank.gateway import error_forms
 from resrank.gateway.failures import failure_of
 from resrank.gateway.metrics import GatewayMetrics
@@ -20,7 +21,7 @@ from resrank.gateway.request_facts import RequestFacts, begin
 logger = logging.getLogger("resrank.gateway")
 
 _QUIET = frozenset({"/health", "/v1/health/live", "/v1/health/ready", "/metrics"})
-"""Asked every few seconds by machines; logged only where they fail."""
+"""Asked every few seconds by machines; logged only where they fail, and never traced."""
 
 
 class RequestLog:
@@ -55,11 +56,7 @@ class RequestLog:
                 sent += len(message.get("body", b""))
             await send(message)
 
-        context = None if facts.traceparent is None else read_context(facts.traceparent)
-        with (
-            self._metrics.under_way.track_inprogress(),
-            span("HTTP", context=context, kind=SpanKind.SERVER, attributes={"resrank.request_id": facts.id}) as traced,
-        ):
+        with self._metrics.under_way.track_inprogress(), _span(scope, facts) as traced:
             try:
                 await self._app(scope, receive, observed)
             except Exception as error:
@@ -118,6 +115,13 @@ def _name(traced: Span, scope: Scope, facts: RequestFacts, status: int) -> None:
         traced.set_attribute("error.type", facts.kind)
     if status >= 500:
         traced.set_status(StatusCode.ERROR)
+
+
+def _span(scope: Scope, facts: RequestFacts) -> AbstractContextManager[Span]:
+    if scope["path"] in _QUIET:
+        return untraced()
+    context = None if facts.traceparent is None else read_context(facts.traceparent)
+    return span("HTTP", context=context, kind=SpanKind.SERVER, attributes={"resrank.request_id": facts.id})
 
 
 def _route(scope: Scope) -> str:

@@ -2,17 +2,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 from typing import Any
 
 import pytest
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from resrank.core import tracing
 from resrank.core.errors import InvalidInputError, QueueFullError
 from resrank.core.extras import install_command
-from resrank.core.tracing import export_traces, inner_span, read_context, record_span, span, traces_endpoint
+from resrank.core.tracing import (
+    LAST_S,
+    export_traces,
+    inner_span,
+    read_context,
+    record_span,
+    span,
+    traces_endpoint,
+    untraced,
+)
 from support.spans import Spans
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -80,6 +90,15 @@ def test_a_failed_span_says_how_and_none_of_the_errors_words(spans: Spans, error
     assert "secret" not in failed.to_json()
 
 
+def test_what_is_not_to_be_traced_makes_no_spans(spans: Spans) -> None:
+    with untraced(), span("a health check", kind=SpanKind.SERVER), inner_span("part"):
+        pass
+    assert spans.ended() == []
+    with span("the next"):
+        pass
+    assert [made.name for made in spans.ended()] == ["the next"]
+
+
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
@@ -123,6 +142,26 @@ def test_without_the_exporter_a_platforms_variable_is_a_warning(
     with caplog.at_level(logging.WARNING):
         export_traces("x")
     assert install_command("otel") in caplog.text
+
+
+def test_a_collector_that_is_down_does_not_hold_the_end_of_a_process() -> None:
+    """OpenTelemetry's own end tries again for half a minute, longer than a stop may take."""
+    program = """
+import atexit, time
+from resrank.core.tracing import export_traces, span
+began = []
+atexit.register(lambda: print(time.monotonic() - began[0]))  # runs last, since it was registered first
+export_traces("x")
+for _ in range(600):
+    with span("a"):
+        pass
+began.append(time.monotonic())
+"""
+    environment = {**os.environ, ENDPOINT: "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert float(done.stdout) < LAST_S + 5
 
 
 def test_a_library_is_imported_without_the_sdk() -> None:
