@@ -201,17 +201,25 @@ def gateway(traced: Traced) -> str:
     return traced.stack.gateway.address
 
 
-def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
-    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+def asked_over_http(traced: Traced, gateway: str, trace_id: str, *, may_be_lost: bool) -> Tree | None:
     body = json.dumps({"query": QUERY, "k": 3, "candidates": 12}).encode()
-    headers = {"Content-Type": "application/json", "traceparent": caller}
+    headers = {"Content-Type": "application/json", "traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     request = urllib.request.Request(f"http://{gateway}/v1/search", body, headers)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
         assert answer.status == 200
-    tree = traced.arrived(
-        caller.split("-")[1],
-        lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"),
-    )
+    try:
+        return traced.arrived(trace_id, lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"))
+    except AssertionError:
+        if may_be_lost:
+            return None
+        raise
+
+
+def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
+    tree = asked_over_http(traced, gateway, "0af7651916cd43dd8448eb211c80319c", may_be_lost=True)
+    # Exporters send a span once: one that a busy machine lost is not sent again, and a second request has its own.
+    tree = tree or asked_over_http(traced, gateway, "0af7651916cd43dd8448eb211c80319d", may_be_lost=False)
+    assert tree is not None
     (root,) = [span for span in tree.spans if span.parent_id == "b7ad6b7169203331"]
     assert root.service == "resrank-gateway"
     assert "resrank search" in tree.of(root.name)
