@@ -84,8 +84,7 @@ def run_calibration(
             judged = []
             for collection in collections:
                 notify(f"{collection.name} {collection.split}: {len(collection.queries)} questions")
-                name = f"{collection.name}-{backend.encoder_sha256[:12]}-{backend.through}"
-                place = OwnIndex((request.indexes or scratch / "indexes") / name, scratch, sidecar_of)
+                place = OwnIndex.of(collection, backend, request.indexes, scratch, sidecar_of)
                 judged.append(_judged(request, collection, backend, place, progress))
     notify("fitting")
     reranker, with_words = (

@@ -95,6 +95,27 @@ class OwnIndex:
     scratch: Path
     sidecar_of: SidecarOf
 
+    @classmethod
+    def of(
+        cls,
+        collection: JudgedCollection,
+        backend: Backend,
+        indexes: Path | None,
+        scratch: Path,
+        sidecar_of: SidecarOf,
+    ) -> OwnIndex:
+        """The index of a collection: one for each encoder, and never vectors of two engines in one.
+
+        Args:
+            collection: What it holds.
+            backend: Whose encoder makes the vectors.
+            indexes: Folder that keeps indexes for the next time; None for one below ``scratch``.
+            scratch: Folder that goes afterwards.
+            sidecar_of: Opens the sidecar of an index folder.
+        """
+        name = f"{collection.name}-{backend.encoder_sha256[:12]}-{backend.through}"
+        return cls((indexes or scratch / "indexes") / name, scratch, sidecar_of)
+
 
 @dataclass(frozen=True)
 class RunningIndex:

@@ -227,9 +227,7 @@ def _index(
 ) -> OwnIndex | RunningIndex:
     if request.retrieval is not None:
         return RunningIndex(request.retrieval)
-    # One for each encoder, and never vectors of two engines in one.
-    name = f"{task.collection.name}-{backend.encoder_sha256[:12]}-{backend.through}"
-    return OwnIndex((request.indexes or scratch / "indexes") / name, scratch, sidecar_of)
+    return OwnIndex.of(task.collection, backend, request.indexes, scratch, sidecar_of)
 
 
 def _name(request: EvalRequest) -> str:
