@@ -9,6 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
+from resrank.core.scoring import normalize
 from resrank.retrieval.schema import STORE_FILE
 from resrank.retrieval.stored_texts import stored_texts
 from resrank.training.lists import TrainingPassage
@@ -42,11 +43,11 @@ class FlatIndex:
         Args:
             vectors: FP16 [P, d], none all zero.
         """
-        self._unit = _unit(vectors)
+        self._unit = normalize(vectors.astype(np.float32))
 
     def nearest(self, queries: FloatMatrix, k: int) -> Rows:
         """Searches all queries at once: one at a time, thousands of synthetic lists took minutes."""
-        _, rows = faiss.knn(_unit(queries), self._unit, k, metric=faiss.METRIC_INNER_PRODUCT)
+        _, rows = faiss.knn(normalize(queries), self._unit, k, metric=faiss.METRIC_INNER_PRODUCT)
         return np.asarray(rows, dtype=np.int32)
 
 
@@ -59,10 +60,3 @@ class FlatIndexes:
     def over(self, vectors: HalfMatrix) -> Iterator[NegativeIndex]:
         """Keeps the vectors in memory, see ``resrank.training.mining.IndexFactory.over``."""
         yield FlatIndex(vectors)
-
-
-def _unit(vectors: HalfMatrix | FloatMatrix) -> FloatMatrix:
-    """FP32 [n, d], each of length 1."""
-    unit = np.ascontiguousarray(vectors, dtype=np.float32)
-    scaled: FloatMatrix = unit / np.linalg.norm(unit, axis=1, keepdims=True)
-    return scaled

@@ -51,7 +51,7 @@ def better(monkeypatch: pytest.MonkeyPatch) -> list[DevelopmentScore]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Both stages, from two backbones, with candidates retrieved by the project's own store."""
+    """Both stages, from two backbones, with candidates retrieved from their pool."""
     torch.manual_seed(0)
     make_bert(tmp_path / "tiny-bert", 32)
     make_llama(tmp_path / "tiny-llama", 48)
