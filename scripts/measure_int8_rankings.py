@@ -11,8 +11,6 @@ and in int8, one thread, batched as in service, and ranked by cosine; nDCG@10 of
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 import time
 from pathlib import Path
@@ -24,6 +22,7 @@ from resrank.core.checkpoint import ENCODER_DIR, encoder_identity, read_spec
 from resrank.core.collection import load_collection
 from resrank.core.corpus import corpus_file, read_passages
 from resrank.core.names import Tensor
+from resrank.core.run_files import read_candidates
 from resrank.core.scoring import Float32, normalize
 from resrank.core.tokenization import EncoderTokenizer
 from resrank.serving.batching import BatchingPolicy
@@ -56,13 +55,6 @@ class Encoder:
         if isinstance(outcome, Exception):
             raise outcome
         return normalize(outcome[Tensor.EMBEDDING])
-
-
-def read_lists(folder: Path, retriever: str) -> dict[str, set[str]]:
-    """Question to the passages that a retriever found."""
-    with gzip.open(folder / "candidates.jsonl.gz", "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return {row["qid"]: set(row["docids"]) for row in rows if row["retriever"] == retriever}
 
 
 def measure(
@@ -110,7 +102,8 @@ def main() -> None:
     encoders = {precision: Encoder(graph, checkpoint, precision) for precision in (Precision.FP32, Precision.INT8)}
     for name in sys.argv[3:]:
         folder, split, *retriever = name.split(":")
-        lists = read_lists(Path(folder), retriever[0]) if retriever else {}
+        given = read_candidates(Path(folder) / "candidates.jsonl.gz", retriever[0]) if retriever else {}
+        lists = {question: set(ranking.ids) for question, ranking in given.items()}
         scores, cosine = measure(encoders, Path(folder), split, lists)
         fp32, int8 = scores[Precision.FP32], scores[Precision.INT8]
         print(
