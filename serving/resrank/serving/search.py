@@ -6,7 +6,6 @@ The candidates' vectors go from the sidecar to the reranker inside one machine, 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +84,7 @@ class SearchStep:
         """
         options = read_options(request.parameters)
         if options.on_failure is OnFailure.RETRIEVAL_ORDER and request.deadline is None:
-            request = dataclasses.replace(request, deadline=time.monotonic() + LONGEST_S)
+            request = replace(request, deadline=time.monotonic() + LONGEST_S)
         budget_s = LONGEST_S if request.deadline is None else request.deadline - time.monotonic()
         queries = request.inputs[Tensor.QUERY]
         text = decode_text(queries[0, 0], row_field(Tensor.QUERY, 0, 1), max_bytes=MAX_QUERY_BYTES)
@@ -136,7 +135,7 @@ class SearchStep:
         if len(self._late) >= MAX_LATE_CALLS:
             raise QueueFullError(f"the models are late with {len(self._late)} calls of other searches")
         until = request.deadline - kept_s
-        call = asyncio.ensure_future(self._take(step, dataclasses.replace(request, deadline=until)))
+        call = asyncio.ensure_future(self._take(step, replace(request, deadline=until)))
         done, _ = await asyncio.wait({call}, timeout=max(0.0, until - time.monotonic()))
         if done:
             return call.result()

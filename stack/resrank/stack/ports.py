@@ -22,10 +22,6 @@ RETRIEVAL_METRICS_PORT = 8004
 """The sidecar's for Prometheus metrics."""
 
 
-GATEWAY_PORT = 8080
-"""The gateway's, where HTTP services usually are."""
-
-
 def is_free(host: str, port: int) -> bool:
     """Whether a server could listen at the address now."""
     return _obstacle(host, port) is None
