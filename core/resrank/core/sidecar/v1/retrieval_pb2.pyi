@@ -10,6 +10,10 @@ Conventions
   * An index belongs to one encoder, named by the sha256 of its weights (64 lowercase hex digits). Calls that carry
     another one are refused with FAILED_PRECONDITION, also when the dimension is the same.
   * An invalid request gets INVALID_ARGUMENT with the text "field: problem (limit L, got V)".
+  * A sidecar holds collections, each with records, an encoder and indexes of its own. Every call names one, by its name
+    or by an alias; without a name it is `default`, which always exists and cannot be dropped. A name is 1 to 64
+    characters of a-z, 0-9, `.`, `_`, `-` and `@`, and begins with a letter or digit. One that does not exist gets
+    NOT_FOUND.
   * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down.
   * A write the disk refused (full, read-only) gets FAILED_PRECONDITION; what was acknowledged stays readable.
 """
@@ -29,6 +33,51 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Operator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OperatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPERATOR_UNSPECIFIED: _Operator.ValueType  # 0
+    """Not an operator: a comparison must name one."""
+    OPERATOR_EQ: _Operator.ValueType  # 1
+    """The field has the one value; a field of strings has it among its own. Holds for no record that lacks the field, as
+    all operators but NE.
+    """
+    OPERATOR_NE: _Operator.ValueType  # 2
+    """The negation of EQ: holds for records that lack the field."""
+    OPERATOR_IN: _Operator.ValueType  # 3
+    """The field has one of the values, 1 to 1000."""
+    OPERATOR_EXISTS: _Operator.ValueType  # 4
+    """The field is there; no values."""
+    OPERATOR_LT: _Operator.ValueType  # 5
+    """Below, at most, above, at least the one value: of numbers, or of strings in the order of their UTF-8 bytes."""
+    OPERATOR_LE: _Operator.ValueType  # 6
+    OPERATOR_GT: _Operator.ValueType  # 7
+    OPERATOR_GE: _Operator.ValueType  # 8
+
+class Operator(_Operator, metaclass=_OperatorEnumTypeWrapper): ...
+
+OPERATOR_UNSPECIFIED: Operator.ValueType  # 0
+"""Not an operator: a comparison must name one."""
+OPERATOR_EQ: Operator.ValueType  # 1
+"""The field has the one value; a field of strings has it among its own. Holds for no record that lacks the field, as
+all operators but NE.
+"""
+OPERATOR_NE: Operator.ValueType  # 2
+"""The negation of EQ: holds for records that lack the field."""
+OPERATOR_IN: Operator.ValueType  # 3
+"""The field has one of the values, 1 to 1000."""
+OPERATOR_EXISTS: Operator.ValueType  # 4
+"""The field is there; no values."""
+OPERATOR_LT: Operator.ValueType  # 5
+"""Below, at most, above, at least the one value: of numbers, or of strings in the order of their UTF-8 bytes."""
+OPERATOR_LE: Operator.ValueType  # 6
+OPERATOR_GT: Operator.ValueType  # 7
+OPERATOR_GE: Operator.ValueType  # 8
+Global___Operator: _TypeAlias = Operator  # noqa: Y015
 
 class _SearchMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -85,6 +134,172 @@ results are the best of the whole index, with a flat dense index exactly.
 """
 Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
+class _FieldType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIELD_TYPE_UNSPECIFIED: _FieldType.ValueType  # 0
+    FIELD_TYPE_STRING: _FieldType.ValueType  # 1
+    FIELD_TYPE_NUMBER: _FieldType.ValueType  # 2
+    FIELD_TYPE_BOOL: _FieldType.ValueType  # 3
+    FIELD_TYPE_STRINGS: _FieldType.ValueType  # 4
+
+class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper): ...
+
+FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
+FIELD_TYPE_STRING: FieldType.ValueType  # 1
+FIELD_TYPE_NUMBER: FieldType.ValueType  # 2
+FIELD_TYPE_BOOL: FieldType.ValueType  # 3
+FIELD_TYPE_STRINGS: FieldType.ValueType  # 4
+Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
+
+@_typing.final
+class Value(_message.Message):
+    """What metadata holds. A field has one type throughout a collection, that of the first record which has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRING_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    BOOL_FIELD_NUMBER: _builtins.int
+    STRINGS_FIELD_NUMBER: _builtins.int
+    string: _builtins.str
+    number: _builtins.float
+    """Finite."""
+    bool: _builtins.bool
+    @_builtins.property
+    def strings(self) -> Global___StringList: ...
+    def __init__(
+        self,
+        *,
+        string: _builtins.str = ...,
+        number: _builtins.float = ...,
+        bool: _builtins.bool = ...,
+        strings: Global___StringList | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "kind", b"kind", "number", b"number", "string", b"string", "strings", b"strings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "kind", b"kind", "number", b"number", "string", b"string", "strings", b"strings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["string", "number", "bool", "strings"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Value: _TypeAlias = Value  # noqa: Y015
+
+@_typing.final
+class StringList(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StringList: _TypeAlias = StringList  # noqa: Y015
+
+@_typing.final
+class Filter(_message.Message):
+    """A condition on metadata. At most 32 levels deep, 256 nodes and 1000 values in all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    ALL_OF_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    NEGATED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def comparison(self) -> Global___Comparison: ...
+    @_builtins.property
+    def all_of(self) -> Global___Filters:
+        """Holds where all of them do; at least one."""
+
+    @_builtins.property
+    def any_of(self) -> Global___Filters:
+        """Holds where one of them does; at least one."""
+
+    @_builtins.property
+    def negated(self) -> Global___Filter:
+        """Holds where it does not."""
+
+    def __init__(
+        self,
+        *,
+        comparison: Global___Comparison | None = ...,
+        all_of: Global___Filters | None = ...,
+        any_of: Global___Filters | None = ...,
+        negated: Global___Filter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "kind", b"kind", "negated", b"negated"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_of", b"all_of", "any_of", b"any_of", "comparison", b"comparison", "kind", b"kind", "negated", b"negated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["comparison", "all_of", "any_of", "negated"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class Filters(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]: ...
+    def __init__(
+        self,
+        *,
+        filters: _abc.Iterable[Global___Filter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Filters: _TypeAlias = Filters  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """A field that some record of the collection has."""
+    operator: Global___Operator.ValueType
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Value]:
+        """Of the field's type; single strings for a field of strings."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        operator: Global___Operator.ValueType = ...,
+        values: _abc.Iterable[Global___Value] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "operator", b"operator", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
 @_typing.final
 class CosineMap(_message.Message):
     """Where an encoder's cosines lie: A(c) = slope * (c - center) + offset brings them to the scale of scores."""
@@ -129,6 +344,9 @@ class SearchRequest(_message.Message):
     FUSION_FIELD_NUMBER: _builtins.int
     LEXICAL_WEIGHT_FIELD_NUMBER: _builtins.int
     COSINE_MAP_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    INCLUDE_METADATA_FIELD_NUMBER: _builtins.int
     mode: Global___SearchMode.ValueType
     k: _builtins.int
     """Number of results wanted, 1 to 1000. Fewer come back when the index, or the lexical match, has fewer."""
@@ -146,9 +364,17 @@ class SearchRequest(_message.Message):
     """Only HYBRID reads this field and the two below, and those two only with FUSION_WEIGHTED."""
     lexical_weight: _builtins.float
     """0 to 10; 0.3 when it is not set."""
+    collection: _builtins.str
+    """Empty for `default`, as in all requests."""
+    include_metadata: _builtins.bool
+    """Return the metadata."""
     @_builtins.property
     def cosine_map(self) -> Global___CosineMap:
         """The identity when it is not set."""
+
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Only records for which it holds are found: k of them whenever there are k."""
 
     def __init__(
         self,
@@ -163,10 +389,13 @@ class SearchRequest(_message.Message):
         fusion: Global___Fusion.ValueType = ...,
         lexical_weight: _builtins.float | None = ...,
         cosine_map: Global___CosineMap | None = ...,
+        collection: _builtins.str = ...,
+        filter: Global___Filter | None = ...,
+        include_metadata: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "cosine_map", b"cosine_map", "lexical_weight", b"lexical_weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "cosine_map", b"cosine_map", "filter", b"filter", "lexical_weight", b"lexical_weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "cosine_map", b"cosine_map", "embedding", b"embedding", "encoder_sha256", b"encoder_sha256", "fusion", b"fusion", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "k", b"k", "lexical_weight", b"lexical_weight", "mode", b"mode", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight", "collection", b"collection", "cosine_map", b"cosine_map", "embedding", b"embedding", "encoder_sha256", b"encoder_sha256", "filter", b"filter", "fusion", b"fusion", "include_embeddings", b"include_embeddings", "include_metadata", b"include_metadata", "include_texts", b"include_texts", "k", b"k", "lexical_weight", b"lexical_weight", "mode", b"mode", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lexical_weight: _TypeAlias = _typing.Literal["lexical_weight"]  # noqa: Y015
     _WhichOneofArgType__lexical_weight: _TypeAlias = _typing.Literal["_lexical_weight", b"_lexical_weight"]  # noqa: Y015
@@ -189,6 +418,8 @@ class SearchResponse(_message.Message):
     DENSE_SCORES_FIELD_NUMBER: _builtins.int
     LEXICAL_SCORES_FIELD_NUMBER: _builtins.int
     MAX_LEXICAL_SCORE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     embeddings: _builtins.bytes
     """With include_embeddings: the stored vectors, [len(ids), dimension] little-endian fp16, in the order of ids. These are
     the bytes that were stored, never a compressed index's reconstruction.
@@ -199,6 +430,8 @@ class SearchResponse(_message.Message):
     """The encoder the index belongs to, empty while it has none."""
     max_lexical_score: _builtins.float
     """LEXICAL and HYBRID: the best BM25 that any passage of the index has for this query; 0 where none has a word of it."""
+    collection: _builtins.str
+    """The collection that answered: what an alias stood for."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the results, best first. The fields below run parallel to it."""
@@ -227,6 +460,10 @@ class SearchResponse(_message.Message):
     def lexical_scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """LEXICAL and HYBRID: the BM25 of each result, whichever list found it; 0 where no word of the query stands in it."""
 
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Metadata]:
+        """With include_metadata."""
+
     def __init__(
         self,
         *,
@@ -241,14 +478,57 @@ class SearchResponse(_message.Message):
         dense_scores: _abc.Iterable[_builtins.float] | None = ...,
         lexical_scores: _abc.Iterable[_builtins.float] | None = ...,
         max_lexical_score: _builtins.float = ...,
+        metadata: _abc.Iterable[Global___Metadata] | None = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_scores", b"dense_scores", "dimension", b"dimension", "embeddings", b"embeddings", "encoder_sha256", b"encoder_sha256", "ids", b"ids", "lexical_scores", b"lexical_scores", "max_lexical_score", b"max_lexical_score", "scores", b"scores", "texts", b"texts", "timings", b"timings", "titles", b"titles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dense_scores", b"dense_scores", "dimension", b"dimension", "embeddings", b"embeddings", "encoder_sha256", b"encoder_sha256", "ids", b"ids", "lexical_scores", b"lexical_scores", "max_lexical_score", b"max_lexical_score", "metadata", b"metadata", "scores", b"scores", "texts", b"texts", "timings", b"timings", "titles", b"titles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class Metadata(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.MessageMap[_builtins.str, Global___Value]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Metadata: _TypeAlias = Metadata  # noqa: Y015
 
 @_typing.final
 class SearchTimings(_message.Message):
@@ -316,12 +596,34 @@ class Record(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Value: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Value | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     CONTENT_SHA256_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """1 to 512 bytes of UTF-8 without NUL."""
     title: _builtins.str
@@ -337,6 +639,12 @@ class Record(_message.Message):
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Anything the application wants back; at most 16384 bytes of UTF-8 in keys and values together."""
 
+    @_builtins.property
+    def values(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
+        """Metadata of other types than strings, and strings too if one likes; no name stands here and in `metadata`. In answers
+        strings stand in `metadata`, the others here. Names are at most 256 bytes; both together keep `metadata`'s bound.
+        """
+
     def __init__(
         self,
         *,
@@ -346,10 +654,11 @@ class Record(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         embedding: _builtins.bytes = ...,
         content_sha256: _builtins.bytes = ...,
+        values: _abc.Mapping[_builtins.str, Global___Value] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_sha256", b"content_sha256", "embedding", b"embedding", "id", b"id", "metadata", b"metadata", "text", b"text", "title", b"title", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,10 +673,13 @@ class UpsertRequest(_message.Message):
     ENCODER_SHA256_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     encoder_sha256: _builtins.str
     """The encoder that made the embeddings. The first batch ever stored ties the index to it."""
     dimension: _builtins.int
     """Dimension d of the embeddings, tied by the first batch as well."""
+    collection: _builtins.str
+    """The same in all batches of a stream."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
         """1 to 1000 records with distinct ids."""
@@ -378,10 +690,11 @@ class UpsertRequest(_message.Message):
         encoder_sha256: _builtins.str = ...,
         dimension: _builtins.int = ...,
         records: _abc.Iterable[Global___Record] | None = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +733,8 @@ class DeleteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1000 distinct ids."""
@@ -428,10 +743,11 @@ class DeleteRequest(_message.Message):
         self,
         *,
         ids: _abc.Iterable[_builtins.str] | None = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "ids", b"ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,6 +787,7 @@ class GetRequest(_message.Message):
     INCLUDE_EMBEDDINGS_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     ENCODER_SHA256_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     include_texts: _builtins.bool
     """Return titles, texts and metadata."""
     include_embeddings: _builtins.bool
@@ -479,6 +796,7 @@ class GetRequest(_message.Message):
     """A query: return the BM25 of the records for it, as LEXICAL scores them."""
     encoder_sha256: _builtins.str
     """If set, the encoder that the embeddings are meant for; the call is refused when the index belongs to another."""
+    collection: _builtins.str
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """1 to 1000 distinct ids."""
@@ -491,10 +809,11 @@ class GetRequest(_message.Message):
         include_embeddings: _builtins.bool = ...,
         text: _builtins.str = ...,
         encoder_sha256: _builtins.str = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoder_sha256", b"encoder_sha256", "ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "encoder_sha256", b"encoder_sha256", "ids", b"ids", "include_embeddings", b"include_embeddings", "include_texts", b"include_texts", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -544,19 +863,22 @@ class ListRequest(_message.Message):
 
     AFTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     after: _builtins.str
     """Ids after this one, in the order of their UTF-8 bytes; all when it is empty."""
     limit: _builtins.int
     """Number of ids wanted, 1 to 1000."""
+    collection: _builtins.str
     def __init__(
         self,
         *,
         after: _builtins.str = ...,
         limit: _builtins.int = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "collection", b"collection", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -588,12 +910,16 @@ Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
 class DescribeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
     def __init__(
         self,
+        *,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,6 +936,8 @@ class DescribeResponse(_message.Message):
     LEXICAL_INDEX_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     record_count: _builtins.int
     """Records in the index."""
     dimension: _builtins.int
@@ -624,6 +952,12 @@ class DescribeResponse(_message.Message):
     """The index folder on the server's machine."""
     version: _builtins.str
     """Version of the sidecar."""
+    collection: _builtins.str
+    """The collection described: what an alias stood for."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___Field]:
+        """Fields of metadata that a filter can name, by name."""
+
     def __init__(
         self,
         *,
@@ -634,11 +968,402 @@ class DescribeResponse(_message.Message):
         lexical_index: _builtins.str = ...,
         path: _builtins.str = ...,
         version: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        fields: _abc.Iterable[Global___Field] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_index", b"dense_index", "dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "lexical_index", b"lexical_index", "path", b"path", "record_count", b"record_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "dense_index", b"dense_index", "dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "fields", b"fields", "lexical_index", b"lexical_index", "path", b"path", "record_count", b"record_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DescribeResponse: _TypeAlias = DescribeResponse  # noqa: Y015
+
+@_typing.final
+class Field(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: Global___FieldType.ValueType
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___FieldType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Field: _TypeAlias = Field  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """What a collection may hold; 0 is no bound. A batch that would go beyond gets RESOURCE_EXHAUSTED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    bytes: _builtins.int
+    """Of ids, titles, texts, metadata and embeddings as they were sent."""
+    def __init__(
+        self,
+        *,
+        records: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
+
+@_typing.final
+class Collection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENCODER_SHA256_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    RECORD_COUNT_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    encoder_sha256: _builtins.str
+    """Empty and 0 while nothing was ever stored."""
+    dimension: _builtins.int
+    record_count: _builtins.int
+    bytes: _builtins.int
+    """As the quota counts them."""
+    @_builtins.property
+    def quota(self) -> Global___Quota: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        encoder_sha256: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+        record_count: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        quota: Global___Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "name", b"name", "quota", b"quota", "record_count", b"record_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class CreateCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    @_builtins.property
+    def quota(self) -> Global___Quota: ...
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        quota: Global___Quota | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quota", b"quota"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "quota", b"quota"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class CreateCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]: ...
+    def __init__(
+        self,
+        *,
+        collections: _abc.Iterable[Global___Collection] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class DropCollectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropCollectionRequest: _TypeAlias = DropCollectionRequest  # noqa: Y015
+
+@_typing.final
+class DropCollectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropCollectionResponse: _TypeAlias = DropCollectionResponse  # noqa: Y015
+
+@_typing.final
+class Alias(_message.Message):
+    """A name for a collection and for the Triton whose checkpoint made its vectors."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    TRITON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    collection: _builtins.str
+    """A collection, never another alias."""
+    triton: _builtins.str
+    """`host:port` of the Triton to ask; empty for the one that callers know."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        triton: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "name", b"name", "triton", b"triton"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alias: _TypeAlias = Alias  # noqa: Y015
+
+@_typing.final
+class SetAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    ENCODER_SHA256_FIELD_NUMBER: _builtins.int
+    encoder_sha256: _builtins.str
+    """If set, the encoder of the checkpoint that `triton` serves; refused with FAILED_PRECONDITION when the collection
+    belongs to another.
+    """
+    @_builtins.property
+    def alias(self) -> Global___Alias: ...
+    def __init__(
+        self,
+        *,
+        alias: Global___Alias | None = ...,
+        encoder_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "encoder_sha256", b"encoder_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
+
+@_typing.final
+class SetAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def previous(self) -> Global___Alias:
+        """What the alias named before; not set when it is new."""
+
+    def __init__(
+        self,
+        *,
+        previous: Global___Alias | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous", b"previous"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
+
+@_typing.final
+class ListAliasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesRequest: _TypeAlias = ListAliasesRequest  # noqa: Y015
+
+@_typing.final
+class ListAliasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIASES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alias]: ...
+    def __init__(
+        self,
+        *,
+        aliases: _abc.Iterable[Global___Alias] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAliasesResponse: _TypeAlias = ListAliasesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
+
+@_typing.final
+class BackupRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupRequest: _TypeAlias = BackupRequest  # noqa: Y015
+
+@_typing.final
+class BackupPart(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODER_SHA256_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    encoder_sha256: _builtins.str
+    """The first message has these two, the others have none of them."""
+    dimension: _builtins.int
+    sha256: _builtins.bytes
+    """The last message: sha256 (32 bytes) of the records' deterministic serialisations one after the other."""
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
+        """In the order of their ids, whole."""
+
+    def __init__(
+        self,
+        *,
+        encoder_sha256: _builtins.str = ...,
+        dimension: _builtins.int = ...,
+        records: _abc.Iterable[Global___Record] | None = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "encoder_sha256", b"encoder_sha256", "records", b"records", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupPart: _TypeAlias = BackupPart  # noqa: Y015

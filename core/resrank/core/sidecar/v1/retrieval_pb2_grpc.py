@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetrievalServiceStub:
-    """Search in, and upkeep of, one index folder.
+    """Search in, and upkeep of, the collections of one store.
     """
 
     def __init__(self, channel):
@@ -65,10 +65,45 @@ class RetrievalServiceStub:
                 request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.CreateCollection = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/CreateCollection',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionResponse.FromString,
+                _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/ListCollections',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
+        self.DropCollection = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/DropCollection',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/SetAlias',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.ListAliases = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/ListAliases',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/resrank.retrieval.v1.RetrievalService/DeleteAlias',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/resrank.retrieval.v1.RetrievalService/Backup',
+                request_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupRequest.SerializeToString,
+                response_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupPart.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
-    """Search in, and upkeep of, one index folder.
+    """Search in, and upkeep of, the collections of one store.
     """
 
     def Search(self, request, context):
@@ -115,6 +150,56 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCollection(self, request, context):
+        """Makes an empty collection. ALREADY_EXISTS when a collection or an alias has the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """Tells of all collections, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropCollection(self, request, context):
+        """Removes a collection with its records. FAILED_PRECONDITION while an alias names it, and for `default`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a collection, from one request to the next: each is answered from one collection alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAliases(self, request, context):
+        """Tells of all aliases, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Removes an alias; what it named stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Backup(self, request, context):
+        """Sends all records of a collection as they are at one moment, while it is served; its last message has the digest of
+        all that was sent. What Upsert takes restores them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +233,41 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeRequest.FromString,
                     response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeResponse.SerializeToString,
             ),
+            'CreateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCollection,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'DropCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropCollection,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'ListAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAliases,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupRequest.FromString,
+                    response_serializer=resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupPart.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'resrank.retrieval.v1.RetrievalService', rpc_method_handlers)
@@ -157,7 +277,7 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrievalService:
-    """Search in, and upkeep of, one index folder.
+    """Search in, and upkeep of, the collections of one store.
     """
 
     @staticmethod
@@ -312,6 +432,195 @@ class RetrievalService:
             '/resrank.retrieval.v1.RetrievalService/Describe',
             resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeRequest.SerializeToString,
             resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/CreateCollection',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.CreateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/ListCollections',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/DropCollection',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/SetAlias',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/ListAliases',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.ListAliasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/DeleteAlias',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/resrank.retrieval.v1.RetrievalService/Backup',
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupRequest.SerializeToString,
+            resrank_dot_core_dot_sidecar_dot_v1_dot_retrieval__pb2.BackupPart.FromString,
             options,
             channel_credentials,
             insecure,

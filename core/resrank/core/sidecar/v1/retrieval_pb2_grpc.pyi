@@ -10,6 +10,10 @@ Conventions
   * An index belongs to one encoder, named by the sha256 of its weights (64 lowercase hex digits). Calls that carry
     another one are refused with FAILED_PRECONDITION, also when the dimension is the same.
   * An invalid request gets INVALID_ARGUMENT with the text "field: problem (limit L, got V)".
+  * A sidecar holds collections, each with records, an encoder and indexes of its own. Every call names one, by its name
+    or by an alias; without a name it is `default`, which always exists and cannot be dropped. A name is 1 to 64
+    characters of a-z, 0-9, `.`, `_`, `-` and `@`, and begins with a letter or digit. One that does not exist gets
+    NOT_FOUND.
   * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down.
   * A write the disk refused (full, read-only) gets FAILED_PRECONDITION; what was acknowledged stays readable.
 """
@@ -38,7 +42,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RetrievalServiceStub:
-    """Search in, and upkeep of, one index folder."""
+    """Search in, and upkeep of, the collections of one store."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -59,10 +63,26 @@ class RetrievalServiceStub:
     """Names the records, page by page. What is stored or removed meanwhile may or may not be among them."""
     Describe: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]
     """Tells what the index holds and to which encoder it belongs."""
+    CreateCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.CreateCollectionRequest, _retrieval_pb2.CreateCollectionResponse]
+    """Makes an empty collection. ALREADY_EXISTS when a collection or an alias has the name."""
+    ListCollections: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListCollectionsRequest, _retrieval_pb2.ListCollectionsResponse]
+    """Tells of all collections, by name."""
+    DropCollection: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DropCollectionRequest, _retrieval_pb2.DropCollectionResponse]
+    """Removes a collection with its records. FAILED_PRECONDITION while an alias names it, and for `default`."""
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SetAliasRequest, _retrieval_pb2.SetAliasResponse]
+    """Points an alias at a collection, from one request to the next: each is answered from one collection alone."""
+    ListAliases: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListAliasesRequest, _retrieval_pb2.ListAliasesResponse]
+    """Tells of all aliases, by name."""
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DeleteAliasRequest, _retrieval_pb2.DeleteAliasResponse]
+    """Removes an alias; what it named stays."""
+    Backup: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.BackupRequest, _retrieval_pb2.BackupPart]
+    """Sends all records of a collection as they are at one moment, while it is served; its last message has the digest of
+    all that was sent. What Upsert takes restores them.
+    """
 
 @_typing.type_check_only
 class RetrievalServiceAsyncStub(RetrievalServiceStub):
-    """Search in, and upkeep of, one index folder."""
+    """Search in, and upkeep of, the collections of one store."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SearchRequest, _retrieval_pb2.SearchResponse]  # type: ignore[assignment]
@@ -80,9 +100,25 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     """Names the records, page by page. What is stored or removed meanwhile may or may not be among them."""
     Describe: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DescribeRequest, _retrieval_pb2.DescribeResponse]  # type: ignore[assignment]
     """Tells what the index holds and to which encoder it belongs."""
+    CreateCollection: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.CreateCollectionRequest, _retrieval_pb2.CreateCollectionResponse]  # type: ignore[assignment]
+    """Makes an empty collection. ALREADY_EXISTS when a collection or an alias has the name."""
+    ListCollections: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListCollectionsRequest, _retrieval_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """Tells of all collections, by name."""
+    DropCollection: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DropCollectionRequest, _retrieval_pb2.DropCollectionResponse]  # type: ignore[assignment]
+    """Removes a collection with its records. FAILED_PRECONDITION while an alias names it, and for `default`."""
+    SetAlias: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SetAliasRequest, _retrieval_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a collection, from one request to the next: each is answered from one collection alone."""
+    ListAliases: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListAliasesRequest, _retrieval_pb2.ListAliasesResponse]  # type: ignore[assignment]
+    """Tells of all aliases, by name."""
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DeleteAliasRequest, _retrieval_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Removes an alias; what it named stays."""
+    Backup: _aio.UnaryStreamMultiCallable[_retrieval_pb2.BackupRequest, _retrieval_pb2.BackupPart]  # type: ignore[assignment]
+    """Sends all records of a collection as they are at one moment, while it is served; its last message has the digest of
+    all that was sent. What Upsert takes restores them.
+    """
 
 class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Search in, and upkeep of, one index folder."""
+    """Search in, and upkeep of, the collections of one store."""
 
     @_abc_1.abstractmethod
     def Search(
@@ -134,5 +170,63 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.DescribeResponse, _abc.Awaitable[_retrieval_pb2.DescribeResponse]]:
         """Tells what the index holds and to which encoder it belongs."""
+
+    @_abc_1.abstractmethod
+    def CreateCollection(
+        self,
+        request: _retrieval_pb2.CreateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.CreateCollectionResponse, _abc.Awaitable[_retrieval_pb2.CreateCollectionResponse]]:
+        """Makes an empty collection. ALREADY_EXISTS when a collection or an alias has the name."""
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _retrieval_pb2.ListCollectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.ListCollectionsResponse, _abc.Awaitable[_retrieval_pb2.ListCollectionsResponse]]:
+        """Tells of all collections, by name."""
+
+    @_abc_1.abstractmethod
+    def DropCollection(
+        self,
+        request: _retrieval_pb2.DropCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.DropCollectionResponse, _abc.Awaitable[_retrieval_pb2.DropCollectionResponse]]:
+        """Removes a collection with its records. FAILED_PRECONDITION while an alias names it, and for `default`."""
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _retrieval_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.SetAliasResponse, _abc.Awaitable[_retrieval_pb2.SetAliasResponse]]:
+        """Points an alias at a collection, from one request to the next: each is answered from one collection alone."""
+
+    @_abc_1.abstractmethod
+    def ListAliases(
+        self,
+        request: _retrieval_pb2.ListAliasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.ListAliasesResponse, _abc.Awaitable[_retrieval_pb2.ListAliasesResponse]]:
+        """Tells of all aliases, by name."""
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _retrieval_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retrieval_pb2.DeleteAliasResponse, _abc.Awaitable[_retrieval_pb2.DeleteAliasResponse]]:
+        """Removes an alias; what it named stays."""
+
+    @_abc_1.abstractmethod
+    def Backup(
+        self,
+        request: _retrieval_pb2.BackupRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_retrieval_pb2.BackupPart], _abc.AsyncIterator[_retrieval_pb2.BackupPart]]:
+        """Sends all records of a collection as they are at one moment, while it is served; its last message has the digest of
+        all that was sent. What Upsert takes restores them.
+        """
 
 def add_RetrievalServiceServicer_to_server(servicer: RetrievalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
