@@ -123,6 +123,17 @@ class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 
 
+class CollectionNotFoundError(RetrievalError):
+    """Neither a collection nor an alias of the index has the name (gRPC ``NOT_FOUND`` from the sidecar)."""
+
+
+class QuotaExceededError(RetrievalError):
+    """A collection would grow beyond its quota (gRPC ``RESOURCE_EXHAUSTED``); nothing of the batch is stored.
+
+    Unlike a full queue it does not pass by itself: delete records, or fill a collection with a larger quota.
+    """
+
+
 class CheckpointError(ResRankError):
     """A checkpoint folder is not valid; the message names the file and the field."""
 

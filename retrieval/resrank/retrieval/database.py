@@ -12,7 +12,7 @@ import logging
 import queue
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ from resrank.retrieval.records import (
 from resrank.retrieval.schema import STORE_FILE, make_store, prepare
 
 logger = logging.getLogger(__name__)
+
+_EXPORTED_RECORDS = 256
+"""In one batch: 1 MiB as a rule, 30 MiB where every record is of the longest."""
 
 _DISK_REFUSED = {
     sqlite3.SQLITE_FULL,
@@ -72,7 +75,7 @@ class Database:
         self._writer = writer
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._lexical = lexical.LexicalIndex()
-        self.encoder = self._read_encoder()
+        self.encoder = _encoder(writer)
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
         row = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
         self.last_key: int = row[0] if row else 0
@@ -260,8 +263,7 @@ class Database:
     def list_ids(self, after: str, limit: int) -> list[str]:
         """At most ``limit`` ids after one, in the order of their UTF-8 bytes, which is SQLite's of texts."""
         with self._reading() as connection:
-            rows = connection.execute("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-            return [row[0] for row in rows]
+            return _ids(connection, after, limit)
 
     def names(self, keys: Keys) -> list[str]:
         """The ids of live keys, in their order.
@@ -295,28 +297,25 @@ class Database:
         Raises:
             RetrievalError: One is not what was stored.
         """
-        columns = "key, r.id, s.id, content_sha256"
-        columns += ", title, text, metadata" if include_texts else ", '', '', '{}'"
-        columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
-        source = "records AS r LEFT JOIN checksums AS s USING (key)"
-        source += " JOIN vectors AS v USING (key)" if include_vectors else ""
         with self._reading() as connection:
-            rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids).fetchall()
-        found = {}
-        for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
-            if checksums.of_id(key, id_) != id_checksum:
-                raise damaged(f"the id of record {key}")
-            fields = _metadata(id_, metadata)
-            if include_texts and content_sha256(title, text, fields) != digest:
-                raise damaged(f"the content of record {id_!r}")
-            if include_vectors and checksums.of_vector(vector) != vector_checksum:
-                raise damaged(f"the vector of record {id_!r}")
-            found[id_] = StoredRecord(
-                record=Record(id=id_, title=title, text=text, metadata=fields),
-                content_sha256=digest,
-                vector=None if vector is None else np.frombuffer(vector, "<f2"),
-            )
-        return found
+            return _records(connection, ids, include_texts=include_texts, include_vectors=include_vectors)
+
+    def export(self) -> Iterator[RecordBatch]:
+        """All records, see :meth:`resrank.retrieval.store.VectorStore.export`.
+
+        A connection of its own keeps the moment for as long as it is read; the write-ahead log grows meanwhile.
+        """
+        with self._translated("read"), closing(self._connect_reader()) as connection:
+            connection.execute("BEGIN")
+            encoder = _encoder(connection)
+            last = ""
+            while ids := _ids(connection, last, _EXPORTED_RECORDS):
+                assert encoder is not None
+                found = _records(connection, ids, include_texts=True, include_vectors=True)
+                stored = [found[id_] for id_ in ids]
+                vectors = [record.vector for record in stored if record.vector is not None]
+                yield RecordBatch(encoder, tuple(record.record for record in stored), np.stack(vectors))
+                last = ids[-1]
 
     def _in_order(self, columns: str, keys: Keys) -> list[tuple[Any, ...]]:
         wanted = keys.tolist()
@@ -343,10 +342,6 @@ class Database:
         self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)
 
-    def _read_encoder(self) -> Encoder | None:
-        row = self._writer.execute("SELECT sha256, dimension FROM encoder").fetchone()
-        return None if row is None else Encoder(sha256=row[0], dimension=row[1])
-
     def _keys_of(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
         return dict(connection.execute(f"SELECT id, key FROM records WHERE id IN ({_marks(ids)})", ids).fetchall())
 
@@ -356,12 +351,16 @@ class Database:
             try:
                 connection = self._readers.get_nowait()
             except queue.Empty:
-                connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-                connection.execute("PRAGMA query_only = ON")
+                connection = self._connect_reader()
             try:
                 yield connection
             finally:
                 self._readers.put(connection)
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA query_only = ON")
+        return connection
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -374,6 +373,42 @@ class Database:
                     f"the disk refused to write {self._path} ({error}): nothing was stored"
                 ) from error
             raise RetrievalError(f"cannot {action} {self._path}: {error}") from error
+
+
+def _encoder(connection: sqlite3.Connection) -> Encoder | None:
+    row = connection.execute("SELECT sha256, dimension FROM encoder").fetchone()
+    return None if row is None else Encoder(sha256=row[0], dimension=row[1])
+
+
+def _ids(connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
+    rows = connection.execute("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+    return [row[0] for row in rows]
+
+
+def _records(
+    connection: sqlite3.Connection, ids: Sequence[str], *, include_texts: bool, include_vectors: bool
+) -> dict[str, StoredRecord]:
+    columns = "key, r.id, s.id, content_sha256"
+    columns += ", title, text, metadata" if include_texts else ", '', '', '{}'"
+    columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
+    source = "records AS r LEFT JOIN checksums AS s USING (key)"
+    source += " JOIN vectors AS v USING (key)" if include_vectors else ""
+    rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids)
+    found = {}
+    for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
+        if checksums.of_id(key, id_) != id_checksum:
+            raise damaged(f"the id of record {key}")
+        fields = _metadata(id_, metadata)
+        if include_texts and content_sha256(title, text, fields) != digest:
+            raise damaged(f"the content of record {id_!r}")
+        if include_vectors and checksums.of_vector(vector) != vector_checksum:
+            raise damaged(f"the vector of record {id_!r}")
+        found[id_] = StoredRecord(
+            record=Record(id=id_, title=title, text=text, metadata=fields),
+            content_sha256=digest,
+            vector=None if vector is None else np.frombuffer(vector, "<f2"),
+        )
+    return found
 
 
 def _marks(values: Sequence[object]) -> str:

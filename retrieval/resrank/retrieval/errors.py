@@ -12,3 +12,11 @@ class StoreWriteError(RetrievalError):
 
     Nothing of the batch is stored; everything acknowledged before stays readable.
     """
+
+
+class CollectionExistsError(RetrievalError):
+    """A collection or an alias has the name already (gRPC ``ALREADY_EXISTS``)."""
+
+
+class CollectionInUseError(RetrievalError):
+    """A collection cannot be dropped: an alias names it, or it is the default one (gRPC ``FAILED_PRECONDITION``)."""

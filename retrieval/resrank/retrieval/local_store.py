@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
@@ -193,6 +193,10 @@ class LocalVectorStore:
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
         return self._database.word_scores(text, ids)
+
+    def export(self) -> Iterator[RecordBatch]:
+        """All records of one moment, see :meth:`resrank.retrieval.store.VectorStore.export`."""
+        return self._database.export()
 
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""

@@ -11,9 +11,21 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
+from resrank.core.errors import (
+    CollectionNotFoundError,
+    InvalidInputError,
+    QueueFullError,
+    QuotaExceededError,
+    ResRankError,
+    RetrievalError,
+)
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.retrieval.errors import EncoderMismatchError, StoreWriteError
+from resrank.retrieval.errors import (
+    CollectionExistsError,
+    CollectionInUseError,
+    EncoderMismatchError,
+    StoreWriteError,
+)
 from resrank.retrieval.refusal_log import RefusalLog
 from resrank.retrieval.upload_memory import UploadMemory
 
@@ -26,8 +38,12 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 # The first row that fits counts, so a class stands before the classes it comes from.
 STATUS_TABLE: tuple[tuple[type[ResRankError], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
+    (CollectionNotFoundError, grpc.StatusCode.NOT_FOUND),
+    (CollectionExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (CollectionInUseError, grpc.StatusCode.FAILED_PRECONDITION),
     (EncoderMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreWriteError, grpc.StatusCode.FAILED_PRECONDITION),
+    (QuotaExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (RetrievalError, grpc.StatusCode.INTERNAL),
 )

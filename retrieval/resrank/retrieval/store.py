@@ -5,7 +5,7 @@ Another engine (Milvus, say) is one more class with :class:`VectorStore`'s metho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from resrank.retrieval.records import (
@@ -56,6 +56,18 @@ class VectorStore(Protocol):
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of records for a query, and the best that any record has; ids that are not there are absent."""
+
+    def export(self) -> Iterator[RecordBatch]:
+        """All records as they are at one moment, in the order of their ids' UTF-8 bytes, while writes go on.
+
+        Yields:
+            Batches that :meth:`upsert` takes, with the metadata and the vectors' bytes as they were stored, of at most
+            ``MAX_MESSAGE_RECORDS`` records and some MiB; none where there is no record. Close the iterator when it is
+            not read to its end. It may be driven by one thread after the other.
+
+        Raises:
+            RetrievalError: A record is not what was stored.
+        """
 
     def describe(self) -> IndexDescription:
         """Tells what the index holds."""

@@ -1,0 +1,188 @@
+"""The collections of one store and their aliases: the interface between the service and a kind of store.
+
+Another engine is one more class with :class:`Catalog`'s methods, which hands out a
+:class:`~resrank.retrieval.store.VectorStore` for each collection; the gRPC service knows nothing else.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from resrank.core.errors import QuotaExceededError
+from resrank.core.sidecar.words import QUOTA_EXCEEDED
+from resrank.retrieval.records import Encoder
+from resrank.retrieval.store import VectorStore
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a collection may hold; 0 is no bound.
+
+    Attributes:
+        records: Records at most.
+        bytes: Of ids, titles, texts, metadata and fp16 embeddings together, at most.
+    """
+
+    records: int = 0
+    bytes: int = 0
+
+    def check(self, collection: str, records: int, bytes_: int) -> None:
+        """Refuses a growth beyond the quota; called inside the transaction that grows, which is undone.
+
+        Args:
+            collection: Whose quota it is, for the message.
+            records: Records that the collection would have.
+            bytes_: What they would take.
+
+        Raises:
+            QuotaExceededError: One of them is too much.
+        """
+        for unit, limit, value in (("records", self.records, records), ("bytes", self.bytes, bytes_)):
+            if limit and value > limit:
+                raise QuotaExceededError(
+                    f"{QUOTA_EXCEEDED}: collection {collection!r} would hold too many {unit} (limit {limit}, got "
+                    f"{value}), nothing of the batch is stored; delete records, or use a collection with a larger quota"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection as a list shows it.
+
+    Attributes:
+        name: Its own name.
+        encoder: The encoder that it belongs to, None while nothing was ever stored.
+        record_count: Records in it.
+        bytes: What they take, as the quota counts.
+        quota: What it may hold.
+    """
+
+    name: str
+    encoder: Encoder | None
+    record_count: int
+    bytes: int
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """A name for a collection and for the Triton whose checkpoint made its vectors.
+
+    Attributes:
+        name: The alias.
+        collection: A collection's own name, never another alias.
+        triton: ``host:port`` of the Triton to ask; empty for the one that callers know.
+    """
+
+    name: str
+    collection: str
+    triton: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCollection:
+    """A collection for the time of one request.
+
+    Attributes:
+        name: Its own name, also where it was asked for by an alias.
+        store: Its records.
+    """
+
+    name: str
+    store: VectorStore
+
+
+class Catalog(Protocol):
+    """Collections, isolated from each other, and aliases. Methods may be called from several threads at once.
+
+    Names come checked (:func:`resrank.core.collection_names.check_collection_name`). What creates, drops, sets or
+    deletes is durable when it returns, and all of it has happened or none, whenever the process dies.
+    """
+
+    def announce(self, address: str, *, transient: bool) -> None:
+        """Tells whoever asks the store's folder where it is served; nothing where there is no folder.
+
+        Args:
+            address: Where the sidecar listens.
+            transient: Whether it ends with the command that started it.
+        """
+
+    def resolve(self, name: str) -> str:
+        """The collection that a name means at this moment.
+
+        Args:
+            name: A collection's, an alias's, or ``default``, which always exists.
+
+        Raises:
+            CollectionNotFoundError: Neither a collection nor an alias has the name.
+        """
+
+    def collection(self, name: str) -> AbstractContextManager[HeldCollection]:
+        """Resolves a name and holds what it means, so that it can be used to the end even when it is dropped meanwhile.
+
+        Args:
+            name: As for :meth:`resolve`; both steps are one.
+
+        Raises:
+            CollectionNotFoundError: On entry: neither a collection nor an alias has the name.
+        """
+
+    def create(self, name: str, quota: Quota) -> None:
+        """Makes an empty collection.
+
+        Raises:
+            CollectionExistsError: A collection or an alias has the name.
+            StoreWriteError: The store refused; there is no collection.
+        """
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+
+    def drop(self, name: str) -> None:
+        """Removes a collection with its records. Requests that hold it end as if it were there.
+
+        Args:
+            name: Its own name.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            CollectionInUseError: It is ``default``, an alias names it, or the name is an alias's.
+            StoreWriteError: The store refused; the collection stays.
+        """
+
+    def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
+        """Makes an alias or points it elsewhere, from one request to the next.
+
+        Args:
+            alias: The alias as it is to be.
+            encoder_sha256: The encoder behind ``alias.triton``, if the caller tells.
+
+        Returns:
+            The alias as it was before; None when it is new.
+
+        Raises:
+            CollectionNotFoundError: The collection does not exist.
+            CollectionExistsError: A collection has the alias's name.
+            InvalidInputError: ``alias.collection`` is an alias itself.
+            EncoderMismatchError: The collection belongs to another encoder.
+            StoreWriteError: The store refused; the alias stays as it was.
+        """
+
+    def aliases(self) -> list[Alias]:
+        """All aliases, by name."""
+
+    def delete_alias(self, name: str) -> None:
+        """Removes an alias; its collection stays.
+
+        Raises:
+            CollectionNotFoundError: There is no such alias.
+            StoreWriteError: The store refused; the alias stays.
+        """
+
+    def maintain(self) -> None:
+        """Does for all collections what can wait, see :meth:`VectorStore.maintain`. Never fails."""
+
+    def close(self) -> None:
+        """Releases everything; nothing may be held any more."""
