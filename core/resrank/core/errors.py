@@ -123,6 +123,10 @@ class RetrievalError(ResRankError):
     """The retrieval sidecar refused or failed: another encoder's index, a failed write, an internal fault."""
 
 
+class EncoderMismatchError(RetrievalError):
+    """The request's vectors come from another encoder than the index's (gRPC ``FAILED_PRECONDITION``)."""
+
+
 class CollectionNotFoundError(RetrievalError):
     """Neither a collection nor an alias of the index has the name (gRPC ``NOT_FOUND`` from the sidecar)."""
 

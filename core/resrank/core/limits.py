@@ -41,3 +41,9 @@ MAX_ID_BYTES = 512
 
 MAX_METADATA_BYTES = 16 * 1024
 """Keys and values of one record's metadata together, in UTF-8 bytes."""
+
+MAX_COLLECTIONS = 100
+"""Collections of one sidecar, the default one among them: each has its files open and its vectors in memory."""
+
+MAX_ALIASES = 1000
+"""Aliases of one sidecar."""

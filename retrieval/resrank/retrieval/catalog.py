@@ -10,41 +10,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from resrank.core.errors import QuotaExceededError
-from resrank.core.sidecar.words import QUOTA_EXCEEDED
-from resrank.retrieval.records import Encoder
+from resrank.retrieval.quota import Quota, Usage
 from resrank.retrieval.store import VectorStore
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What a collection may hold; 0 is no bound.
-
-    Attributes:
-        records: Records at most.
-        bytes: Of ids, titles, texts, metadata and fp16 embeddings together, at most.
-    """
-
-    records: int = 0
-    bytes: int = 0
-
-    def check(self, collection: str, records: int, bytes_: int) -> None:
-        """Refuses a growth beyond the quota; called inside the transaction that grows, which is undone.
-
-        Args:
-            collection: Whose quota it is, for the message.
-            records: Records that the collection would have.
-            bytes_: What they would take.
-
-        Raises:
-            QuotaExceededError: One of them is too much.
-        """
-        for unit, limit, value in (("records", self.records, records), ("bytes", self.bytes, bytes_)):
-            if limit and value > limit:
-                raise QuotaExceededError(
-                    f"{QUOTA_EXCEEDED}: collection {collection!r} would hold too many {unit} (limit {limit}, got "
-                    f"{value}), nothing of the batch is stored; delete records, or use a collection with a larger quota"
-                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +20,11 @@ class CollectionInfo:
 
     Attributes:
         name: Its own name.
-        encoder: The encoder that it belongs to, None while nothing was ever stored.
-        record_count: Records in it.
-        bytes: What they take, as the quota counts.
-        quota: What it may hold.
+        usage: What it holds, and what it may.
     """
 
     name: str
-    encoder: Encoder | None
-    record_count: int
-    bytes: int
-    quota: Quota
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +95,7 @@ class Catalog(Protocol):
 
         Raises:
             CollectionExistsError: A collection or an alias has the name.
+            QuotaExceededError: There are as many collections as there may be.
             StoreWriteError: The store refused; there is no collection.
         """
 
@@ -167,6 +129,7 @@ class Catalog(Protocol):
             CollectionExistsError: A collection has the alias's name.
             InvalidInputError: ``alias.collection`` is an alias itself.
             EncoderMismatchError: The collection belongs to another encoder.
+            QuotaExceededError: There are as many aliases as there may be.
             StoreWriteError: The store refused; the alias stays as it was.
         """
 
@@ -180,9 +143,6 @@ class Catalog(Protocol):
             CollectionNotFoundError: There is no such alias.
             StoreWriteError: The store refused; the alias stays.
         """
-
-    def maintain(self) -> None:
-        """Does for all collections what can wait, see :meth:`VectorStore.maintain`. Never fails."""
 
     def close(self) -> None:
         """Releases everything; nothing may be held any more."""

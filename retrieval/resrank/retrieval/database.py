@@ -11,7 +11,7 @@ import json
 import logging
 import queue
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.core.passage import content_sha256
-from resrank.retrieval import checksums, lexical
+from resrank.retrieval import checksums, lexical, quota
 from resrank.retrieval.checksums import Checksums, damaged
 from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.records import (
@@ -79,6 +79,9 @@ class Database:
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
         row = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
         self.last_key: int = row[0] if row else 0
+        self.bytes, *bounds = writer.execute("SELECT bytes, quota_records, quota_bytes FROM usage").fetchone()
+        self.quota = quota.Quota(*bounds)
+        self._staged_bytes: int = self.bytes
 
     @classmethod
     def open(cls, folder: Path) -> Database:
@@ -184,14 +187,21 @@ class Database:
         self._writer.execute("COMMIT")
         self.record_count += len(change.added) - len(change.removed)
         self.last_key = max(self.last_key, int(change.added[-1]) if len(change.added) else 0)
+        self.bytes = self._staged_bytes
         self.encoder = encoder
         self._lexical.invalidate()
 
     def stage_upsert(self, batch: RecordBatch) -> Change:
-        """Writes a batch inside the open transaction, replacing records of the same ids."""
+        """Writes a batch inside the open transaction, replacing records of the same ids.
+
+        Raises:
+            QuotaExceededError: The collection would grow beyond its quota.
+        """
         replaced = self._keys_of(self._writer, [record.id for record in batch.records])
         removed = np.array(sorted(replaced.values()), np.int64)
-        self._remove(removed)
+        taken = self.bytes + quota.bytes_of(batch) - self._remove(removed)
+        self.quota.check(self.record_count - len(removed) + len(batch.records), taken)
+        self._take(taken)
         added = np.arange(self.last_key + 1, self.last_key + 1 + len(batch.records), dtype=np.int64)
         self._writer.executemany(
             "INSERT INTO records(key, id, title, text, metadata, content_sha256) VALUES (?, ?, ?, ?, ?, ?)",
@@ -201,7 +211,7 @@ class Database:
                     record.id,
                     record.title,
                     record.text,
-                    json.dumps(dict(record.metadata), ensure_ascii=False, sort_keys=True),
+                    quota.stored_metadata(record),
                     content_sha256(record.title, record.text, record.metadata),
                 )
                 for key, record in zip(added.tolist(), batch.records, strict=True)
@@ -234,7 +244,7 @@ class Database:
         """
         present = self._keys_of(self._writer, ids)
         removed = np.array(sorted(present.values()), np.int64)
-        self._remove(removed)
+        self._take(self.bytes - self._remove(removed))
         change = Change(removed=removed, added=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float16))
         return change, [id_ for id_ in ids if id_ not in present]
 
@@ -300,7 +310,7 @@ class Database:
         with self._reading() as connection:
             return _records(connection, ids, include_texts=include_texts, include_vectors=include_vectors)
 
-    def export(self) -> Iterator[RecordBatch]:
+    def export(self) -> Generator[RecordBatch, None, None]:
         """All records, see :meth:`resrank.retrieval.store.VectorStore.export`.
 
         A connection of its own keeps the moment for as long as it is read; the write-ahead log grows meanwhile.
@@ -336,11 +346,18 @@ class Database:
                 "go on with what it holds open; restore the file and restart"
             )
 
-    def _remove(self, keys: Keys) -> None:
+    def _take(self, taken: int) -> None:
+        self._writer.execute("UPDATE usage SET bytes = ?", (taken,))
+        self._staged_bytes = taken
+
+    def _remove(self, keys: Keys) -> int:
+        """Removes records; gives back how many bytes they took."""
         parameters = [(key,) for key in keys.tolist()]
+        freed = sum(self._writer.execute(quota.TAKEN_BY_KEY, key).fetchone()[0] for key in parameters)
         self._writer.executemany("DELETE FROM vectors WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)
+        return freed
 
     def _keys_of(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
         return dict(connection.execute(f"SELECT id, key FROM records WHERE id IN ({_marks(ids)})", ids).fetchall())

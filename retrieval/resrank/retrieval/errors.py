@@ -3,10 +3,6 @@
 from resrank.core.errors import RetrievalError
 
 
-class EncoderMismatchError(RetrievalError):
-    """The request's vectors come from another encoder than the index's (gRPC ``FAILED_PRECONDITION``)."""
-
-
 class StoreWriteError(RetrievalError):
     """The disk refused a write: full, read-only or failing (gRPC ``FAILED_PRECONDITION``).
 

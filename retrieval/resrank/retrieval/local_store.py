@@ -5,24 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
 
-from resrank.core.errors import IndexFolderError, InvalidInputError
+from resrank.core.errors import EncoderMismatchError, IndexFolderError, InvalidInputError
 from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import SearchMode
+from resrank.core.sidecar.words import ENCODER_MISMATCH
 from resrank.core.tracing import inner_span
 from resrank.retrieval import lexical, snapshot
 from resrank.retrieval.database import Change, Database
 from resrank.retrieval.dense import FaissDenseIndex, new_index
-from resrank.retrieval.errors import EncoderMismatchError
 from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
 from resrank.retrieval.lock import FolderLock
+from resrank.retrieval.quota import Usage
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,
@@ -120,8 +121,18 @@ class LocalVectorStore:
         with self._writing:
             if self._unsaved:
                 self._save()
-            self._database.close()
-            self._lock.release()
+            self._release()
+
+    def abandon(self) -> None:
+        """Gives back a folder that is to be removed."""
+        with self._writing:
+            self._release()
+
+    def usage(self) -> Usage:
+        """Tells what the index takes, and what it may."""
+        with self._gate.read():
+            database = self._database
+            return Usage(database.encoder, database.record_count, database.bytes, database.quota)
 
     def search(self, query: SearchQuery) -> SearchHits:
         """Finds the best records, see :meth:`resrank.retrieval.store.VectorStore.search`."""
@@ -194,7 +205,7 @@ class LocalVectorStore:
         """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
         return self._database.word_scores(text, ids)
 
-    def export(self) -> Iterator[RecordBatch]:
+    def export(self) -> Generator[RecordBatch, None, None]:
         """All records of one moment, see :meth:`resrank.retrieval.store.VectorStore.export`."""
         return self._database.export()
 
@@ -226,6 +237,10 @@ class LocalVectorStore:
             except Exception:
                 # Only what is derived is late; the next write tries again.
                 logger.exception("maintenance of the dense index failed")
+
+    def _release(self) -> None:
+        self._database.close()
+        self._lock.release()
 
     def _find(self, query: SearchQuery, clock: _StageClock) -> _Found:
         dense, embedding = self._dense, query.embedding
@@ -344,7 +359,7 @@ def _require_encoder(encoder: Encoder | None, query: SearchQuery) -> None:
         return
     if query.encoder_sha256 is not None and query.encoder_sha256 != encoder.sha256:
         raise EncoderMismatchError(
-            f"the index belongs to encoder {encoder.sha256}, the query's embedding comes from {query.encoder_sha256}: "
+            f"{ENCODER_MISMATCH} {encoder.sha256}, the query's embedding comes from {query.encoder_sha256}: "
             "search with the index's encoder"
         )
     if query.embedding is not None and len(query.embedding) != encoder.dimension:

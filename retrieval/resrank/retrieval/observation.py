@@ -33,7 +33,7 @@ _OUTCOMES = {
 class CallObserver(grpc.aio.ServerInterceptor):
     """Watches every call of the service, those that are refused before they reach it, too.
 
-    It stands before the other interceptors, behind whom every method takes a stream of bytes and answers once
+    It stands before the other interceptors, behind whom every method takes a stream of bytes
     (:class:`~resrank.retrieval.status.StatusInterceptor`). Health checks and reflection are left alone.
 
     Args:
@@ -61,6 +61,10 @@ class CallObserver(grpc.aio.ServerInterceptor):
             self._metrics.sent(method, len(data))
             return data
 
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._observed(method, parent, handler.stream_stream), handler.request_deserializer, serialize
+            )
         return grpc.stream_unary_rpc_method_handler(
             self._observed(method, parent, handler.stream_unary), handler.request_deserializer, serialize
         )

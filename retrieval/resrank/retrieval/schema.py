@@ -9,13 +9,14 @@ from pathlib import Path
 
 from resrank.core.durability import flush
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval import checksums, lexical
+from resrank.retrieval import checksums, lexical, quota
 from resrank.retrieval.lock import LOCK_FILE
+from resrank.retrieval.quota import NO_QUOTA, Quota
 
 logger = logging.getLogger(__name__)
 
 STORE_FILE = "store.sqlite3"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x52655352  # "ReSR", in the file's header: tells our databases from other programs'
 
 _UNFINISHED = f"{STORE_FILE}.new"
@@ -33,10 +34,11 @@ CREATE TABLE vectors(key INTEGER PRIMARY KEY REFERENCES records(key), vector BLO
 CREATE TABLE encoder(sha256 TEXT NOT NULL, dimension INTEGER NOT NULL);
 {lexical.SCHEMA}
 {checksums.SCHEMA}
+{quota.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_MIGRATIONS = {1: lexical.MIGRATION_FROM_1, 2: checksums.MIGRATION}
+_MIGRATIONS = {1: lexical.MIGRATION_FROM_1, 2: checksums.MIGRATION, 3: quota.SCHEMA}
 """From each version to the next."""
 
 
@@ -56,10 +58,14 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
-def make_store(folder: Path) -> None:
+def make_store(folder: Path, limits: Quota = NO_QUOTA) -> None:
     """Makes an empty store, readable by its owner alone, whole or not at all.
 
     A file without content is therefore never a new store but always a lost one.
+
+    Args:
+        folder: Where.
+        limits: What it may hold.
 
     Raises:
         OSError: The disk refused.
@@ -74,6 +80,7 @@ def make_store(folder: Path) -> None:
         lexical.register(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        connection.execute("UPDATE usage SET quota_records = ?, quota_bytes = ?", (limits.records, limits.bytes))
     finally:
         connection.close()
     unfinished.rename(folder / STORE_FILE)

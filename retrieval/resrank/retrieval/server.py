@@ -17,7 +17,7 @@ from resrank.core.errors import RetrievalError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_UPLOAD_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval.access import BearerInterceptor
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local_catalog import LocalCatalog
 from resrank.retrieval.metrics import MetricsPage, SidecarMetrics
 from resrank.retrieval.observation import CallObserver
 from resrank.retrieval.service import RetrievalService
@@ -57,14 +57,14 @@ class SidecarServer:
             RetrievalError: The port or the socket is taken.
         """
         settings = self._settings
-        self._store = LocalVectorStore.open(
+        self._catalog = LocalCatalog.open(
             settings.index,
             dense_index=settings.dense_index,
             dense_search_parameters=settings.dense_search_parameters,
         )
         self._metrics = SidecarMetrics()
         self._service = RetrievalService(
-            self._store, self._metrics, search_threads=settings.search_threads, max_inflight=settings.max_inflight
+            self._catalog, self._metrics, search_threads=settings.search_threads, max_inflight=settings.max_inflight
         )
         access = [] if settings.bearer_key is None else [BearerInterceptor(settings.bearer_key)]
         self._server = grpc.aio.server(
@@ -100,7 +100,7 @@ class SidecarServer:
         protected = settings.tls is not None or settings.bearer_key is not None
         # For commands on this machine, which have neither certificate nor key.
         reached = self._socket.target if protected and self._socket is not None else self.address
-        self._store.announce(reached, transient=settings.transient)
+        self._catalog.announce(reached, transient=settings.transient)
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info(
@@ -151,7 +151,7 @@ class SidecarServer:
             self._socket.remove()
         # In threads, for both may take a while and the loop must go on to end the calls.
         await asyncio.to_thread(self._service.close)
-        await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self._catalog.close)
 
 
 async def serve(settings: SidecarSettings) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -16,15 +16,17 @@ import faiss
 import grpc
 
 import resrank.core
-from resrank.core.errors import QueueFullError
+from resrank.core.collection_names import check_collection_name
+from resrank.core.errors import CollectionNotFoundError, EncoderMismatchError, InvalidInputError, QueueFullError
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.core.tracing import inner_span, record_span
-from resrank.retrieval import wire
-from resrank.retrieval.errors import EncoderMismatchError
+from resrank.retrieval import catalog_wire, wire
+from resrank.retrieval.backup_reader import BackupReader
+from resrank.retrieval.catalog import Catalog, HeldCollection
 from resrank.retrieval.metrics import THREADS, SidecarMetrics
-from resrank.retrieval.records import UpsertCounts
+from resrank.retrieval.records import IndexDescription, UpsertCounts
 from resrank.retrieval.store import VectorStore
 
 logger = logging.getLogger(__name__)
@@ -37,30 +39,39 @@ _Result = TypeVar("_Result")
 
 
 class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
-    """Speaks ``resrank.retrieval.v1`` for any :class:`VectorStore`.
+    """Speaks ``resrank.retrieval.v1`` for any :class:`~resrank.retrieval.catalog.Catalog`.
 
-    The event loop only moves messages. Reads run on a pool of threads, one core each; writes run one after the other on
-    a thread of their own, so that a long upsert does not take the searches' threads.
+    A request finds its collection once and holds it to its end, whatever happens to names meanwhile. The event loop
+    only moves messages. Reads run on a pool of threads, one core each; writes, of all collections, run one after the
+    other on a thread of their own, so that a long upsert does not take the searches' threads.
     """
 
-    def __init__(self, store: VectorStore, metrics: SidecarMetrics, *, search_threads: int, max_inflight: int) -> None:
+    def __init__(self, catalog: Catalog, metrics: SidecarMetrics, *, search_threads: int, max_inflight: int) -> None:
         """Makes the service.
 
         Args:
-            store: What it serves.
+            catalog: What it serves.
             metrics: Told of waiting and of passages.
             search_threads: How many reads run at once.
             max_inflight: How many units of work (reads, or batches of a stream) may be admitted at once.
         """
-        self._store = store
+        self._catalog = catalog
         self._metrics = metrics
         self._reads = ThreadPoolExecutor(search_threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,))
         self._writes = ThreadPoolExecutor(1, "write", initializer=faiss.omp_set_num_threads, initargs=(1,))
+        # Apart, so that an alias moves at once however much is stored.
+        self._names = ThreadPoolExecutor(1, "names")
         self._max_inflight = max_inflight
         self._inflight = 0
         metrics.watch("resrank_retrieval_work_in_flight", "Work that waits or runs", lambda: self._inflight)
         metrics.watch("resrank_retrieval_work_limit", "Work that may be admitted at once", lambda: max_inflight)
-        metrics.watch("resrank_retrieval_index_records", "Passages in the index", lambda: store.describe().record_count)
+        # Of all collections together: a label with their names would let callers grow the page without bound.
+        metrics.watch(
+            "resrank_retrieval_index_records",
+            "Passages in all collections",
+            lambda: sum(info.usage.record_count for info in catalog.collections()),
+        )
+        metrics.watch("resrank_retrieval_collections", "Collections", lambda: len(catalog.collections()))
 
     async def Search(self, request: pb.SearchRequest, context: _Context) -> pb.SearchResponse:  # noqa: N802
         """See the proto."""
@@ -68,7 +79,9 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         def work() -> pb.SearchResponse:
             started = time.perf_counter()
-            response = wire.search_response(self._store.search(wire.parse_search(request)))
+            with self._held(request.collection) as held:
+                response = wire.search_response(held.store.search(wire.parse_search(request)))
+            response.collection = held.name
             response.timings.queue_ms = 1e3 * (started - admitted)
             response.timings.total_ms = 1e3 * (time.perf_counter() - admitted)
             return response
@@ -82,23 +95,36 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
     ) -> pb.UpsertResponse:
         """See the proto."""
         response = pb.UpsertResponse()
+        asked: str | None = None
+        collection = ""
         try:
             async for request in request_iterator:
-                counts = await self._run(self._writes, partial(self._store_batch, request))
+                if asked not in (None, request.collection):
+                    raise InvalidInputError(
+                        "collection", f"{request.collection!r} after {asked!r}: a stream fills one collection"
+                    )
+                if asked is None:
+                    asked = collection = request.collection
+                collection, counts = await self._run(self._writes, partial(self._store_batch, collection, request))
                 response.inserted += counts.inserted
                 response.updated += counts.updated
                 self._metrics.records("inserted", counts.inserted)
                 self._metrics.records("updated", counts.updated)
                 response.batches += 1
-                self._writes.submit(self._store.maintain)
+                self._writes.submit(self._maintain, collection)
         finally:
             context.set_trailing_metadata(((STORED_BATCHES, str(response.batches)),))
         return response
 
     async def Delete(self, request: pb.DeleteRequest, context: _Context) -> pb.DeleteResponse:  # noqa: N802
         """See the proto."""
-        missing = await self._run(self._writes, lambda: self._store.delete(wire.parse_ids(request.ids)))
-        self._writes.submit(self._store.maintain)
+
+        def work() -> tuple[str, list[str]]:
+            with self._held(request.collection) as held:
+                return held.name, held.store.delete(wire.parse_ids(request.ids))
+
+        collection, missing = await self._run(self._writes, work)
+        self._writes.submit(self._maintain, collection)
         self._metrics.records("deleted", len(request.ids) - len(missing))
         return pb.DeleteResponse(deleted=len(request.ids) - len(missing), missing_ids=missing)
 
@@ -107,12 +133,14 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
 
         def work() -> pb.GetResponse:
             ids = wire.parse_ids(request.ids)
-            self._require_encoder(wire.parse_get_encoder(request))
-            found = self._store.get(
-                ids, include_texts=request.include_texts, include_embeddings=request.include_embeddings
-            )
-            text = wire.parse_get_text(request)
-            return wire.get_response(ids, found, self._store.word_scores(text, ids) if text else None)
+            with self._held(request.collection) as held:
+                store = held.store
+                _require_encoder(store, wire.parse_get_encoder(request))
+                found = store.get(
+                    ids, include_texts=request.include_texts, include_embeddings=request.include_embeddings
+                )
+                text = wire.parse_get_text(request)
+                return wire.get_response(ids, found, store.word_scores(text, ids) if text else None)
 
         response = await self._run(self._reads, work)
         self._metrics.records("read", len(response.records))
@@ -121,11 +149,21 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
     async def List(self, request: pb.ListRequest, context: _Context) -> pb.ListResponse:  # noqa: N802
         """See the proto."""
         limit = wire.parse_limit(request.limit)
-        return pb.ListResponse(ids=await self._run(self._reads, lambda: self._store.list_ids(request.after, limit)))
+
+        def work() -> list[str]:
+            with self._held(request.collection) as held:
+                return held.store.list_ids(request.after, limit)
+
+        return pb.ListResponse(ids=await self._run(self._reads, work))
 
     async def Describe(self, request: pb.DescribeRequest, context: _Context) -> pb.DescribeResponse:  # noqa: N802
         """See the proto."""
-        description = await self._run(self._reads, self._store.describe)
+
+        def work() -> tuple[str, IndexDescription]:
+            with self._held(request.collection) as held:
+                return held.name, held.store.describe()
+
+        collection, description = await self._run(self._reads, work)
         encoder = description.encoder
         return pb.DescribeResponse(
             record_count=description.record_count,
@@ -135,20 +173,86 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             lexical_index=description.lexical_index,
             path=description.path,
             version=resrank.core.__version__,
+            collection=collection,
         )
+
+    async def CreateCollection(  # noqa: N802
+        self, request: pb.CreateCollectionRequest, context: _Context
+    ) -> pb.CreateCollectionResponse:
+        """See the proto."""
+        await self._run(self._names, lambda: self._catalog.create(*catalog_wire.parse_new_collection(request)))
+        return pb.CreateCollectionResponse()
+
+    async def ListCollections(  # noqa: N802
+        self, request: pb.ListCollectionsRequest, context: _Context
+    ) -> pb.ListCollectionsResponse:
+        """See the proto."""
+        found = await self._run(self._reads, self._catalog.collections)
+        return pb.ListCollectionsResponse(collections=map(catalog_wire.collection_message, found))
+
+    async def DropCollection(  # noqa: N802
+        self, request: pb.DropCollectionRequest, context: _Context
+    ) -> pb.DropCollectionResponse:
+        """See the proto."""
+        name = check_collection_name("collection", request.collection)
+        await self._run(self._names, lambda: self._catalog.drop(name))
+        return pb.DropCollectionResponse()
+
+    async def SetAlias(self, request: pb.SetAliasRequest, context: _Context) -> pb.SetAliasResponse:  # noqa: N802
+        """See the proto."""
+        previous = await self._run(self._names, lambda: self._catalog.set_alias(*catalog_wire.parse_alias(request)))
+        return pb.SetAliasResponse(previous=None if previous is None else catalog_wire.alias_message(previous))
+
+    async def ListAliases(  # noqa: N802
+        self, request: pb.ListAliasesRequest, context: _Context
+    ) -> pb.ListAliasesResponse:
+        """See the proto."""
+        wanted = check_collection_name("name", request.name) if request.name else None
+        found = await self._run(self._reads, self._catalog.aliases)
+        return pb.ListAliasesResponse(
+            aliases=[catalog_wire.alias_message(alias) for alias in found if wanted in (None, alias.name)]
+        )
+
+    async def DeleteAlias(  # noqa: N802
+        self, request: pb.DeleteAliasRequest, context: _Context
+    ) -> pb.DeleteAliasResponse:
+        """See the proto."""
+        name = check_collection_name("name", request.name)
+        await self._run(self._names, lambda: self._catalog.delete_alias(name))
+        return pb.DeleteAliasResponse()
+
+    async def Backup(  # noqa: N802
+        self, request: pb.BackupRequest, context: _Context
+    ) -> AsyncIterator[pb.BackupPart]:
+        """See the proto."""
+        name = catalog_wire.parse_collection(request.collection)
+        run = asyncio.get_running_loop().run_in_executor
+        with self._admitted():
+            reader = await run(self._reads, BackupReader, self._catalog, name)
+            try:
+                while (part := await run(self._reads, reader.next)) is not None:
+                    yield part
+                    self._metrics.records("read", len(part.records))
+            finally:
+                # Behind a read that may still be under way where the caller has gone.
+                self._reads.submit(reader.close)
 
     def close(self) -> None:
         """Waits for admitted work; the store stays open."""
-        self._reads.shutdown()
-        self._writes.shutdown()
+        for threads in (self._reads, self._writes, self._names):
+            threads.shutdown()
 
-    def _require_encoder(self, wanted: str | None) -> None:
-        encoder = None if wanted is None else self._store.describe().encoder
-        if wanted is not None and encoder is not None and wanted != encoder.sha256:
-            raise EncoderMismatchError(encoder_mismatch(encoder.sha256, wanted))
+    def _held(self, asked: str) -> AbstractContextManager[HeldCollection]:
+        return self._catalog.collection(catalog_wire.parse_collection(asked))
 
-    def _store_batch(self, request: pb.UpsertRequest) -> UpsertCounts:
-        return self._store.upsert(wire.parse_batch(request))
+    def _store_batch(self, collection: str, request: pb.UpsertRequest) -> tuple[str, UpsertCounts]:
+        with self._held(collection) as held:
+            return held.name, held.store.upsert(wire.parse_batch(request))
+
+    def _maintain(self, collection: str) -> None:
+        # Dropped meanwhile, it needs no care.
+        with suppress(CollectionNotFoundError), self._catalog.collection(collection) as held:
+            held.store.maintain()
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], _Result]) -> _Result:
         submitted_ns = time.time_ns()
@@ -156,7 +260,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         def in_thread() -> _Result:
             started_ns = time.time_ns()
             record_span("queue", submitted_ns, started_ns)
-            self._metrics.waited(THREADS[threads is self._writes], max(0, started_ns - submitted_ns) / 1e9)
+            self._metrics.waited(THREADS[threads is not self._reads], max(0, started_ns - submitted_ns) / 1e9)
             with inner_span("compute"):
                 return work()
 
@@ -176,3 +280,9 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             yield
         finally:
             self._inflight -= 1
+
+
+def _require_encoder(store: VectorStore, wanted: str | None) -> None:
+    encoder = None if wanted is None else store.describe().encoder
+    if wanted is not None and encoder is not None and wanted != encoder.sha256:
+        raise EncoderMismatchError(encoder_mismatch(encoder.sha256, wanted))

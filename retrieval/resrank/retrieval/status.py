@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from resrank.core.errors import (
     CollectionNotFoundError,
+    EncoderMismatchError,
     InvalidInputError,
     QueueFullError,
     QuotaExceededError,
@@ -23,7 +24,6 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.errors import (
     CollectionExistsError,
     CollectionInUseError,
-    EncoderMismatchError,
     StoreWriteError,
 )
 from resrank.retrieval.refusal_log import RefusalLog
@@ -140,7 +140,8 @@ def _streaming(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
         if isawaitable(answers):
             await answers
             return
-        async for message in answers:
-            await context.write(message)
+        async with aclosing(answers):  # at once where the caller goes: what it holds is let go
+            async for message in answers:
+                await context.write(message)
 
     return answer

@@ -5,7 +5,7 @@ Another engine (Milvus, say) is one more class with :class:`VectorStore`'s metho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from resrank.retrieval.records import (
@@ -57,7 +57,7 @@ class VectorStore(Protocol):
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of records for a query, and the best that any record has; ids that are not there are absent."""
 
-    def export(self) -> Iterator[RecordBatch]:
+    def export(self) -> Generator[RecordBatch, None, None]:
         """All records as they are at one moment, in the order of their ids' UTF-8 bytes, while writes go on.
 
         Yields:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resrank.core.errors import InvalidInputError, RetrievalError
+from resrank.core.errors import EncoderMismatchError, InvalidInputError, RetrievalError
 from resrank.core.fusion import IDENTITY, CosineMap, Fusion
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval.dense import FaissDenseIndex
-from resrank.retrieval.errors import EncoderMismatchError, StoreWriteError
+from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.snapshot import SNAPSHOT_FILE

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import RetrievalError
+from resrank.core.errors import EncoderMismatchError, RetrievalError
 from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2
+from resrank.core.sidecar.words import ENCODER_MISMATCH
 
 _PROTO_MODES = {
     SearchMode.HYBRID: retrieval_pb2.SEARCH_MODE_HYBRID,
@@ -58,6 +59,7 @@ def search_request(
     fusion: Fusion = Fusion.WEIGHTED,
     lexical_weight: float | None = None,
     cosine_map: CosineMap | None = None,
+    collection: str = "",
 ) -> retrieval_pb2.SearchRequest:
     """Words a search for the best ``k`` passages.
 
@@ -73,6 +75,7 @@ def search_request(
         fusion: How ``hybrid`` joins both lists.
         lexical_weight: With ``weighted``, w; None for the default.
         cosine_map: With ``weighted``, A; None for the identity.
+        collection: Whose passages, by name or alias; empty for the default one's.
     """
     request = retrieval_pb2.SearchRequest(
         mode=_PROTO_MODES[mode],
@@ -82,6 +85,7 @@ def search_request(
         encoder_sha256=encoder_sha256 or "",
         include_texts=include_texts,
         include_embeddings=include_embeddings,
+        collection=collection,
     )
     if mode is SearchMode.HYBRID:
         request.fusion = _PROTO_FUSIONS[fusion]
@@ -141,7 +145,7 @@ def read_candidates(
 def encoder_mismatch(index: str, server: str) -> str:
     """One sentence that says which two encoders met."""
     return (
-        f"the index belongs to encoder {index}, Triton serves encoder {server}: "
+        f"{ENCODER_MISMATCH} {index}, Triton serves encoder {server}: "
         "rebuild the index with this encoder or serve the checkpoint that built it"
     )
 
@@ -150,7 +154,7 @@ def check_encoder(index: str, server: str | None) -> None:
     """Refuses an index of another encoder than the server's; an empty index belongs to none yet.
 
     Raises:
-        RetrievalError: The two differ.
+        EncoderMismatchError: The two differ.
     """
     if index and server is not None and index != server:
-        raise RetrievalError(encoder_mismatch(index, server))
+        raise EncoderMismatchError(encoder_mismatch(index, server))

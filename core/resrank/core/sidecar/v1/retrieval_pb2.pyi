@@ -14,7 +14,8 @@ Conventions
     or by an alias; without a name it is `default`, which always exists and cannot be dropped. A name is 1 to 64
     characters of a-z, 0-9, `.`, `_`, `-` and `@`, and begins with a letter or digit. One that does not exist gets
     NOT_FOUND.
-  * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down.
+  * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down. One whose text
+    begins with "quota exceeded" does not pass by itself.
   * A write the disk refused (full, read-only) gets FAILED_PRECONDITION; what was acknowledged stays readable.
 """
 
@@ -1011,7 +1012,7 @@ class Quota(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     records: _builtins.int
     bytes: _builtins.int
-    """Of ids, titles, texts, metadata and embeddings as they were sent."""
+    """Of ids, titles, texts, metadata as JSON, and embeddings."""
     def __init__(
         self,
         *,
@@ -1251,12 +1252,17 @@ Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
 class ListAliasesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """If set, only the alias of this name."""
     def __init__(
         self,
+        *,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,7 +14,8 @@ Conventions
     or by an alias; without a name it is `default`, which always exists and cannot be dropped. A name is 1 to 64
     characters of a-z, 0-9, `.`, `_`, `-` and `@`, and begins with a letter or digit. One that does not exist gets
     NOT_FOUND.
-  * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down.
+  * Beyond the server's bound of requests in flight, calls get RESOURCE_EXHAUSTED at once: slow down. One whose text
+    begins with "quota exceeded" does not pass by itself.
   * A write the disk refused (full, read-only) gets FAILED_PRECONDITION; what was acknowledged stays readable.
 """
 
@@ -72,7 +73,7 @@ class RetrievalServiceStub:
     SetAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SetAliasRequest, _retrieval_pb2.SetAliasResponse]
     """Points an alias at a collection, from one request to the next: each is answered from one collection alone."""
     ListAliases: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.ListAliasesRequest, _retrieval_pb2.ListAliasesResponse]
-    """Tells of all aliases, by name."""
+    """Tells of all aliases, by name, or of one."""
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.DeleteAliasRequest, _retrieval_pb2.DeleteAliasResponse]
     """Removes an alias; what it named stays."""
     Backup: _grpc.UnaryStreamMultiCallable[_retrieval_pb2.BackupRequest, _retrieval_pb2.BackupPart]
@@ -109,7 +110,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
     SetAlias: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SetAliasRequest, _retrieval_pb2.SetAliasResponse]  # type: ignore[assignment]
     """Points an alias at a collection, from one request to the next: each is answered from one collection alone."""
     ListAliases: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.ListAliasesRequest, _retrieval_pb2.ListAliasesResponse]  # type: ignore[assignment]
-    """Tells of all aliases, by name."""
+    """Tells of all aliases, by name, or of one."""
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.DeleteAliasRequest, _retrieval_pb2.DeleteAliasResponse]  # type: ignore[assignment]
     """Removes an alias; what it named stays."""
     Backup: _aio.UnaryStreamMultiCallable[_retrieval_pb2.BackupRequest, _retrieval_pb2.BackupPart]  # type: ignore[assignment]
@@ -209,7 +210,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.ListAliasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.ListAliasesResponse, _abc.Awaitable[_retrieval_pb2.ListAliasesResponse]]:
-        """Tells of all aliases, by name."""
+        """Tells of all aliases, by name, or of one."""
 
     @_abc_1.abstractmethod
     def DeleteAlias(

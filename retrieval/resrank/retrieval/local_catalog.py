@@ -1,0 +1,313 @@
+"""The collections of one index folder: the folder itself is the default one, the others lie below it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from resrank.core.collection_names import DEFAULT_COLLECTION
+from resrank.core.durability import flush
+from resrank.core.errors import (
+    CollectionNotFoundError,
+    EncoderMismatchError,
+    IndexFolderError,
+    InvalidInputError,
+    QuotaExceededError,
+)
+from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
+from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, QUOTA_EXCEEDED
+from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
+from resrank.retrieval.catalog_file import COLLECTIONS_FOLDER, CatalogFile
+from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError, StoreWriteError
+from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.quota import Quota
+from resrank.retrieval.schema import make_store
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A collection that is open.
+
+    Attributes:
+        store: Its records.
+        folder: Its folder's name; empty for the default one's.
+        users: Requests that hold it.
+        dropped: Whether it goes when the last of them has ended.
+    """
+
+    store: LocalVectorStore
+    folder: str = ""
+    users: int = 0
+    dropped: bool = False
+
+
+class LocalCatalog:
+    """One index folder with all its collections; implements :class:`resrank.retrieval.catalog.Catalog`.
+
+    Each collection is an index folder of its own, with its own lock. The default one's is the whole folder's: without
+    it nobody comes to the others.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        opened: dict[str, _Opened],
+        file: CatalogFile,
+        dense_index: str,
+        dense_search_parameters: str,
+    ) -> None:
+        self._folder = folder
+        self._opened = opened
+        self._file = file
+        self._dense_index = dense_index
+        self._dense_search_parameters = dense_search_parameters
+        self._aliases = file.aliases()
+        self._names = threading.Lock()
+        """Held for moments: whoever has it sees all names as they are."""
+        self._changing = threading.Lock()
+        """Held by the one who changes names, disk included."""
+
+    @classmethod
+    def open(cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "") -> Self:
+        """Takes an index folder with all its collections, and removes what a dead process left half made or removed.
+
+        Args:
+            folder: The index folder, made if need be.
+            dense_index: FAISS index_factory string, of every collection.
+            dense_search_parameters: FAISS search-time parameters.
+
+        Returns:
+            The open catalog.
+
+        Raises:
+            IndexFolderError: The folder, or one of its collections, is corrupt, foreign, not writable or owned by
+                another process.
+            InvalidInputError: FAISS does not know ``dense_index`` or ``dense_search_parameters``.
+        """
+        folder = folder.absolute()
+        with ExitStack() as undone:
+
+            def opened_store(path: Path) -> LocalVectorStore:
+                store = LocalVectorStore.open(
+                    path, dense_index=dense_index, dense_search_parameters=dense_search_parameters
+                )
+                undone.callback(store.close)
+                return store
+
+            opened = {DEFAULT_COLLECTION: _Opened(opened_store(folder))}
+            file = CatalogFile.open(folder)
+            undone.callback(file.close)
+            for leftover in file.leftovers():
+                logger.info("removing what is left of a collection", extra={"folder": leftover})
+                _remove(folder, leftover, file)
+            for name, place in file.collections().items():
+                path = folder / COLLECTIONS_FOLDER / place
+                if not path.is_dir():
+                    raise IndexFolderError(
+                        f"the collection {name!r} is lost: restore {path}, or make an empty folder there to go on with "
+                        "an empty collection"
+                    )
+                opened[name] = _Opened(opened_store(path), place)
+            undone.pop_all()
+        return cls(folder, opened, file, dense_index, dense_search_parameters)
+
+    def announce(self, address: str, *, transient: bool) -> None:
+        """Writes into the folder's lock file where it is served, and whether that ends with a command."""
+        self._opened[DEFAULT_COLLECTION].store.announce(address, transient=transient)
+
+    def resolve(self, name: str) -> str:
+        """What a name means, see :meth:`resrank.retrieval.catalog.Catalog.resolve`."""
+        with self._names:
+            return self._resolve(name)
+
+    @contextmanager
+    def collection(self, name: str) -> Iterator[HeldCollection]:
+        """Holds a collection, see :meth:`resrank.retrieval.catalog.Catalog.collection`."""
+        with self._names:
+            resolved = self._resolve(name)
+            collection = self._opened[resolved]
+            collection.users += 1
+        try:
+            yield HeldCollection(resolved, collection.store)
+        finally:
+            with self._names:
+                collection.users -= 1
+                last = collection.dropped and not collection.users
+            if last:
+                self._discard(collection)
+
+    def create(self, name: str, quota: Quota) -> None:
+        """Makes a collection, see :meth:`resrank.retrieval.catalog.Catalog.create`."""
+        with self._changing:
+            self._refuse_taken(name)
+            _refuse_more("collections", MAX_COLLECTIONS, len(self._opened))
+            place = self._free_folder(name)
+            self._file.begin_collection(place)
+            try:
+                store = self._made(place, quota)
+                try:
+                    self._file.add_collection(name, place)
+                except BaseException:
+                    store.close()
+                    raise
+            except BaseException:
+                with suppress(StoreWriteError):  # the next start removes it
+                    _remove(self._folder, place, self._file)
+                raise
+            with self._names:
+                self._opened[name] = _Opened(store, place)
+        logger.info("collection created", extra={"collection": name, "records": quota.records, "bytes": quota.bytes})
+
+    def collections(self) -> list[CollectionInfo]:
+        """All collections, by name."""
+        with self._names:
+            opened = sorted(self._opened.items())
+        return [CollectionInfo(name, collection.store.usage()) for name, collection in opened]
+
+    def drop(self, name: str) -> None:
+        """Removes a collection, see :meth:`resrank.retrieval.catalog.Catalog.drop`."""
+        with self._changing:
+            if name == DEFAULT_COLLECTION:
+                raise CollectionInUseError(f"the collection {name!r} always exists: delete its records instead")
+            if name in self._aliases:
+                raise CollectionInUseError(f"{name!r} is an alias: delete the alias, or drop the collection it names")
+            collection = self._opened.get(name)
+            if collection is None:
+                raise _not_found(name)
+            names = [alias.name for alias in self._aliases.values() if alias.collection == name]
+            if names:
+                raise CollectionInUseError(
+                    f"the alias {names[0]!r} names the collection {name!r}: point it elsewhere or delete it first"
+                )
+            self._file.remove_collection(name, collection.folder)
+            with self._names:
+                del self._opened[name]
+                collection.dropped = True
+                unused = not collection.users
+        if unused:
+            self._discard(collection)
+        logger.info("collection dropped", extra={"collection": name})
+
+    def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
+        """Points an alias, see :meth:`resrank.retrieval.catalog.Catalog.set_alias`."""
+        with self._changing:
+            if alias.name in self._opened:
+                raise CollectionExistsError(f"{alias.name!r} is a collection: give the alias another name")
+            if alias.collection in self._aliases or alias.collection == alias.name:
+                raise InvalidInputError(
+                    "alias.collection", f"{alias.collection!r} is an alias itself: name a collection"
+                )
+            collection = self._opened.get(alias.collection)
+            if collection is None:
+                raise _not_found(alias.collection)
+            encoder = collection.store.describe().encoder
+            if encoder_sha256 is not None and encoder is not None and encoder.sha256 != encoder_sha256:
+                raise EncoderMismatchError(
+                    f"the collection {alias.collection!r} belongs to encoder {encoder.sha256}, "
+                    f"{alias.triton or 'the Triton named'} serves encoder {encoder_sha256}: the alias stays as it was"
+                )
+            previous = self._aliases.get(alias.name)
+            if previous is None:
+                _refuse_more("aliases", MAX_ALIASES, len(self._aliases))
+            self._file.set_alias(alias)
+            with self._names:
+                self._aliases[alias.name] = alias
+        logger.info(
+            "alias set", extra={"alias": alias.name, "collection": alias.collection, "triton": alias.triton or None}
+        )
+        return previous
+
+    def aliases(self) -> list[Alias]:
+        """All aliases, by name."""
+        with self._names:
+            return sorted(self._aliases.values(), key=lambda alias: alias.name)
+
+    def delete_alias(self, name: str) -> None:
+        """Removes an alias, see :meth:`resrank.retrieval.catalog.Catalog.delete_alias`."""
+        with self._changing:
+            if name not in self._aliases:
+                raise CollectionNotFoundError(f"there is no alias {name!r}")
+            self._file.delete_alias(name)
+            with self._names:
+                del self._aliases[name]
+        logger.info("alias deleted", extra={"alias": name})
+
+    def close(self) -> None:
+        """Saves what makes the next start quick and gives the folder back."""
+        with self._changing:
+            # The default one last: its lock is the whole folder's.
+            for collection in reversed(self._opened.values()):
+                collection.store.close()
+            self._file.close()
+
+    def _resolve(self, name: str) -> str:
+        alias = self._aliases.get(name)
+        resolved = name if alias is None else alias.collection
+        if resolved not in self._opened:
+            raise _not_found(name)
+        return resolved
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._opened:
+            raise CollectionExistsError(f"there is a collection {name!r} already: drop it, or choose another name")
+        if name in self._aliases:
+            raise CollectionExistsError(f"there is an alias {name!r} already: choose another name")
+
+    def _free_folder(self, name: str) -> str:
+        """The collection's name, or with a number behind it where a dropped one of that name is still in use."""
+        folder, number = name, 1
+        while (self._folder / COLLECTIONS_FOLDER / folder).exists():
+            number += 1
+            folder = f"{name}~{number}"  # no name has this sign
+        return folder
+
+    def _made(self, place: str, quota: Quota) -> LocalVectorStore:
+        path = self._folder / COLLECTIONS_FOLDER / place
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700)
+            make_store(path, quota)
+            flush(path.parent)
+            flush(self._folder)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreWriteError(f"the disk refused to make {path} ({error}): there is no collection") from error
+        return LocalVectorStore.open(
+            path, dense_index=self._dense_index, dense_search_parameters=self._dense_search_parameters
+        )
+
+    def _discard(self, collection: _Opened) -> None:
+        """Removes a dropped collection that nobody holds any more."""
+        collection.store.abandon()
+        try:
+            with self._changing:
+                _remove(self._folder, collection.folder, self._file)
+        except StoreWriteError as error:
+            logger.warning("a dropped collection is not removed, the next start tries again: %s", error)
+
+
+def _remove(folder: Path, place: str, file: CatalogFile) -> None:
+    path = folder / COLLECTIONS_FOLDER / place
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise StoreWriteError(f"the disk refused to remove {path} ({error})") from error
+    file.forget(place)
+
+
+def _refuse_more(what: str, limit: int, count: int) -> None:
+    if count >= limit:
+        raise QuotaExceededError(f"{QUOTA_EXCEEDED}: too many {what} (limit {limit}, got {count + 1}); remove some")
+
+
+def _not_found(name: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(f"{COLLECTION_NOT_FOUND} and no alias {name!r}")
