@@ -6,7 +6,9 @@ from resrank.client.results import HealthReport, RankedPassage, RerankResult, Re
 from resrank.client.settings import TlsConfig
 from resrank.core.calibration import Calibration
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
+    EncoderMismatchError,
     InvalidInputError,
     ModelNotReadyError,
     QueueFullError,
@@ -20,7 +22,9 @@ from resrank.core.fail_open import Failure, OnFailure
 __all__ = [
     "AsyncResRankClient",
     "Calibration",
+    "CollectionNotFoundError",
     "DeadlineExceededError",
+    "EncoderMismatchError",
     "Failure",
     "HealthReport",
     "InvalidInputError",

@@ -69,6 +69,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         fusion: str = Fusion.WEIGHTED,
         lexical_weight: float | None = None,
         rerank: bool = True,
+        collection: str = "",
         truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
@@ -77,10 +78,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> SearchResult:
         """As :meth:`ResRankClient.search`."""
         options = searches.search_options(
-            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure)
+            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure), collection
         )
         plan = searches.search(
-            self._facts,
+            self._facts_of,
             query,
             options,
             truncate=truncate,
@@ -106,7 +107,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> RerankResult:
         """As :meth:`ResRankClient.rerank`."""
         plan = plans.rerank(
-            self._facts,
+            self._facts_of(),
             query,
             candidates,
             passages,
@@ -123,6 +124,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         query: str,
         ids: Sequence[str],
         *,
+        collection: str = "",
         lexical_weight: float | None = None,
         include_texts: bool = False,
         truncate: bool | Truncation = False,
@@ -133,9 +135,10 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> RerankResult:
         """As :meth:`ResRankClient.rerank_stored`."""
         plan = stored.rerank_stored(
-            self._facts,
+            self._facts_of,
             query,
             ids,
+            collection=collection,
             lexical_weight=lexical_weight,
             include_texts=include_texts,
             truncate=truncate,
@@ -154,7 +157,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         """As :meth:`ResRankClient.embed_queries`."""
         return await self._run(
             "embed_queries",
-            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate),
             timeout_s,
             traceparent,
         )
@@ -171,28 +174,35 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         """As :meth:`ResRankClient.embed_passages`."""
         return await self._run(
             "embed_passages",
-            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
             timeout_s,
             traceparent,
         )
 
-    async def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
+    async def encoder_sha256(
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
+    ) -> str:
         """As :meth:`ResRankClient.encoder_sha256`."""
-        return await self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
+        plan = plans.sent_to(triton, plans.encoder_sha256(self._facts_of(triton)))
+        return await self._run("encoder_sha256", plan, timeout_s, traceparent)
 
-    async def lexical_weight(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> float:
+    async def lexical_weight(
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
+    ) -> float:
         """As :meth:`ResRankClient.lexical_weight`."""
-        return await self._run("lexical_weight", plans.lexical_weight(self._facts), timeout_s, traceparent)
+        plan = plans.sent_to(triton, plans.lexical_weight(self._facts_of(triton)))
+        return await self._run("lexical_weight", plan, timeout_s, traceparent)
 
     async def calibration(
-        self, *, timeout_s: float | None = None, traceparent: str | None = None
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
     ) -> Calibration | None:
         """As :meth:`ResRankClient.calibration`."""
-        return await self._run("calibration", plans.calibration(self._facts), timeout_s, traceparent)
+        plan = plans.sent_to(triton, plans.calibration(self._facts_of(triton)))
+        return await self._run("calibration", plan, timeout_s, traceparent)
 
     async def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """As :meth:`ResRankClient.health`."""
-        plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
+        plan = plans.health(self._facts_of(), with_retrieval=self._settings.retrieval is not None)
         return await self._run("health", plan, timeout_s, traceparent, retry=False)
 
     async def _run(
@@ -248,7 +258,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         return results
 
     async def _send(self, call: Call[T], state: CallState) -> T:
-        address, _ = self._endpoint(call.server)
+        address, _ = self._endpoint(call)
         with request_span(call, address, state.context) as trace:
             method = self._method(call)
             request = call.build(state.deadline.require(call.subject))
@@ -258,7 +268,7 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
             except aio.AioRpcError as error:
                 typed = to_resrank_error(call, error.code(), error.details(), state.deadline)
                 if isinstance(typed, ServerUnavailableError):
-                    self._facts.clear()
+                    self._facts_of(call.address).clear()
                 raise typed from error
             except asyncio.CancelledError:
                 task = asyncio.current_task()

@@ -111,11 +111,11 @@ class ClientBase(ABC, Generic[C]):
             traceparent=traceparent,
             on_failure=choice("on_failure", OnFailure, on_failure),
         )
-        self._facts = FactsCache()
+        self._facts: dict[str, FactsCache] = {"": FactsCache()}
         self._closed = False
         self._lock = threading.Lock()
         # Channel and stub of each server, opened by its first request: asyncio's belong to the loop that runs then.
-        self._connections: dict[Server, tuple[C, Any]] = {}
+        self._connections: dict[tuple[Server, str], tuple[C, Any]] = {}
 
     @contextmanager
     def _call(self, operation: str, timeout_s: float | None, traceparent: str | None) -> Iterator[CallState]:
@@ -131,14 +131,18 @@ class ClientBase(ABC, Generic[C]):
         """What a call wants where the models fail: its own word, or the client's."""
         return self._settings.on_failure if wanted is None else choice("on_failure", OnFailure, wanted)
 
-    def _endpoint(self, server: Server) -> tuple[str, TlsConfig | None]:
-        """Address and transport security of a server.
+    def _facts_of(self, triton: str = "") -> FactsCache:
+        """What is known of the models of a Triton: the client's own, or with an address one that an alias names."""
+        return self._facts.setdefault(triton, FactsCache())
+
+    def _endpoint(self, call: Call[Any]) -> tuple[str, TlsConfig | None]:
+        """Address and transport security of the server that a call goes to.
 
         Raises:
             InvalidInputError: The client was made without the sidecar's address.
         """
-        if server is Server.TRITON:
-            return self._settings.triton, self._settings.tls
+        if call.server is Server.TRITON:
+            return call.address or self._settings.triton, self._settings.tls
         if self._settings.retrieval is None:
             raise InvalidInputError(
                 "retrieval", "the client has no sidecar's address: make it with retrieval='host:port'"
@@ -146,17 +150,24 @@ class ClientBase(ABC, Generic[C]):
         return self._settings.retrieval, self._settings.retrieval_tls
 
     def _method(self, call: Call[Any]) -> Any:
-        """The stub's method for a call; opens the channel when it is the first to this server."""
-        connection = self._connections.get(call.server)
+        """The stub's method for a call; opens the channel when it is the first to this server.
+
+        Raises:
+            InvalidInputError: An alias leads to a Triton that the bearer token must not be sent to.
+        """
+        key = call.server, call.address
+        connection = self._connections.get(key)
         if connection is None:
             with self._lock:
                 if self._closed:
                     raise ResRankError(CLOSED)
-                connection = self._connections.get(call.server)
+                connection = self._connections.get(key)
                 if connection is None:
-                    channel = self._open(*self._endpoint(call.server))
+                    address, tls = self._endpoint(call)
+                    self._settings.require_encryption(address, tls)
+                    channel = self._open(address, tls)
                     connection = channel, _STUBS[call.server](channel)
-                    self._connections[call.server] = connection
+                    self._connections[key] = connection
         return getattr(connection[1], call.method)
 
     @abstractmethod

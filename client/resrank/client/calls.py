@@ -33,6 +33,7 @@ class Call(Generic[T]):
         locate: Turns the server's place of an error into the caller's, ``CANDIDATES[3]`` of the second block into
             ``CANDIDATES[103]``; None where they are the same.
         reserve: What of the client's call's whole time must be left when this request ends.
+        address: Of another server of this kind than the client's own, where an alias names one; else empty.
     """
 
     server: Server
@@ -42,3 +43,4 @@ class Call(Generic[T]):
     parse: Callable[[Any], T]
     locate: Callable[[Place], Place] | None = None
     reserve: Reserve = NOTHING
+    address: str = ""

@@ -76,6 +76,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         fusion: str = Fusion.WEIGHTED,
         lexical_weight: float | None = None,
         rerank: bool = True,
+        collection: str = "",
         truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
@@ -95,6 +96,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 BM25 / best BM25, however the words found the candidates; 0 leaves it to the reranker alone.
             rerank: Whether the reranker orders them; without it they come in retrieval order, and ``lexical`` needs no
                 Triton.
+            collection: Whose passages, by name or by an alias, which may name another Triton than the client's: all
+                steps are then that one's. Empty for the default collection.
             truncate: Cut a query over the token maximum instead of refusing it.
             route: Who does the steps: this client, one request for each, or with ``server`` Triton's ``search`` model
                 in one request, so that the candidates' vectors stay on the server's machine. The result is the same.
@@ -109,13 +112,15 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Raises:
             InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address, which
                 ``route="server"`` does not need.
-            RetrievalError: The sidecar failed, its index belongs to another encoder, or Triton was told of no sidecar.
+            CollectionNotFoundError: There is no collection and no alias of the name.
+            EncoderMismatchError: The collection belongs to another encoder than Triton's.
+            RetrievalError: The sidecar failed, or Triton was told of no sidecar.
         """
         options = searches.search_options(
-            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure)
+            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure), collection
         )
         plan = searches.search(
-            self._facts,
+            self._facts_of,
             query,
             options,
             truncate=truncate,
@@ -166,7 +171,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             InvalidInputError: The query, a candidate or a passage breaks a rule; the error names the first one.
         """
         plan = plans.rerank(
-            self._facts,
+            self._facts_of(),
             query,
             candidates,
             passages,
@@ -183,6 +188,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         query: str,
         ids: Sequence[str],
         *,
+        collection: str = "",
         lexical_weight: float | None = None,
         include_texts: bool = False,
         truncate: bool | Truncation = False,
@@ -199,6 +205,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             query: The query, at most ``MAX_QUERY_BYTES`` of UTF-8.
             ids: Of passages in the index, distinct, in retrieval order. Those that are not there are named in the
                 result's ``missing_ids`` and are no error.
+            collection: As for :meth:`search`.
             lexical_weight: w, 0 to 10; None for the checkpoint's. With 0 no words are looked up.
             include_texts: Whether titles and texts are wanted, too.
             truncate: Cut a query over the token maximum instead of refusing it.
@@ -210,12 +217,15 @@ class ResRankClient(ClientBase[grpc.Channel]):
 
         Raises:
             InvalidInputError: The query or an id breaks a rule, or the client has no sidecar's address.
-            RetrievalError: The sidecar failed, or its index belongs to another encoder.
+            CollectionNotFoundError: There is no collection and no alias of the name.
+            EncoderMismatchError: The collection belongs to another encoder than Triton's.
+            RetrievalError: The sidecar failed.
         """
         plan = stored.rerank_stored(
-            self._facts,
+            self._facts_of,
             query,
             ids,
+            collection=collection,
             lexical_weight=lexical_weight,
             include_texts=include_texts,
             truncate=truncate,
@@ -247,7 +257,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         """
         return self._run(
             "embed_queries",
-            plans.embed(self._facts, Model.EMBED_QUERY, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate),
             timeout_s,
             traceparent,
         )
@@ -278,32 +288,58 @@ class ResRankClient(ClientBase[grpc.Channel]):
         """
         return self._run(
             "embed_passages",
-            plans.embed(self._facts, Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
             timeout_s,
             traceparent,
         )
 
-    def encoder_sha256(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> str:
-        """The hash that names the encoder behind Triton's models; an index must have been built with the same."""
-        return self._run("encoder_sha256", plans.encoder_sha256(self._facts), timeout_s, traceparent)
+    def encoder_sha256(
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
+    ) -> str:
+        """The hash that names the encoder behind Triton's models; an index must have been built with the same.
 
-    def lexical_weight(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> float:
-        """The w of Triton's checkpoint, which a search or a reranking of stored passages has that names none."""
-        return self._run("lexical_weight", plans.lexical_weight(self._facts), timeout_s, traceparent)
+        Args:
+            triton: Another Triton than the client's own: the one that a result behind an alias names.
+            timeout_s: Budget in seconds.
+            traceparent: W3C trace context.
+        """
+        plan = plans.sent_to(triton, plans.encoder_sha256(self._facts_of(triton)))
+        return self._run("encoder_sha256", plan, timeout_s, traceparent)
 
-    def calibration(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> Calibration | None:
+    def lexical_weight(
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
+    ) -> float:
+        """The w of Triton's checkpoint, which a search or a reranking of stored passages has that names none.
+
+        Args:
+            triton: As for :meth:`encoder_sha256`.
+            timeout_s: Budget in seconds.
+            traceparent: W3C trace context.
+        """
+        plan = plans.sent_to(triton, plans.lexical_weight(self._facts_of(triton)))
+        return self._run("lexical_weight", plan, timeout_s, traceparent)
+
+    def calibration(
+        self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None
+    ) -> Calibration | None:
         """What the scores of Triton's checkpoint mean, as relevance from 0 to 1; None where nobody fitted that.
 
         ``calibration.for_weight(lexical_weight).of(scores)`` maps scores with the words' share of that weight.
+
+        Args:
+            triton: As for :meth:`encoder_sha256`.
+            timeout_s: Budget in seconds.
+            traceparent: W3C trace context.
         """
-        return self._run("calibration", plans.calibration(self._facts), timeout_s, traceparent)
+        plan = plans.sent_to(triton, plans.calibration(self._facts_of(triton)))
+        return self._run("calibration", plan, timeout_s, traceparent)
 
     def health(self, *, timeout_s: float | None = None, traceparent: str | None = None) -> HealthReport:
         """Asks all servers and models whether they are ready.
 
         A server that is down or a model that is missing is part of the report and not an error; nothing is retried.
         """
-        plan = plans.health(self._facts, with_retrieval=self._settings.retrieval is not None)
+        plan = plans.health(self._facts_of(), with_retrieval=self._settings.retrieval is not None)
         return self._run("health", plan, timeout_s, traceparent, retry=False)
 
     def _run(
@@ -367,7 +403,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         return results
 
     def _send(self, call: Call[T], state: CallState) -> T:
-        address, _ = self._endpoint(call.server)
+        address, _ = self._endpoint(call)
         with request_span(call, address, state.context) as trace:
             method = self._method(call)
             request = call.build(state.deadline.require(call.subject))
@@ -379,7 +415,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
                     raise ResRankError(CLOSED) from error
                 typed = to_resrank_error(call, error.code(), error.details(), state.deadline)
                 if isinstance(typed, ServerUnavailableError):
-                    self._facts.clear()
+                    self._facts_of(call.address).clear()
                 raise typed from error
             except ValueError as error:  # grpc's word for a channel that was closed meanwhile
                 raise ResRankError(CLOSED) from error

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.client import inputs, retrieval_calls, triton_calls
-from resrank.client.calls import Call
+from resrank.client.calls import Call, Server
 from resrank.client.facts import FactsCache
 from resrank.client.ranking import rank_candidates
 from resrank.client.results import HealthReport, RerankResult, RetrievalHealth
@@ -340,6 +340,17 @@ def together(calls: Sequence[Call[T]]) -> Plan[list[T]]:
 def leaving(reserve: Reserve, plan: Plan[T]) -> Plan[T]:
     """The plan with requests that leave over some of the call's time."""
     return (yield from _changed(lambda call: replace(call, reserve=reserve), plan))
+
+
+def sent_to(triton: str, plan: Plan[T]) -> Plan[T]:
+    """The plan with its requests to Triton sent to another one than the client's own; to that when it is empty."""
+    if not triton:
+        return (yield from plan)
+
+    def change(call: Call[Any]) -> Call[Any]:
+        return replace(call, address=triton) if call.server is Server.TRITON else call
+
+    return (yield from _changed(change, plan))
 
 
 def prioritized(priority: Priority | None, plan: Plan[T]) -> Plan[T]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.fail_open import Failure
 
 
@@ -55,6 +56,7 @@ class RerankResult:
         missing_ids: Of stored passages that were asked for, those that the index does not have, in the caller's order.
         reranked: False where the reranker failed and ``on_failure=retrieval_order`` kept the order given.
         failure: Why; None where all went well.
+        triton: Of stored passages behind an alias, the Triton that it names; empty for the client's own.
     """
 
     passages: tuple[RankedPassage, ...]
@@ -63,6 +65,7 @@ class RerankResult:
     reranked: bool = True
     failure: Failure | None = None
     truncated: tuple[int, ...] = ()
+    triton: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class SearchResult:
         timings: Milliseconds: ``embed_query``, ``retrieve``, ``rerank`` (those that the search took, in this order), as
             the side that did them saw them, and ``total`` as the client saw it.
         failure: What the search did without, by ``on_failure=retrieval_order``, and why; None where all went well.
+        collection: Where they were found: what an alias stood for.
+        triton: The Triton that the alias names, which did all of it; empty for the client's own.
     """
 
     query: str
@@ -86,6 +91,8 @@ class SearchResult:
     passages: tuple[RankedPassage, ...]
     timings: Mapping[str, float]
     failure: Failure | None = None
+    collection: str = DEFAULT_COLLECTION
+    triton: str = ""
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,14 @@ def describe() -> Call[RetrievalHealth]:
             passages=response.record_count,
         ),
     )
+
+
+def alias(name: str) -> Call[retrieval_pb2.Alias | None]:
+    """Asks for one alias; None where the name is none."""
+    return Call(
+        server=Server.RETRIEVAL,
+        method="ListAliases",
+        subject=f"alias '{name}'",
+        build=lambda _: retrieval_pb2.ListAliasesRequest(name=name),
+        parse=lambda response: response.aliases[0] if response.aliases else None,
+    )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from resrank.client import inputs, plans, retrieval_calls, triton_calls
+from resrank.client.aliases import Target, at_target
 from resrank.client.calls import Call
 from resrank.client.facts import FactsCache
 from resrank.client.ranking import rank_candidates
 from resrank.client.results import RankedPassage, SearchResult
 from resrank.client.triton_calls import Float32
+from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, Failure, OnFailure
 from resrank.core.fusion import Fusion
@@ -46,6 +48,7 @@ def search_options(
     rerank: bool,
     lexical_weight: float | None,
     on_failure: OnFailure,
+    collection: str,
 ) -> SearchOptions:
     """What a caller asks for.
 
@@ -60,11 +63,12 @@ def search_options(
         inputs.truth("rerank", rerank),
         lexical_weight,
         on_failure,
+        collection,
     )
 
 
 def search(
-    facts: FactsCache,
+    facts_of: Callable[[str], FactsCache],
     query: str,
     options: SearchOptions,
     *,
@@ -77,8 +81,29 @@ def search(
     if route not in get_args(Route):
         raise InvalidInputError("route", "unknown", limit=" or ".join(get_args(Route)), value=route)
     watch = Stopwatch()
-    if route == "client":
-        return (yield from _by_steps(facts, query, encoded_query, options, truncate, watch))
+
+    def at(facts: FactsCache, target: Target) -> plans.Plan[SearchResult]:
+        there = replace(options, collection=target.collection)
+        if route == "client":
+            found = yield from _by_steps(facts, query, encoded_query, there, truncate, watch)
+        else:
+            found = yield from _by_server(facts, query, encoded_query, there, truncate, watch, has_sidecar=has_sidecar)
+        return replace(found, collection=target.collection or DEFAULT_COLLECTION, triton=target.triton)
+
+    return (yield from at_target(facts_of, options.collection, at, has_sidecar=has_sidecar))
+
+
+def _by_server(
+    facts: FactsCache,
+    query: str,
+    encoded_query: bytes,
+    options: SearchOptions,
+    truncate: bool | Truncation | None,
+    watch: Stopwatch,
+    *,
+    has_sidecar: bool,
+) -> plans.Plan[SearchResult]:
+    """Asks Triton's ``search`` model."""
     plan = plans.one(triton_calls.search(encoded_query, options, truncate=truncate))
     if not (options.may_be_by_words_alone and has_sidecar):
         return _result_of_server(query, options, (yield from plan), watch)

@@ -108,14 +108,22 @@ class ClientSettings:
             )
         headers = {_metadata_key(key): value for key, value in self.headers.items()}
         object.__setattr__(self, "headers", MappingProxyType(headers))
-        if self.bearer_token is not None:
-            for address, tls in ((self.triton, self.tls), (self.retrieval, self.retrieval_tls)):
-                if address is not None and tls is None and not is_local(address):
-                    raise InvalidInputError(
-                        "bearer_token",
-                        f"would travel unencrypted to {address}: configure TLS for it, or, where a proxy on this "
-                        "machine encrypts, pass the token in headers",
-                    )
+        self.require_encryption(self.triton, self.tls)
+        if self.retrieval is not None:
+            self.require_encryption(self.retrieval, self.retrieval_tls)
+
+    def require_encryption(self, address: str, tls: TlsConfig | None) -> None:
+        """Refuses to send the bearer token, where there is one, to another machine in plaintext.
+
+        Raises:
+            InvalidInputError: It would be.
+        """
+        if self.bearer_token is not None and tls is None and not is_local(address):
+            raise InvalidInputError(
+                "bearer_token",
+                f"would travel unencrypted to {address}: configure TLS for it, or, where a proxy on this machine "
+                "encrypts, pass the token in headers",
+            )
 
 
 def check_timeout(timeout_s: float) -> float:

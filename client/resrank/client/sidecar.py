@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 
 from resrank.client.calls import Server
 from resrank.client.channels import open_aio_channel
-from resrank.client.metadata import call_metadata
+from resrank.client.metadata import Metadata, call_metadata
 from resrank.client.settings import ClientSettings, TlsConfig
 from resrank.client.traces import trace_metadata
+from resrank.core.collection_names import collection_name
 from resrank.core.corpus import Passage
 from resrank.core.errors import (
+    CollectionNotFoundError,
+    EncoderMismatchError,
     InvalidInputError,
     Place,
     QueueFullError,
+    QuotaExceededError,
     ResRankError,
     RetrievalError,
     ServerUnavailableError,
@@ -32,6 +36,7 @@ from resrank.core.search import SearchMode
 from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from resrank.core.sidecar.words import ENCODER_MISMATCH, QUOTA_EXCEEDED
 
 if TYPE_CHECKING:  # exists for type checkers only
     from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceAsyncStub
@@ -40,6 +45,7 @@ _Item = TypeVar("_Item")
 _ERRORS: dict[StatusCode, type[ResRankError]] = {
     StatusCode.UNAVAILABLE: ServerUnavailableError,
     StatusCode.RESOURCE_EXHAUSTED: QueueFullError,
+    StatusCode.NOT_FOUND: CollectionNotFoundError,
 }
 
 
@@ -50,20 +56,25 @@ class AsyncSidecar:
 
     Args:
         address: ``host:port`` of the sidecar, or another gRPC target.
+        collection: Whose records all methods are about, by name or alias; empty for the default collection.
         tls: Transport security; None for plaintext.
         bearer_token: Sent as ``authorization: Bearer …``.
 
-    Every method raises :class:`~resrank.core.errors.RetrievalError` where the sidecar refuses or fails,
+    Every method raises :class:`~resrank.core.errors.RetrievalError` where the sidecar refuses or fails
+    (:class:`~resrank.core.errors.CollectionNotFoundError` where there is no such collection),
     :class:`~resrank.core.errors.ServerUnavailableError` where none answers, and
     :class:`~resrank.core.errors.QueueFullError` where it sheds load.
 
     Raises:
-        InvalidInputError: That is no address, or the token would leave this machine in plaintext.
+        InvalidInputError: That is no address or no name, or the token would leave this machine in plaintext.
     """
 
-    def __init__(self, address: str, *, tls: TlsConfig | None = None, bearer_token: str | None = None) -> None:
+    def __init__(
+        self, address: str, *, collection: str = "", tls: TlsConfig | None = None, bearer_token: str | None = None
+    ) -> None:
         self._settings = ClientSettings(retrieval=address, retrieval_tls=tls, bearer_token=bearer_token)
         self._address = address
+        self.collection = collection_name("collection", collection)
 
     async def __aenter__(self) -> Self:
         self._channel = open_aio_channel(self._address, self._settings.retrieval_tls)
@@ -77,7 +88,7 @@ class AsyncSidecar:
 
     async def describe(self) -> pb.DescribeResponse:
         """What the index holds, and to which encoder it belongs."""
-        response: pb.DescribeResponse = await self._call(self._stub.Describe, pb.DescribeRequest())
+        response: pb.DescribeResponse = await self.call("Describe", pb.DescribeRequest(collection=self.collection))
         return response
 
     async def search(
@@ -111,8 +122,9 @@ class AsyncSidecar:
             fusion=fusion,
             lexical_weight=lexical_weight,
             cosine_map=cosine_map,
+            collection=self.collection,
         )
-        response = await self._call(self._stub.Search, request)
+        response = await self.call("Search", request)
         return read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=include_embeddings)
 
     async def upsert(
@@ -127,6 +139,7 @@ class AsyncSidecar:
 
         Raises:
             InvalidInputError: A passage breaks a rule; nothing is stored.
+            QuotaExceededError: The collection would grow beyond its quota; nothing is stored.
         """
         records = [
             pb.Record(
@@ -138,9 +151,32 @@ class AsyncSidecar:
             )
             for passage, vector in zip(passages, vectors.astype("<f2"), strict=True)
         ]
-        request = pb.UpsertRequest(encoder_sha256=encoder_sha256, dimension=vectors.shape[1], records=records)
-        response: pb.UpsertResponse = await self._call(self._stub.Upsert, iter([request]))
+        return await self.upsert_records(encoder_sha256, vectors.shape[1], records)
+
+    async def upsert_records(
+        self, encoder_sha256: str, dimension: int, records: Iterable[pb.Record]
+    ) -> pb.UpsertResponse:
+        """Stores records as they stand in messages, see :meth:`upsert`.
+
+        Args:
+            encoder_sha256: The encoder that made the embeddings.
+            dimension: Theirs.
+            records: At most ``MAX_MESSAGE_RECORDS``, of distinct ids.
+        """
+        request = pb.UpsertRequest(
+            encoder_sha256=encoder_sha256, dimension=dimension, records=records, collection=self.collection
+        )
+        response: pb.UpsertResponse = await self.call("Upsert", iter([request]))
         return response
+
+    async def backup(self) -> AsyncIterator[pb.BackupPart]:
+        """All records as they are at one moment, while others write; the parts are as the proto has them."""
+        request = pb.BackupRequest(collection=self.collection)
+        try:
+            async for part in self._stub.Backup(request, metadata=self._metadata()):
+                yield part
+        except aio.AioRpcError as error:
+            raise _typed(error) from error
 
     async def delete(self, ids: Sequence[str]) -> list[str]:
         """Removes passages; repeated ids count once.
@@ -155,7 +191,7 @@ class AsyncSidecar:
             check_id(Place("ids", (number,)), id_)
         missing: list[str] = []
         for block in in_blocks(dict.fromkeys(ids), MAX_MESSAGE_RECORDS):
-            missing += (await self._call(self._stub.Delete, pb.DeleteRequest(ids=block))).missing_ids
+            missing += (await self.call("Delete", pb.DeleteRequest(ids=block, collection=self.collection))).missing_ids
         return missing
 
     async def ids(self) -> AsyncIterator[str]:
@@ -165,7 +201,8 @@ class AsyncSidecar:
         """
         last = ""
         while True:
-            page = (await self._call(self._stub.List, pb.ListRequest(after=last, limit=MAX_MESSAGE_RECORDS))).ids
+            request = pb.ListRequest(after=last, limit=MAX_MESSAGE_RECORDS, collection=self.collection)
+            page = (await self.call("List", request)).ids
             for id_ in page:
                 yield id_
             if len(page) < MAX_MESSAGE_RECORDS:
@@ -176,8 +213,8 @@ class AsyncSidecar:
         """The stored vectors, FP16 [d] each, of passages by id; those that are not there are absent."""
         stored: dict[str, NDArray[np.float16]] = {}
         for block in in_blocks(ids, MAX_MESSAGE_RECORDS):
-            request = pb.GetRequest(ids=block, include_embeddings=True)
-            for record in (await self._call(self._stub.Get, request)).records:
+            request = pb.GetRequest(ids=block, include_embeddings=True, collection=self.collection)
+            for record in (await self.call("Get", request)).records:
                 stored[record.id] = np.frombuffer(record.embedding, "<f2")
         return stored
 
@@ -194,7 +231,7 @@ class AsyncSidecar:
         scores: dict[str, float] = {}
         best = 0.0
         for block in in_blocks(ids, MAX_MESSAGE_RECORDS):
-            response = await self._call(self._stub.Get, pb.GetRequest(ids=block, text=text))
+            response = await self.call("Get", pb.GetRequest(ids=block, text=text, collection=self.collection))
             found = response.lexical_scores or [0.0] * len(response.records)
             scores |= {record.id: score for record, score in zip(response.records, found, strict=True)}
             best = response.max_lexical_score
@@ -204,21 +241,46 @@ class AsyncSidecar:
         """Those of some passages that the index does not hold with this content."""
         stored: dict[str, bytes] = {}
         for block in in_blocks(passages, MAX_MESSAGE_RECORDS):
-            request = pb.GetRequest(ids=[passage.id for passage in block])
-            records = (await self._call(self._stub.Get, request)).records
+            request = pb.GetRequest(ids=[passage.id for passage in block], collection=self.collection)
+            records = (await self.call("Get", request)).records
             stored.update((record.id, record.content_sha256) for record in records)
         return [passage for passage in passages if stored.get(passage.id) != passage.content_sha256]
 
-    async def _call(self, method: Any, request: Any) -> Any:
+    async def call(self, method: str, request: Any) -> Any:
+        """Sends one request of any kind.
+
+        Args:
+            method: Its name in the proto.
+            request: The message, or an iterator of messages.
+
+        Returns:
+            The answer.
+
+        Raises:
+            InvalidInputError: The sidecar refuses a field.
+            QuotaExceededError: What is to be stored or made is more than may be.
+        """
         try:
-            return await method(request, metadata=(*call_metadata(self._settings), *trace_metadata(Server.RETRIEVAL)))
+            return await getattr(self._stub, method)(request, metadata=self._metadata())
         except aio.AioRpcError as error:
-            said = error.details() or error.code().name
-            if error.code() is StatusCode.INVALID_ARGUMENT:
-                raise InvalidInputError.parse(said) or InvalidInputError("request", said) from error
-            if error.code() is StatusCode.UNIMPLEMENTED:
-                said = "what answers there is another server; check the address"
-            raise _ERRORS.get(error.code(), RetrievalError)(f"the retrieval sidecar: {said}") from error
+            raise _typed(error) from error
+
+    def _metadata(self) -> Metadata:
+        return (*call_metadata(self._settings), *trace_metadata(Server.RETRIEVAL))
+
+
+def _typed(error: aio.AioRpcError) -> ResRankError:
+    said = error.details() or error.code().name
+    match error.code():
+        case StatusCode.INVALID_ARGUMENT:
+            return InvalidInputError.parse(said) or InvalidInputError("request", said)
+        case StatusCode.UNIMPLEMENTED:
+            said = "what answers there is another server, or an older one; check the address"
+        case StatusCode.RESOURCE_EXHAUSTED if said.startswith(QUOTA_EXCEEDED):
+            return QuotaExceededError(f"the retrieval sidecar: {said}")
+        case StatusCode.FAILED_PRECONDITION if ENCODER_MISMATCH in said:
+            return EncoderMismatchError(f"the retrieval sidecar: {said}")
+    return _ERRORS.get(error.code(), RetrievalError)(f"the retrieval sidecar: {said}")
 
 
 def in_blocks(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.client import inputs, plans, retrieval_calls
+from resrank.client.aliases import Target, at_target
 from resrank.client.facts import FactsCache
 from resrank.client.ranking import rank_candidates
 from resrank.client.results import RerankResult
 from resrank.client.triton_calls import Float32
 from resrank.core.blocks import plan_blocks
+from resrank.core.collection_names import collection_name
 from resrank.core.errors import InvalidInputError, Place, RetrievalError
 from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure
 from resrank.core.fusion import check_lexical_weight, joint_scores
@@ -28,10 +31,11 @@ _FIELD = "ids"
 
 
 def rerank_stored(
-    facts: FactsCache,
+    facts_of: Callable[[str], FactsCache],
     query: str,
     ids: Sequence[str],
     *,
+    collection: str,
     lexical_weight: float | None,
     include_texts: bool,
     truncate: bool | Truncation | None,
@@ -43,6 +47,28 @@ def rerank_stored(
     truncate, include_texts = inputs.truncation(truncate), inputs.truth("include_texts", include_texts)
     if lexical_weight is not None:
         lexical_weight = check_lexical_weight(lexical_weight)
+    collection_name("collection", collection)
+
+    def at(facts: FactsCache, target: Target) -> plans.Plan[RerankResult]:
+        result = yield from _reranked(
+            facts, query, encoded_query, checked, target.collection, lexical_weight, include_texts, truncate, on_failure
+        )
+        return replace(result, triton=target.triton)
+
+    return (yield from at_target(facts_of, collection, at, has_sidecar=True))
+
+
+def _reranked(
+    facts: FactsCache,
+    query: str,
+    encoded_query: bytes,
+    checked: Sequence[str],
+    collection: str,
+    lexical_weight: float | None,
+    include_texts: bool,
+    truncate: Truncation | None,
+    on_failure: OnFailure,
+) -> plans.Plan[RerankResult]:
     reranker: ServedReranker | None = None
     failure: Failure | None = None
     try:
@@ -64,6 +90,7 @@ def rerank_stored(
                 include_embeddings=reranker is not None,
                 text=query if weight > 0.0 else "",
                 encoder_sha256="" if reranker is None else reranker.encoder_sha256,
+                collection=collection,
             ),
             partial(_in_list, block.start),
         )

@@ -16,7 +16,9 @@ import grpc
 from resrank.client.calls import Call, Server
 from resrank.client.deadline import Deadline
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
+    EncoderMismatchError,
     InvalidInputError,
     ModelNotReadyError,
     QueueFullError,
@@ -25,6 +27,7 @@ from resrank.core.errors import (
     ServerFailedError,
     ServerUnavailableError,
 )
+from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, ENCODER_MISMATCH
 from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, SIDECAR_UNAVAILABLE, STOPPING, WAITED_TOO_LONG
 
 Code = grpc.StatusCode
@@ -102,6 +105,14 @@ def _retrieval(failure: _Failure) -> ResRankError:
     return RetrievalError(failure.says("the search failed"))
 
 
+def _collection_not_found(failure: _Failure) -> ResRankError:
+    return CollectionNotFoundError(failure.says("no such collection; list them, or make it"))
+
+
+def _encoder_mismatch(failure: _Failure) -> ResRankError:
+    return EncoderMismatchError(failure.says("the search failed"))
+
+
 def _unexpected(failure: _Failure) -> ResRankError:
     return ServerFailedError(failure.says("the server failed; its log has the cause"))
 
@@ -133,6 +144,8 @@ _RULES = (
     _Rule(Server.TRITON, None, "|".join(STOPPING), _stopping),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available", _not_ready),
     _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
+    _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}{COLLECTION_NOT_FOUND}", _collection_not_found),
+    _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}{ENCODER_MISMATCH}", _encoder_mismatch),
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
     _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
     _Rule(None, Code.DEADLINE_EXCEEDED, r"", _deadline),
@@ -141,6 +154,8 @@ _RULES = (
     _Rule(None, Code.UNAUTHENTICATED, r"", _access),
     _Rule(None, Code.PERMISSION_DENIED, r"", _access),
     _Rule(None, Code.UNIMPLEMENTED, r"", _another_server),
+    _Rule(Server.RETRIEVAL, Code.NOT_FOUND, r"", _collection_not_found),
+    _Rule(Server.RETRIEVAL, Code.FAILED_PRECONDITION, rf"^{ENCODER_MISMATCH}", _encoder_mismatch),
     _Rule(Server.RETRIEVAL, None, r"", _retrieval),
     _Rule(None, None, r"", _unexpected),
 )

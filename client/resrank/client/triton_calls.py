@@ -271,6 +271,8 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
     }
     if options.lexical_weight is not None:
         asked[Parameter.LEXICAL_WEIGHT] = options.lexical_weight
+    if options.collection:
+        asked[Parameter.COLLECTION] = options.collection
     return _infer(Model.SEARCH, lambda: [_bytes_tensor(Tensor.QUERY, [[query]])], truncate, parse, parameters=asked)
 
 

@@ -15,7 +15,7 @@ MAX_COLLECTION_NAME = 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]*")
 
 
-def check_collection_name(field: Place | str, name: str) -> str:
+def check_collection_name(field: Place | str, name: object) -> str:
     """Refuses what can name no collection and no alias. Such names are safe as those of folders and tables, too.
 
     Args:
@@ -26,8 +26,10 @@ def check_collection_name(field: Place | str, name: str) -> str:
         The name.
 
     Raises:
-        InvalidInputError: It is empty, too long, begins with a sign or holds other characters.
+        InvalidInputError: It is no string, is empty or too long, begins with a sign or holds other characters.
     """
+    if not isinstance(name, str):
+        raise InvalidInputError(field, f"must be a string, not {type(name).__name__}")
     if not 1 <= len(name) <= MAX_COLLECTION_NAME:
         raise InvalidInputError(
             field, "name empty or too long, in characters", limit=f"1 to {MAX_COLLECTION_NAME}", value=len(name)
@@ -39,10 +41,10 @@ def check_collection_name(field: Place | str, name: str) -> str:
     return name
 
 
-def collection_name(field: Place | str, name: str) -> str:
+def collection_name(field: Place | str, name: object) -> str:
     """The name that a request asks for, checked; the default one's where it asks for none.
 
     Raises:
         InvalidInputError: See :func:`check_collection_name`.
     """
-    return check_collection_name(field, name) if name else DEFAULT_COLLECTION
+    return DEFAULT_COLLECTION if name == "" else check_collection_name(field, name)

@@ -113,6 +113,7 @@ class Parameter(StrEnum):
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
     FUSION = "fusion"  # request to `search`: how hybrid joins both lists, weighted or rrf
     ON_FAILURE = "on_failure"  # request to `search`: error, or retrieval_order where models are down, full or late
+    COLLECTION = "collection"  # request to `search`: whose passages, by name or alias; the default one's without it
 
 
 class LoadMetric(StrEnum):

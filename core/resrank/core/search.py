@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from resrank.core.collection_names import collection_name
 from resrank.core.errors import InvalidInputError
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import Fusion, check_lexical_weight
@@ -37,6 +38,7 @@ class SearchOptions:
         rerank: Whether the reranker orders the candidates.
         lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own.
         on_failure: What is wanted where the models behind the search do not answer.
+        collection: Whose passages are searched, by name or alias; empty for the default one's.
 
     Raises:
         InvalidInputError: A value is out of its range.
@@ -49,6 +51,7 @@ class SearchOptions:
     rerank: bool = True
     lexical_weight: float | None = None
     on_failure: OnFailure = OnFailure.ERROR
+    collection: str = ""
 
     def __post_init__(self) -> None:
         for name in ("k", "candidates"):
@@ -61,6 +64,7 @@ class SearchOptions:
             raise InvalidInputError("k", "more results than candidates", limit=self.candidates, value=self.k)
         if self.lexical_weight is not None:
             object.__setattr__(self, "lexical_weight", check_lexical_weight(self.lexical_weight))
+        collection_name("collection", self.collection)
 
     @property
     def needs_embedding(self) -> bool:

@@ -216,6 +216,7 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
         fusion=options.fusion,
         lexical_weight=weight,
         cosine_map=None if reranker is None else reranker.cosine_map,
+        collection=options.collection,
     )
     response = yield from _one(Retrieve(request))
     found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=rerank)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
@@ -54,6 +55,7 @@ class RefusedError(Exception):
 _KINDS: dict[type[ResRankError], tuple[int, str]] = {
     InvalidInputError: (422, "invalid_input"),
     QueueFullError: (429, "queue_full"),
+    CollectionNotFoundError: (404, "unknown_collection"),
     RetrievalError: (502, "retrieval_failed"),
     ServerUnavailableError: (503, "unavailable"),
     ModelNotReadyError: (503, "model_not_ready"),

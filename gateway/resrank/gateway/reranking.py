@@ -35,6 +35,7 @@ class RerankTask:
         token_limit: Tokens of a document that are read at most; None for as many as the model reads.
         strict: Whether a document that cannot be ranked fails the request.
         lexical_weight: Of stored passages: w of BM25; None for the checkpoint's.
+        collection: Of stored passages: whose they are, by name or alias; empty for the default collection.
         include_texts: Whether the answer has the texts of stored passages.
         on_failure: What is wanted where the models fail; None for the gateway's setting.
         priority: How urgent it is.
@@ -51,6 +52,7 @@ class RerankTask:
     token_limit: int | None = None
     strict: bool = False
     lexical_weight: float | None = None
+    collection: str = ""
     include_texts: bool = False
     on_failure: str | None = None
     priority: Priority = Priority.INTERACTIVE
@@ -129,7 +131,7 @@ class Reranker:
             except InvalidInputError as error:
                 documents = _without(error, documents, task)
             else:
-                calibration = await self._client.calibration() if result.reranked else None
+                calibration = await self._client.calibration(triton=result.triton) if result.reranked else None
                 return _ranking(task, documents, result, calibration)
         return _ranking(task, documents, RerankResult((), {}), None)
 
@@ -138,6 +140,7 @@ class Reranker:
             result = await self._client.rerank_stored(
                 task.query,
                 documents.usable,
+                collection=task.collection,
                 lexical_weight=task.lexical_weight,
                 include_texts=task.include_texts,
                 truncate=Truncation(task.side) if task.truncate else False,

@@ -184,6 +184,7 @@ def read_options(parameters: Mapping[str, object]) -> SearchOptions:
         on_failure=choice(
             "on_failure", OnFailure, _of_type(str, parameters, Parameter.ON_FAILURE, OnFailure.ERROR.value)
         ),
+        collection=_of_type(str, parameters, Parameter.COLLECTION, ""),
     )
 
 

@@ -16,11 +16,12 @@ _OWNER_WAIT_S = 30.0
 
 
 @asynccontextmanager
-async def sidecar_of(index: Path, *, to_fill: bool = False) -> AsyncIterator[AsyncSidecar]:
+async def sidecar_of(index: Path, collection: str = "", *, to_fill: bool = False) -> AsyncIterator[AsyncSidecar]:
     """The sidecar of an index folder: the one that owns it, or else one that runs in this process meanwhile.
 
     Args:
         index: The index folder; made if it does not exist.
+        collection: Which of its collections, by name or alias; empty for the default one.
         to_fill: Whether what follows takes long: then an owner that ends with its own command is refused, since it
             would take this one with it.
 
@@ -28,12 +29,13 @@ async def sidecar_of(index: Path, *, to_fill: bool = False) -> AsyncIterator[Asy
         A client of it.
 
     Raises:
+        InvalidInputError: The collection's name is none.
         IndexFolderError: The folder is corrupt, foreign, not writable, or filled by another command.
         RetrievalError: The owner does not answer.
     """
     address = await _owner_address(index, to_fill=to_fill)
     if address is not None:
-        async with AsyncSidecar(address) as client:
+        async with AsyncSidecar(address, collection=collection) as client:
             yield client
         return
     # Imported here: whoever only reads a running sidecar's index needs no FAISS.
@@ -42,7 +44,7 @@ async def sidecar_of(index: Path, *, to_fill: bool = False) -> AsyncIterator[Asy
 
     async with (
         SidecarServer(SidecarSettings(index=index, port=0, transient=True)) as sidecar,
-        AsyncSidecar(sidecar.address) as client,
+        AsyncSidecar(sidecar.address, collection=collection) as client,
     ):
         yield client
 

@@ -30,6 +30,7 @@ async def search(request: Request, body: Search) -> Response:
         fusion=body.fusion,
         lexical_weight=body.lexical_weight,
         rerank=body.rerank,
+        collection=body.collection,
         truncate=body.truncate,
         route=gateway.settings.search_route,
         on_failure=body.on_failure,
@@ -39,6 +40,8 @@ async def search(request: Request, body: Search) -> Response:
         facts.counts["not_reranked"] = found.failure.outcome.value
     calibration, weight = None, None
     if found.reranked:
-        calibration = await gateway.client.calibration()
-        weight = await gateway.client.lexical_weight() if body.lexical_weight is None else body.lexical_weight
+        calibration = await gateway.client.calibration(triton=found.triton)
+        weight = body.lexical_weight
+        if weight is None:
+            weight = await gateway.client.lexical_weight(triton=found.triton)
     return json_response(search_answer(found, body, weight, calibration, facts.id))

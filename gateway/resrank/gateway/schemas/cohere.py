@@ -29,6 +29,7 @@ class CohereRerank(RerankOptions):
         query: The query.
         documents: Texts, in retrieval order.
         document_ids: Instead of them, ids of passages in the index, in retrieval order.
+        collection: With ``document_ids``, whose passages, by name or alias; the default collection's where it is missing.
         top_n: Documents to return; all where it is missing.
         return_documents: Whether the answer has their texts.
         max_tokens_per_doc: Tokens of a document that are read (Cohere); fewer than the model reads.
@@ -42,6 +43,7 @@ class CohereRerank(RerankOptions):
     query: str
     documents: Annotated[list[Document], Field(min_length=1)] | None = None
     document_ids: Annotated[list[str], Field(min_length=1)] | None = None
+    collection: str = ""
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
@@ -56,6 +58,8 @@ class CohereRerank(RerankOptions):
             raise ValueError("give either documents (texts) or document_ids (of the index), one of them")
         if self.lexical_weight is not None and self.document_ids is None:
             raise ValueError("lexical_weight is of document_ids, whose BM25 the index knows")
+        if self.collection and self.document_ids is None:
+            raise ValueError("collection: is of document_ids, which are in the index; documents are in none")
         return self
 
     @property
@@ -82,6 +86,7 @@ class CohereRerank(RerankOptions):
             token_limit=self._token_limit,
             strict=self.strict,
             lexical_weight=self.lexical_weight,
+            collection=self.collection,
             include_texts=include_texts if self.return_documents is None else self.return_documents,
             on_failure=self.on_failure,
             priority=priority_of(self.priority),

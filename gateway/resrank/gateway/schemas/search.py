@@ -31,6 +31,7 @@ class Search(OwnBody):
         fusion: How ``hybrid`` joins both: ``weighted`` scores or ``rrf``, reciprocal ranks.
         rerank: Whether the reranker orders them.
         lexical_weight: w of BM25; the checkpoint's where it is missing.
+        collection: Whose passages, by name or alias; the default collection's where it is missing.
         min_score: Least relevance of what is returned; of a reranked search alone.
         truncate: Whether a query that is too long is cut, at the right.
         on_failure: What to do where the models are down, full or late; the gateway's setting where it is missing.
@@ -43,6 +44,7 @@ class Search(OwnBody):
     fusion: Fusion = Fusion.WEIGHTED
     rerank: bool = True
     lexical_weight: Annotated[float, Field(ge=0, le=MAX_LEXICAL_WEIGHT)] | None = None
+    collection: str = ""
     min_score: Score | None = None
     truncate: bool = True
     on_failure: OnFailure | None = None
@@ -90,6 +92,7 @@ class SearchAnswer(Answer):
     Attributes:
         id: Of the request.
         mode: How the candidates were found.
+        collection: Where: what an alias stood for.
         reranked: Whether the reranker ordered them.
         reason: Why not, where it was asked to: ``shed``, ``deadline``, ``unavailable`` or ``failed``.
         calibration: How scores became relevance.
@@ -102,6 +105,7 @@ class SearchAnswer(Answer):
 
     id: str
     mode: str
+    collection: str
     reranked: bool
     reason: str | None
     calibration: str
@@ -147,6 +151,7 @@ def search_answer(
     return SearchAnswer(
         id=request_id,
         mode=found.mode,
+        collection=found.collection,
         reranked=found.reranked,
         reason=None if found.failure is None else found.failure.outcome.value,
         calibration=relevance.name,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import IndexFolderError
 from resrank.core.terminal import Terminal, print_json, visible
-from resrank.stack.cli.options import IndexOption, Output, OutputOption, TritonUrlOption
+from resrank.stack.cli.options import CollectionOption, IndexOption, Output, OutputOption, TritonUrlOption
 
 if TYPE_CHECKING:
     from resrank.client.index_build import BuildReport, BuildSettings
+    from resrank.client.sidecar import AsyncSidecar
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
@@ -28,6 +32,7 @@ CorpusArgument = Annotated[
 def build(
     corpus: CorpusArgument,
     index: IndexOption,
+    collection: CollectionOption = "",
     triton_url: TritonUrlOption = "localhost:8001",
     prune: Annotated[
         bool, typer.Option("--prune", help="Afterwards remove what the index holds and the corpus does not.")
@@ -36,41 +41,44 @@ def build(
 ) -> None:
     """Embed a corpus and store it; a second run does only what is missing or has changed.
 
+    A collection that does not exist yet is made. What is stored is found at once, also while an alias names it.
     The file is checked before anything is encoded; a pipe is read once. A running sidecar that owns the folder does the
     writing; without one this command serves the folder itself meanwhile, and a second build is refused.
     A bad line is named, with exit code 2, and nothing is stored.
     """
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, triton_url, BuildSettings(prune=prune), output)
+    _fill(corpus, index, collection, triton_url, BuildSettings(prune=prune), output)
 
 
 @app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
 def upsert(
     corpus: CorpusArgument,
     index: IndexOption,
+    collection: CollectionOption = "",
     triton_url: TritonUrlOption = "localhost:8001",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Embed and store every passage of a file, also those that the index holds unchanged."""
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, triton_url, BuildSettings(skip_unchanged=False), output)
+    _fill(corpus, index, collection, triton_url, BuildSettings(skip_unchanged=False), output)
 
 
 @app.command(epilog="Example: `resrank index delete doc-17 doc-18 --index var/index`")
 def delete(
     ids: Annotated[list[str], typer.Argument(help="Ids of the passages to remove.")],
     index: IndexOption,
+    collection: CollectionOption = "",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Remove passages; ids that are not in the index are reported and are no error."""
     from resrank.stack.index_sidecar import sidecar_of
 
-    _require(index)
+    require_folder(index)
 
     async def run() -> list[str]:
-        async with sidecar_of(index) as sidecar:
+        async with sidecar_of(index, collection) as sidecar:
             return await sidecar.delete(ids)
 
     missing = asyncio.run(run())
@@ -82,15 +90,15 @@ def delete(
 
 
 @app.command(epilog="Example: `resrank index describe --index var/index --output json`")
-def describe(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
+def describe(index: IndexOption, collection: CollectionOption = "", output: OutputOption = Output.TEXT) -> None:
     """Print what an index holds and to which encoder it belongs."""
     from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse
     from resrank.stack.index_sidecar import sidecar_of
 
-    _require(index)
+    require_folder(index)
 
     async def run() -> DescribeResponse:
-        async with sidecar_of(index) as sidecar:
+        async with sidecar_of(index, collection) as sidecar:
             return await sidecar.describe()
 
     response = asyncio.run(run())
@@ -110,7 +118,7 @@ def verify(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
     """
     from resrank.retrieval.verification import verify as run
 
-    _require(index)
+    require_folder(index)
     found = run(index)
     if output is Output.JSON:
         print_json({"records": found.records, "problems": list(found.problems)})
@@ -122,7 +130,62 @@ def verify(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
         raise typer.Exit(1)
 
 
-def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, output: Output) -> None:
+@app.command(epilog="Example: `resrank index backup docs.backup --index var/index --collection docs`")
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it.", metavar="FILE")],
+    index: IndexOption,
+    collection: CollectionOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Write a collection into one file, as it is at one moment, while it is served and written to.
+
+    The file has records and vectors as they were stored, and a digest; it is written beside its name and renamed.
+    """
+    from resrank.client.backup import BackupFacts, write_backup
+    from resrank.stack.index_sidecar import sidecar_of
+
+    require_folder(index)
+
+    async def run() -> BackupFacts:
+        async with sidecar_of(index, collection) as sidecar:
+            return await write_backup(sidecar, file)
+
+    facts = asyncio.run(run())
+    if output is Output.JSON:
+        print_json({"file": str(file), **dataclasses.asdict(facts)})
+        return
+    print(f"{facts.records} records in {visible(str(file))}, sha256 {facts.sha256}")
+
+
+@app.command(epilog="Example: `resrank index restore docs.backup --index var/index --collection docs@restored`")
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `resrank index backup` wrote.", metavar="FILE")],
+    index: IndexOption,
+    collection: CollectionOption = "",
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Restore a file into a collection that is empty or does not exist yet, and compare it by its digest.
+
+    The file is read to its end first: of one that is damaged or not whole nothing is stored. Nothing is encoded.
+    """
+    from resrank.client.backup import BackupFacts, restore_backup
+    from resrank.stack.index_sidecar import sidecar_of
+
+    async def run() -> BackupFacts:
+        async with sidecar_of(index, collection) as sidecar:
+            return await restore_backup(sidecar, file)
+
+    facts = asyncio.run(run())
+    name = collection or DEFAULT_COLLECTION
+    if output is Output.JSON:
+        print_json({"collection": name, **dataclasses.asdict(facts)})
+        return
+    print(f"{facts.records} records restored into {name} and compared, sha256 {facts.sha256}")
+    if collection:
+        print(f"to have an alias lead there: resrank alias set NAME {name} --index {visible(shlex.quote(str(index)))}")
+
+
+def _fill(corpus: Path, index: Path, collection: str, triton_url: str, settings: BuildSettings, output: Output) -> None:
     from resrank.client import AsyncResRankClient
     from resrank.client.index_build import fill_index
     from resrank.stack.index_sidecar import sidecar_of
@@ -130,8 +193,9 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
     async def run(progress: Callable[[BuildReport], None]) -> BuildReport:
         async with (
             AsyncResRankClient(triton_url, timeout_s=settings.batch_timeout_s) as client,
-            sidecar_of(index, to_fill=True) as sidecar,
+            sidecar_of(index, collection, to_fill=True) as sidecar,
         ):
+            await _make_if_missing(sidecar)
             return await fill_index(corpus, client, sidecar, settings, progress)
 
     with _progress_bar() as progress:
@@ -149,6 +213,17 @@ def _fill(corpus: Path, index: Path, triton_url: str, settings: BuildSettings, o
         print(f"{report.pruned} passages that the corpus does not have were removed")
     if report.others and settings.skip_unchanged:
         print(f"{report.others} passages of the index are not in the corpus: --prune removes them")
+
+
+async def _make_if_missing(sidecar: AsyncSidecar) -> None:
+    from resrank.client.sidecar_catalog import SidecarCatalog
+
+    if sidecar.collection == DEFAULT_COLLECTION:
+        return
+    catalog = SidecarCatalog(sidecar)
+    names = {named.name for named in (*await catalog.collections(), *await catalog.aliases())}
+    if sidecar.collection not in names:
+        await catalog.create(sidecar.collection)
 
 
 @contextmanager
@@ -173,6 +248,11 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
         yield show
 
 
-def _require(index: Path) -> None:
+def require_folder(index: Path) -> None:
+    """Refuses a folder that is not there, which a sidecar would make.
+
+    Raises:
+        IndexFolderError: It is not.
+    """
     if not index.is_dir():
         raise IndexFolderError(f"there is no index folder {index}: build one with `resrank index build`")

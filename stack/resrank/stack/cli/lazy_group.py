@@ -17,6 +17,8 @@ SUB_COMMANDS = {
     "serve": "resrank.stack.cli.serve",
     "gateway": "resrank.stack.cli.gateway",
     "index": "resrank.stack.cli.index",
+    "collection": "resrank.stack.cli.collection",
+    "alias": "resrank.stack.cli.alias",
     "search": "resrank.stack.cli.search",
     "traces": "resrank.stack.cli.traces",
     "demo": "resrank.stack.cli.demo",

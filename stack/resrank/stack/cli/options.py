@@ -59,6 +59,15 @@ RetrievalSocketOption = Annotated[
 IndexOption = Annotated[
     Path, typer.Option("--index", envvar="RESRANK_INDEX", help="Index folder of the retrieval sidecar.")
 ]
+CollectionOption = Annotated[
+    str,
+    typer.Option(
+        "--collection",
+        envvar="RESRANK_COLLECTION",
+        help="Which collection of the index, by name or alias.",
+        show_default="the default one",
+    ),
+]
 TritonUrlOption = Annotated[
     str, typer.Option("--triton-url", envvar="RESRANK_TRITON_URL", help="host:port of Triton's gRPC endpoint.")
 ]

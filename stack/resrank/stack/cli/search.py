@@ -13,7 +13,7 @@ from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.core.terminal import Terminal, print_json, visible
-from resrank.stack.cli.options import Output, OutputOption, RetrievalUrlOption, TritonUrlOption
+from resrank.stack.cli.options import CollectionOption, Output, OutputOption, RetrievalUrlOption, TritonUrlOption
 
 if TYPE_CHECKING:
     from resrank.client import SearchResult
@@ -54,6 +54,7 @@ def search(
             show_default="the checkpoint's",
         ),
     ] = None,
+    collection: CollectionOption = "",
     rerank: Annotated[bool, typer.Option(help="Rerank the candidates, or show them as they were retrieved.")] = True,
     route: Annotated[
         Route,
@@ -92,6 +93,7 @@ def search(
             fusion=fusion,
             lexical_weight=lexical_weight,
             rerank=rerank,
+            collection=collection,
             truncate=truncate,
             route=route.value,
             on_failure=on_failure,
