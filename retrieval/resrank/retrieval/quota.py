@@ -9,20 +9,19 @@ from resrank.core.errors import QuotaExceededError
 from resrank.core.sidecar.words import QUOTA_EXCEEDED
 from resrank.retrieval.records import Encoder, Record, RecordBatch
 
-SCHEMA = """
+_SIZE = " + ".join(f"length(CAST({column} AS BLOB))" for column in ("id", "title", "text", "metadata", "vector"))
+
+TAKEN = f"SELECT coalesce(sum({_SIZE}), 0) FROM records JOIN vectors USING (key)"
+"""What all records take."""
+
+TAKEN_BY_KEY = f"SELECT {_SIZE} FROM records JOIN vectors USING (key) WHERE key = ?"
+
+SCHEMA = f"""
 -- One row. Bytes are those of ids, titles, texts, metadata as JSON and vectors; a quota of 0 is none.
 CREATE TABLE usage(bytes INTEGER NOT NULL, quota_records INTEGER NOT NULL, quota_bytes INTEGER NOT NULL);
-INSERT INTO usage SELECT coalesce(sum(
-    length(CAST(id AS BLOB)) + length(CAST(title AS BLOB)) + length(CAST(text AS BLOB))
-    + length(CAST(metadata AS BLOB)) + length(vector)
-), 0), 0, 0 FROM records JOIN vectors USING (key);
+INSERT INTO usage SELECT ({TAKEN}), 0, 0;
 """
 """For an empty store and for one of an earlier schema alike."""
-
-TAKEN_BY_KEY = """
-SELECT length(CAST(id AS BLOB)) + length(CAST(title AS BLOB)) + length(CAST(text AS BLOB))
-    + length(CAST(metadata AS BLOB)) + length(vector) FROM records JOIN vectors USING (key) WHERE key = ?
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from resrank.core.errors import IndexFolderError
 from resrank.core.passage import content_sha256
-from resrank.retrieval import checksums, lexical, snapshot
+from resrank.retrieval import checksums, lexical, quota, snapshot
+from resrank.retrieval.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER, CatalogFile
 from resrank.retrieval.lock import FolderLock
 from resrank.retrieval.schema import APPLICATION_ID, SCHEMA_VERSION, STORE_FILE
 
@@ -40,7 +41,7 @@ class Verification:
 
 
 def verify(folder: Path) -> Verification:
-    """Verifies an index that no process serves; changes nothing.
+    """Verifies an index that no process serves, with all its collections; changes nothing.
 
     The database's structure, each record's content, id and vector, the lexical index against the texts, and the
     snapshot of the dense index against the vectors. Reads the whole folder.
@@ -51,6 +52,23 @@ def verify(folder: Path) -> Verification:
     Raises:
         IndexFolderError: It is no index folder, of another schema, or owned by another process.
     """
+    found = _verify_folder(folder)
+    if not (folder / CATALOG_FILE).exists():
+        return found
+    with closing(CatalogFile.open(folder)) as file:
+        places = file.collections()
+    records, problems = found.records, list(found.problems)
+    for name, place in places.items():
+        try:
+            of_collection = _verify_folder(folder / COLLECTIONS_FOLDER / place)
+        except IndexFolderError as error:
+            of_collection = Verification(0, (str(error),))
+        records += of_collection.records
+        problems += [f"collection {name!r}: {problem}" for problem in of_collection.problems]
+    return Verification(records, tuple(problems))
+
+
+def _verify_folder(folder: Path) -> Verification:
     path = folder / STORE_FILE
     if not path.is_file():
         raise IndexFolderError(f"{folder} is not an index folder: it holds no {STORE_FILE}")
@@ -89,6 +107,9 @@ def _verify(folder: Path, connection: sqlite3.Connection) -> Verification:
     (orphans,) = connection.execute(_ORPHANS).fetchone()
     if orphans:
         problems.append(f"{orphans} vectors or checksums belong to no record")
+    (counted,), (taken,) = connection.execute("SELECT bytes FROM usage"), connection.execute(quota.TAKEN)
+    if counted != taken:
+        problems.append(f"the quota counts {counted[0]} bytes, the records take {taken[0]}")
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
     problem = snapshot.problem(
         folder, np.array(keys, np.int64), np.array(sums, np.uint32), last_key=last[0] if last else 0

@@ -29,7 +29,7 @@ class CohereRerank(RerankOptions):
         query: The query.
         documents: Texts, in retrieval order.
         document_ids: Instead of them, ids of passages in the index, in retrieval order.
-        collection: With ``document_ids``, whose passages, by name or alias; the default collection's where it is missing.
+        collection: With ``document_ids``, whose passages, by name or alias; the default one's where it is missing.
         top_n: Documents to return; all where it is missing.
         return_documents: Whether the answer has their texts.
         max_tokens_per_doc: Tokens of a document that are read (Cohere); fewer than the model reads.
