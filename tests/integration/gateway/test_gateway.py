@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import time
@@ -19,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Page
 
 from resrank.client import RerankResult
+from resrank.client.sidecar import AsyncSidecar
+from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.truncation import Side, Truncation
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from support.browser import open_page
@@ -174,6 +177,31 @@ def test_ids_are_ranked_as_a_search_ranks_them_and_no_passage_is_encoded(served:
     assert refused["message"] == f"document_ids[{len(ids)}]: not in the index"
     alone = post(served, "/v2/rerank", {"query": QUERY, "document_ids": ids, "lexical_weight": 0})
     assert "document" not in alone["results"][0]
+
+
+async def _few(address: str, encoder: str) -> None:
+    async with AsyncSidecar(address) as sidecar, AsyncSidecar(address, collection="few") as few:
+        await SidecarCatalog(sidecar).create("few")
+        await SidecarCatalog(sidecar).set_alias("alias", "few")
+        vectors = await sidecar.vectors([passage.id for passage in PASSAGES[:3]])
+        await few.upsert(encoder, PASSAGES[:3], np.stack([vectors[passage.id] for passage in PASSAGES[:3]]))
+
+
+def test_a_collection_is_asked_for_by_name_or_alias(served: Served) -> None:
+    asyncio.run(_few(served.stack.sidecar.address, served.client.encoder_sha256()))
+    ids = [passage.id for passage in PASSAGES[:4]]
+    for name in ("few", "alias"):
+        found = post(served, "/v1/search", {"query": QUERY, "collection": name})
+        assert (found["collection"], {passage["id"] for passage in found["passages"]}) == ("few", set(ids[:3]))
+        answer = post(served, "/v2/rerank", {"query": QUERY, "document_ids": ids, "collection": name})
+        assert answer["meta"]["unusable"] == [{"index": 3, "problem": "not in the index"}]
+    assert post(served, "/v1/search", {"query": QUERY})["collection"] == "default"
+    for body, path in (({}, "/v1/search"), ({"document_ids": ids}, "/v2/rerank")):
+        unknown = post(served, path, {"query": QUERY, "collection": "none", **body}, 404)
+        assert "there is no collection and no alias 'none'" in str(unknown)
+        assert "collection: must be of a-z" in str(post(served, path, {"query": QUERY, "collection": "A", **body}, 422))
+    refused = post(served, "/v2/rerank", {"query": QUERY, "documents": TEXTS, "collection": "few"}, 422)
+    assert refused["message"] == "collection: is of document_ids, which are in the index; documents are in none"
 
 
 def test_a_search_has_every_part_of_every_score(served: Served) -> None:

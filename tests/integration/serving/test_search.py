@@ -17,6 +17,7 @@ import tritonclient.grpc as triton_grpc
 
 from resrank.client import AsyncResRankClient, ResRankClient, SearchResult
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
     InvalidInputError,
     RetrievalError,
@@ -36,12 +37,12 @@ PASSAGES = [f"{SENTENCES[place % len(SENTENCES)]} {place}" for place in range(40
 CANDIDATES = 35  # three passes of at most 16
 
 
-def fill(address: str, encoder: str, vectors: np.ndarray) -> None:
+def fill(address: str, encoder: str, vectors: np.ndarray, collection: str = "") -> None:
     records = [
         pb.Record(id=f"p{place}", title=f"Passage {place}", text=text, embedding=vector.astype("<f2").tobytes())
-        for place, (text, vector) in enumerate(zip(PASSAGES, vectors, strict=True))
+        for place, (text, vector) in enumerate(zip(PASSAGES, vectors, strict=False))
     ]
-    batch = pb.UpsertRequest(encoder_sha256=encoder, dimension=vectors.shape[1], records=records)
+    batch = pb.UpsertRequest(encoder_sha256=encoder, dimension=vectors.shape[1], records=records, collection=collection)
     with grpc.insecure_channel(address) as channel:
         RetrievalServiceStub(channel).Upsert(iter([batch]), timeout=20.0)
 
@@ -100,6 +101,24 @@ def test_both_routes_keep_the_lexical_score_as_they_are_told(client: ResRankClie
     require_equal(client.search(QUERY, 12, **options, route="server"), expected)
     ranks: dict[str, Any] = {"candidates": CANDIDATES, "fusion": "rrf", "lexical_weight": 0.0}
     require_equal(client.search(QUERY, 12, **ranks, route="server"), client.search(QUERY, 12, **ranks))
+
+
+def test_a_collection_is_searched_by_either_route(
+    client: ResRankClient, searching: Searching, sidecar: SidecarProcess, vectors: np.ndarray
+) -> None:
+    with grpc.insecure_channel(sidecar.address) as channel:
+        stub = RetrievalServiceStub(channel)
+        stub.CreateCollection(pb.CreateCollectionRequest(collection="few"))
+        stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(name="alias", collection="few")))
+    fill(sidecar.address, client.encoder_sha256(), vectors[:3], "few")
+    found = client.search(QUERY, collection="alias")
+    assert (len(found.passages), found.collection) == (3, "few")
+    require_equal(client.search(QUERY, collection="alias", route="server"), found)
+    with ResRankClient(searching.address) as alone:  # without a sidecar's address Triton's resolves the name
+        require_equal(alone.search(QUERY, collection="alias", route="server"), found)
+    for route in ("client", "server"):
+        with pytest.raises(CollectionNotFoundError, match="no collection and no alias 'none'"):
+            client.search(QUERY, collection="none", route=route)
 
 
 def test_stored_passages_are_reranked_as_a_search_ranks_them(client: ResRankClient) -> None:
