@@ -353,7 +353,7 @@ class Database:
     def _remove(self, keys: Keys) -> int:
         """Removes records; gives back how many bytes they took."""
         parameters = [(key,) for key in keys.tolist()]
-        freed = sum(self._writer.execute(quota.TAKEN_BY_KEY, key).fetchone()[0] for key in parameters)
+        freed: int = sum(self._writer.execute(quota.TAKEN_BY_KEY, key).fetchone()[0] for key in parameters)
         self._writer.executemany("DELETE FROM vectors WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)

@@ -256,7 +256,7 @@ async def test_a_running_sidecar_is_written_through(corpus: Path, index: Path) -
     async with SidecarServer(SidecarSettings(index=index, port=0)) as running:
         async with sidecar_of(index, to_fill=True) as sidecar:
             await fill_index(corpus, HashEncoder(), sidecar)
-        assert running._store.describe().record_count == 300
+        assert running._catalog.collections()[0].usage.record_count == 300
 
 
 async def test_delete_reports_what_was_missing(corpus: Path, index: Path) -> None:

@@ -239,9 +239,9 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
 
 def test_a_store_without_checksums_gets_them(folder: Path) -> None:
     connection = sqlite3.connect(folder / STORE_FILE)
-    connection.executescript("DROP TABLE checksums; PRAGMA user_version = 2;")
+    connection.executescript("DROP TABLE checksums; DROP TABLE usage; PRAGMA user_version = 2;")
     connection.close()
-    with pytest.raises(IndexFolderError, match="has schema version 2, and this release verifies 3"):
+    with pytest.raises(IndexFolderError, match="has schema version 2, and this release verifies 4"):
         verify(folder)
     with_store(folder, lambda store: store.search(query(0)))
     assert verify(folder).problems == ()

@@ -14,6 +14,7 @@ from resrank.core.errors import IndexFolderError, InvalidInputError
 from resrank.core.search import SearchMode
 from resrank.retrieval import snapshot
 from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.quota import TAKEN
 from resrank.retrieval.records import RecordBatch, SearchQuery
 
 OpenStore = Callable[..., LocalVectorStore]
@@ -75,7 +76,7 @@ def lost_vector(folder: Path) -> None:
     [
         (foreign_file, "not an index folder: it holds thesis.docx but no store.sqlite3"),
         (foreign_database, "another program's database"),
-        (later_version, "schema version 99, this release reads up to 3"),
+        (later_version, "schema version 99, this release reads up to 4"),
         (no_database, "cannot be opened .*not a database"),
         (truncated, "corrupt|malformed"),
         (short_vector, "corrupt: a vector has not 8 components"),
@@ -108,6 +109,7 @@ CREATE TRIGGER lexical_delete AFTER DELETE ON records BEGIN
 END;
 INSERT INTO lexical(lexical) VALUES ('rebuild');
 DROP TABLE checksums;
+DROP TABLE usage;
 PRAGMA user_version = 1;
 """
 
@@ -129,7 +131,9 @@ def test_a_folder_of_the_first_schema_is_opened_and_its_words_are_indexed_anew(
     assert store.search(SearchQuery(SearchMode.LEXICAL, 5, text="badger")).ids == ["a"]
     store.close()
     with database(tmp_path / "index") as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        (counted,) = connection.execute("SELECT bytes FROM usage").fetchone()
+        assert counted == connection.execute(TAKEN).fetchone()[0] > 0
 
 
 def test_a_snapshot_newer_than_a_restored_store_is_not_used(

@@ -171,7 +171,7 @@ def test_a_dropped_collection_lasts_as_long_as_somebody_holds_it(
 
 @pytest.mark.parametrize(
     ("limits", "said"),
-    [(Quota(records=3), r"records \(limit 3, got 4\)"), (Quota(bytes=200), r"bytes \(limit 200, got \d+\)")],
+    [(Quota(records=3), r"records \(limit 3, got 4\)"), (Quota(bytes=130), r"bytes \(limit 130, got \d+\)")],
 )
 def test_a_batch_beyond_the_quota_changes_nothing(
     catalog: LocalCatalog, batch_of: BatchOf, limits: Quota, said: str

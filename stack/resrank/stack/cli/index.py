@@ -221,7 +221,8 @@ async def _make_if_missing(sidecar: AsyncSidecar) -> None:
     if sidecar.collection == DEFAULT_COLLECTION:
         return
     catalog = SidecarCatalog(sidecar)
-    names = {named.name for named in (*await catalog.collections(), *await catalog.aliases())}
+    names = {collection.name for collection in await catalog.collections()}
+    names |= {alias.name for alias in await catalog.aliases()}
     if sidecar.collection not in names:
         await catalog.create(sidecar.collection)
 
