@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
 
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_ID_BYTES
+from resrank.core.metadata import Metadata
 
 
 def check_id(field: Place | str, id_: str) -> None:
@@ -42,7 +43,7 @@ def encoder_text(title: str, text: str) -> str:
     return f"{title} {text}".strip()
 
 
-def content_sha256(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
+def content_sha256(title: str, text: str, metadata: Metadata) -> bytes:
     """Fingerprint of a passage's content, independent of its id and of the encoder.
 
     Args:
@@ -55,8 +56,16 @@ def content_sha256(title: str, text: str, metadata: Mapping[str, str]) -> bytes:
     """
     digest = hashlib.sha256()
     parts = [title, text]
+    typed: dict[str, float | bool | tuple[str, ...]] = {}
     for key in sorted(metadata):
-        parts += [key, metadata[key]]
+        value = metadata[key]
+        if isinstance(value, str):
+            parts += [key, value]
+        else:
+            typed[key] = value
+    if typed:
+        # Strings come in pairs, so that this odd part can be none of them, and strings alone keep their old digest.
+        parts.append(json.dumps(typed, ensure_ascii=False, sort_keys=True))
     for part in parts:
         encoded = part.encode()
         # The length goes first, so that moving a word from the title to the text changes the digest.

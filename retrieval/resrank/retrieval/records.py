@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.filters import Filter
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, IDENTITY, CosineMap, Fusion
+from resrank.core.metadata import FieldType, Metadata
 from resrank.core.search import SearchMode
 
 Keys = NDArray[np.int64]
@@ -38,7 +40,7 @@ class Record:
     id: str
     title: str
     text: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class SearchQuery:
         fusion: How HYBRID joins both lists.
         lexical_weight: With ``WEIGHTED``, w.
         cosine_map: With ``WEIGHTED``, A.
+        filter: What the results' metadata must meet, None for nothing; not yet checked against the fields there are.
+        include_metadata: Whether the metadata is wanted.
     """
 
     mode: SearchMode
@@ -106,6 +110,8 @@ class SearchQuery:
     fusion: Fusion = Fusion.WEIGHTED
     lexical_weight: float = DEFAULT_LEXICAL_WEIGHT
     cosine_map: CosineMap = IDENTITY
+    filter: Filter | None = None
+    include_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +123,10 @@ class SearchHits:
         scores: Cosine, BM25 or fused score, by mode; fp32 [len(ids)].
         cosines: fp32 [len(ids)] where an embedding was searched with, else empty.
         bm25: fp32 [len(ids)] where words were searched for, else empty.
-        best_bm25: Of any record for the words, 0 where none matches.
+        best_bm25: Of any record for the words that meets the filter, 0 where none matches.
         titles: Titles, empty when not asked for.
         texts: Texts, empty when not asked for.
+        metadata: All of each record's, empty when not asked for.
         vectors: The stored vectors, fp16 [len(ids), d], if asked for.
         encoder: The index's encoder, None while the index is empty and has none.
         stage_ms: Milliseconds by stage: ``dense``, ``lexical``, ``fusion``, ``gather``.
@@ -132,6 +139,7 @@ class SearchHits:
     best_bm25: float
     titles: list[str]
     texts: list[str]
+    metadata: list[Metadata]
     vectors: HalfMatrix | None
     encoder: Encoder | None
     stage_ms: Mapping[str, float]
@@ -160,6 +168,7 @@ class IndexDescription:
         dense_index: What searches the vectors.
         lexical_index: What searches the texts.
         path: The index folder.
+        fields: What its metadata has, by name: that of some record.
     """
 
     record_count: int
@@ -167,3 +176,4 @@ class IndexDescription:
     dense_index: str
     lexical_index: str
     path: str
+    fields: Mapping[str, FieldType]
