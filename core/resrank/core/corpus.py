@@ -13,7 +13,8 @@ from typing import Any
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.json_lines import read_json_lines
-from resrank.core.limits import MAX_ID_BYTES, MAX_METADATA_BYTES, MAX_PASSAGE_BYTES
+from resrank.core.limits import MAX_ID_BYTES, MAX_PASSAGE_BYTES
+from resrank.core.metadata import FieldType, MetadataValue, check_metadata, metadata_value, type_of
 from resrank.core.passage import content_sha256, encoder_text
 
 
@@ -30,14 +31,15 @@ class Passage:
         id: ``_id``.
         title: ``title``, empty if absent.
         text: ``text``, empty if absent.
-        metadata: ``metadata`` with every value as text (JSON where it was no string).
+        metadata: ``metadata`` with strings, numbers, truth values and lists of strings as they are, without what is
+            null, and with other lists and objects as the text of their JSON.
     """
 
     line: int
     id: str
     title: str
     text: str
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, MetadataValue] = field(default_factory=dict)
 
     @property
     def encoder_text(self) -> str:
@@ -127,16 +129,25 @@ def check_corpus(path: Path, *, on_empty: Callable[[str], None] | None = None) -
         The ids of its passages, and the numbers of the lines that repeat an earlier passage word for word.
 
     Raises:
-        CorpusError: As :func:`read_passages`, or an id has two different contents.
+        CorpusError: As :func:`read_passages`, or an id has two contents, or a field of the metadata two types.
     """
     first: dict[str, tuple[int, bytes]] = {}
     repeated: set[int] = set()
+    types: dict[str, tuple[FieldType, int]] = {}
     for passage in read_passages(path, on_empty=on_empty):
+        for name, value in passage.metadata.items():
+            known, line = types.setdefault(name, (type_of(value), passage.line))
+            if known is not type_of(value):
+                raise CorpusError(
+                    f"{path}:{passage.line}",
+                    f"metadata {name!r} is of type {type_of(value).value}, in line {line} of type {known.value}: "
+                    "a field has one type",
+                )
         digest = passage.content_sha256[:8]  # 64 bits tell two contents of one id apart
-        line, known = first.setdefault(passage.id, (passage.line, digest))
+        line, content = first.setdefault(passage.id, (passage.line, digest))
         if line == passage.line:
             continue
-        if known != digest:
+        if content != digest:
             raise CorpusError(
                 f"{path}:{passage.line}",
                 f"_id {passage.id!r} stands in line {line} already, with other content: make ids unique",
@@ -165,16 +176,29 @@ def _parse(path: Path, line: int, content: dict[str, Any]) -> Passage:
         id=texts["_id"],
         title=texts["title"],
         text=texts["text"],
-        metadata={key: _as_text(value) for key, value in metadata.items()},
     )
+    try:
+        passage.metadata.update(_metadata(f"{path}:{line}", metadata))
+        check_metadata(f"{path}:{line}", passage.id, passage.metadata)
+    except InvalidInputError as error:
+        raise CorpusError(error.place, error.problem, limit=error.limit, value=error.value) from None
     _check(passage, bad)
     return passage
 
 
+def _metadata(place: str, given: dict[str, Any]) -> dict[str, MetadataValue]:
+    metadata: dict[str, MetadataValue] = {}
+    for name, value in given.items():
+        if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(one, str) for one in value)):
+            metadata[name] = json.dumps(value, ensure_ascii=False)
+        elif value is not None:
+            metadata[name] = metadata_value(place, name, value)
+    return metadata
+
+
 def _check(passage: Passage, bad: Callable[[str], CorpusError]) -> None:
     sizes: dict[str, int] = {}
-    metadata = "".join(key + value for key, value in passage.metadata.items())
-    for name, value in (("_id", passage.id), ("title and text", passage.title + passage.text), ("metadata", metadata)):
+    for name, value in (("_id", passage.id), ("title and text", passage.title + passage.text)):
         try:
             sizes[name] = len(value.encode())
         except UnicodeEncodeError as error:
@@ -182,11 +206,7 @@ def _check(passage: Passage, bad: Callable[[str], CorpusError]) -> None:
     if not passage.id or "\0" in passage.id:
         raise bad("_id is empty or holds a NUL character")
     # One byte for the space that joins title and text for the encoder.
-    limits = {"_id": MAX_ID_BYTES, "title and text": MAX_PASSAGE_BYTES - 1, "metadata": MAX_METADATA_BYTES}
+    limits = {"_id": MAX_ID_BYTES, "title and text": MAX_PASSAGE_BYTES - 1}
     for name, limit in limits.items():
         if sizes[name] > limit:
             raise bad(f"{name} of {passage.id[:80]!r} too long, in bytes (limit {limit}, got {sizes[name]})")
-
-
-def _as_text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -134,7 +134,10 @@ class Comparison(_Joinable):
         found = len(self.values)
         if found != (self.operator is not Operator.EXISTS) and not (self.operator is Operator.IN and found):
             raise InvalidInputError(
-                FIELD, f"{self.operator.value} of {self.field!r} has a wrong number of values", limit=wanted, value=found
+                FIELD,
+                f"{self.operator.value} of {self.field!r} has too few or too many values",
+                limit=wanted,
+                value=found,
             )
         object.__setattr__(self, "extent", Extent(1, 1, found, 0))  # before each of very many is looked at
         object.__setattr__(self, "values", tuple(_scalar(self.field, value) for value in self.values))
@@ -273,7 +276,7 @@ def check_filter(condition: Filter, fields: Mapping[str, FieldType]) -> None:
                 if type_of(value) is not compared:
                     raise InvalidInputError(
                         FIELD,
-                        f"{name!r} is {_KINDS[kind]}, and is compared with {value!r:.80}, which is {_KINDS[type_of(value)]}",
+                        f"{name!r} is {_KINDS[kind]}, and is compared with {_KINDS[type_of(value)]}, {value!r:.80}",
                     )
 
 

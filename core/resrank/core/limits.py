@@ -49,8 +49,8 @@ MAX_ALIASES = 1000
 """Aliases of one sidecar."""
 
 MAX_FIELD_BYTES = 256
-"""Longest name of a typed metadata field in UTF-8 bytes. Fields that hold strings alone need keep ``MAX_METADATA_BYTES``
-only, as all metadata once did."""
+"""Longest name of metadata that is no string, in UTF-8 bytes. That of a string keeps ``MAX_METADATA_BYTES`` alone, as
+before there were other types."""
 
 MAX_FILTER_DEPTH = 32
 """Levels of a filter. A comparison is one, and so is every ``and``, ``or`` and ``not`` around it."""
@@ -62,7 +62,7 @@ MAX_FILTER_VALUES = 1000
 """Values in one filter, in all its comparisons together."""
 
 MAX_FILTER_BYTES = 256 * 1024
-"""Names and strings of one filter together, in UTF-8 bytes: the most values that there may be, as ids of usual length."""
+"""Names and strings of one filter together, in UTF-8 bytes: as many ids of 256 bytes as there may be values."""
 
 MAX_FILTER_TEXT_BYTES = 1024 * 1024
 """Longest text form of a filter in UTF-8 bytes: what the largest filter takes with its quotes and escapes."""

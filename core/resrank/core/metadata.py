@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
 from resrank.core.errors import InvalidInputError, Place
-from resrank.core.limits import MAX_METADATA_BYTES
+from resrank.core.limits import MAX_FIELD_BYTES, MAX_METADATA_BYTES
 
 MetadataValue: TypeAlias = str | float | bool | tuple[str, ...]
 
@@ -78,6 +79,31 @@ def finite_number(place: Place | str, subject: str, given: float) -> float:
     return float(given)
 
 
+def write_metadata(metadata: Metadata) -> str:
+    """Metadata as a JSON object, its names in order."""
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)
+
+
+def read_metadata(text: str) -> dict[str, MetadataValue]:
+    """Reads what :func:`write_metadata` wrote.
+
+    Raises:
+        ValueError: That is no JSON object of such values.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("no object")  # noqa: TRY004  # of the text's content, as JSON's own
+    metadata: dict[str, MetadataValue] = {}
+    for name, value in found.items():
+        if isinstance(value, list) and all(isinstance(element, str) for element in value):
+            metadata[name] = tuple(value)
+        elif isinstance(value, str | bool | float):
+            metadata[name] = value
+        else:
+            raise ValueError(f"{name!r} holds {type(value).__name__}")
+    return metadata
+
+
 def metadata_bytes(metadata: Metadata) -> int:
     """What metadata counts against ``MAX_METADATA_BYTES``: names and strings in UTF-8, 8 a number, 1 a truth value.
 
@@ -87,7 +113,7 @@ def metadata_bytes(metadata: Metadata) -> int:
     return sum(len(name.encode()) + _value_bytes(value) for name, value in metadata.items())
 
 
-def check_metadata_size(place: Place | str, id_: str, metadata: Metadata) -> None:
+def check_metadata(place: Place | str, id_: str, metadata: Metadata) -> None:
     """Refuses metadata that no record can have.
 
     Args:
@@ -96,7 +122,7 @@ def check_metadata_size(place: Place | str, id_: str, metadata: Metadata) -> Non
         metadata: All of it.
 
     Raises:
-        InvalidInputError: It is too long or not valid Unicode.
+        InvalidInputError: It is too long or not valid Unicode, or the name of what is no string is empty or too long.
     """
     try:
         size = metadata_bytes(metadata)
@@ -106,6 +132,14 @@ def check_metadata_size(place: Place | str, id_: str, metadata: Metadata) -> Non
         raise InvalidInputError(
             place, f"metadata of id {id_!r} too long, in bytes", limit=MAX_METADATA_BYTES, value=size
         )
+    for name, value in metadata.items():
+        if not isinstance(value, str) and not 1 <= (size := len(name.encode())) <= MAX_FIELD_BYTES:
+            raise InvalidInputError(
+                place,
+                f"a name in the metadata of id {id_!r} empty or too long, in bytes",
+                limit=f"1 to {MAX_FIELD_BYTES}",
+                value=size,
+            )
 
 
 def _value_bytes(value: MetadataValue) -> int:

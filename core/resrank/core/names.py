@@ -56,6 +56,7 @@ class Tensor(StrEnum):
     IDS = "IDS"  # BYTES [k'], UTF-8
     TITLES = "TITLES"  # BYTES [k'], UTF-8
     TEXTS = "TEXTS"  # BYTES [k'], UTF-8
+    METADATA = "METADATA"  # BYTES [k'], JSON objects; only where the request says include_metadata
     CANDIDATE_RANKS = "CANDIDATE_RANKS"  # INT32 [k'], places in retrieval order, from 1
     CANDIDATE_SCORES = "CANDIDATE_SCORES"  # FP32 [k'], the retriever's
     # FP32 [k'], what the scores are made of; NaN for what the search did not take
@@ -112,6 +113,8 @@ class Parameter(StrEnum):
     MODE = "mode"  # request to `search`: hybrid, dense or lexical
     RERANK = "rerank"  # request to `search`: whether the reranker orders the candidates
     FUSION = "fusion"  # request to `search`: how hybrid joins both lists, weighted or rrf
+    FILTER = "filter"  # request to `search`: what metadata must meet, as text (`resrank.core.filter_text`)
+    INCLUDE_METADATA = "include_metadata"  # request to `search`: whether METADATA is wanted
     ON_FAILURE = "on_failure"  # request to `search`: error, or retrieval_order where models are down, full or late
     COLLECTION = "collection"  # request to `search`: whose passages, by name or alias; the default one's without it
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_ID_BYTES
-from resrank.core.metadata import Metadata
+from resrank.core.metadata import Metadata, MetadataValue, write_metadata
 
 
 def check_id(field: Place | str, id_: str) -> None:
@@ -56,7 +55,7 @@ def content_sha256(title: str, text: str, metadata: Metadata) -> bytes:
     """
     digest = hashlib.sha256()
     parts = [title, text]
-    typed: dict[str, float | bool | tuple[str, ...]] = {}
+    typed: dict[str, MetadataValue] = {}
     for key in sorted(metadata):
         value = metadata[key]
         if isinstance(value, str):
@@ -65,7 +64,7 @@ def content_sha256(title: str, text: str, metadata: Metadata) -> bytes:
             typed[key] = value
     if typed:
         # Strings come in pairs, so that this odd part can be none of them, and strings alone keep their old digest.
-        parts.append(json.dumps(typed, ensure_ascii=False, sort_keys=True))
+        parts.append(write_metadata(typed))
     for part in parts:
         encoded = part.encode()
         # The length goes first, so that moving a word from the title to the text changes the digest.

@@ -9,6 +9,7 @@ from typing import TypeVar
 from resrank.core.collection_names import collection_name
 from resrank.core.errors import InvalidInputError
 from resrank.core.fail_open import OnFailure
+from resrank.core.filters import Filter
 from resrank.core.fusion import Fusion, check_lexical_weight
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 
@@ -39,6 +40,8 @@ class SearchOptions:
         lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own.
         on_failure: What is wanted where the models behind the search do not answer.
         collection: Whose passages are searched, by name or alias; empty for the default one's.
+        filter: What the metadata of passages must meet to be found; None for nothing.
+        include_metadata: Whether the metadata is wanted.
 
     Raises:
         InvalidInputError: A value is out of its range.
@@ -52,6 +55,8 @@ class SearchOptions:
     lexical_weight: float | None = None
     on_failure: OnFailure = OnFailure.ERROR
     collection: str = ""
+    filter: Filter | None = None
+    include_metadata: bool = False
 
     def __post_init__(self) -> None:
         for name in ("k", "candidates"):

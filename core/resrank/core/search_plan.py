@@ -217,6 +217,8 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
         lexical_weight=weight,
         cosine_map=None if reranker is None else reranker.cosine_map,
         collection=options.collection,
+        condition=options.filter,
+        include_metadata=options.include_metadata,
     )
     response = yield from _one(Retrieve(request))
     found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=rerank)

@@ -36,7 +36,7 @@ def test_reads_beir_lines(tmp_path: Path, name: str) -> None:
         "is hot",
         "Lava is hot",
     )
-    assert (second.line, second.title, second.metadata) == (3, "", {"url": "x", "year": "1998"})
+    assert (second.line, second.title, second.metadata) == (3, "", {"url": "x", "year": 1998.0})
     assert first.content_sha256 == content_sha256("Lava", "is hot", {})
 
 
@@ -57,10 +57,13 @@ def test_reads_beir_lines(tmp_path: Path, name: str) -> None:
         ({"_id": "7", "title": " ", "text": "\n"}, "_id '7' has neither title nor text"),
         (b'{"_id": "7", "text": "ab\\ud800"}', "title and text is not valid Unicode: a lone surrogate at character 3"),
         (b'{"_id": "\\udfff", "text": "x"}', "_id is not valid Unicode"),
-        (b'{"_id": "7", "text": "x", "metadata": {"k": "\\ud83e"}}', "metadata is not valid Unicode"),
+        (b'{"_id": "7", "text": "x", "metadata": {"k": "\\ud83e"}}', "metadata of id '7' is not valid Unicode"),
         ({"_id": "i" * 513, "text": "x"}, "too long, in bytes (limit 512, got 513)"),
         ({"_id": "7", "text": "é" * 32768}, "too long, in bytes (limit 65535, got 65536)"),
         ({"_id": "7", "text": "x", "metadata": {"k": "v" * 16384}}, "too long, in bytes (limit 16384, got 16385)"),
+        ({"_id": "7", "text": "x", "metadata": {"k": 2**53 + 1}}, "metadata 'k' is a whole number beyond 2^53"),
+        (b'{"_id": "7", "text": "x", "metadata": {"k": NaN}}', "metadata 'k' is not finite"),
+        ({"_id": "7", "text": "x", "metadata": {"": 1}}, "a name in the metadata of id '7' empty or too long"),
         ({"_id": "1", "title": "Lava", "text": "is cold"}, "_id '1' stands in line 1 already, with other content"),
     ],
 )
@@ -71,6 +74,33 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None
     assert str(caught.value).startswith(f"{corpus}:2: ")
     assert problem in str(caught.value)
     assert exit_code(caught.value) is ExitCode.BAD_INPUT
+
+
+def test_metadata_keeps_its_types(tmp_path: Path) -> None:
+    given = {"s": "1", "n": 1, "f": 0.5, "t": True, "l": ["a", "b"], "e": [], "o": {"a": 1}, "m": ["a", 1], "z": None}
+    (passage,) = read_passages(write(tmp_path / "corpus.jsonl", {**GOOD, "metadata": given}))
+    assert passage.metadata == {
+        "s": "1",
+        "n": 1.0,
+        "f": 0.5,
+        "t": True,
+        "l": ("a", "b"),
+        "e": (),
+        "o": '{"a": 1}',
+        "m": '["a", 1]',
+    }
+
+
+def test_a_field_of_two_types_is_named_before_anything_is_encoded(tmp_path: Path) -> None:
+    lines = [
+        {"_id": str(number), "text": "x", "metadata": {"year": year}} for number, year in enumerate([1, None, "2"])
+    ]
+    corpus = write(tmp_path / "corpus.jsonl", *lines)
+    with pytest.raises(CorpusError) as caught:
+        check_corpus(corpus)
+    assert str(caught.value) == (
+        f"{corpus}:3: metadata 'year' is of type string, in line 1 of type number: a field has one type"
+    )
 
 
 def test_repeated_passages_are_told_and_counted_once(tmp_path: Path) -> None:

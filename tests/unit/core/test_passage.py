@@ -5,9 +5,16 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resrank.core.metadata import MetadataValue
 from resrank.core.passage import content_sha256, encoder_text
 
-CONTENT = st.tuples(st.text(max_size=5), st.text(max_size=5), st.dictionaries(st.text(max_size=2), st.text(max_size=2)))
+VALUES = st.one_of(
+    st.text(max_size=2),
+    st.sampled_from([0.0, 1.0, 0.5]),
+    st.booleans(),
+    st.lists(st.text(max_size=1), max_size=2).map(tuple),
+)
+CONTENT = st.tuples(st.text(max_size=3), st.text(max_size=3), st.dictionaries(st.text(max_size=2), VALUES, max_size=3))
 
 
 def test_title_and_text_are_joined_by_one_space() -> None:
@@ -22,8 +29,20 @@ def test_the_digest_is_sha256_over_length_prefixed_parts() -> None:
     assert content_sha256("Lava", "heiß", {"b": "2", "a": "1"}) == hashlib.sha256(prefixed).digest()
 
 
+def test_what_is_no_string_follows_as_json() -> None:
+    """As an odd part, so that no content of strings alone, which come in pairs, has the same digest."""
+    parts = (b"Lava", b"hot", b"a", b"1", '{"b": ["é"], "n": 2.0, "t": true}'.encode())
+    prefixed = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    metadata: dict[str, MetadataValue] = {"t": True, "n": 2.0, "b": ("é",), "a": "1"}
+    assert content_sha256("Lava", "hot", metadata) == hashlib.sha256(prefixed).digest()
+
+
 @given(CONTENT, CONTENT)
 def test_digests_are_equal_only_for_equal_content(
-    first: tuple[str, str, dict[str, str]], second: tuple[str, str, dict[str, str]]
+    first: tuple[str, str, dict[str, MetadataValue]], second: tuple[str, str, dict[str, MetadataValue]]
 ) -> None:
-    assert (content_sha256(*first) == content_sha256(*second)) == (first == second)
+    typed = [
+        (*content[:2], {name: (type(value), value) for name, value in content[2].items()})
+        for content in (first, second)
+    ]
+    assert (content_sha256(*first) == content_sha256(*second)) == (typed[0] == typed[1])

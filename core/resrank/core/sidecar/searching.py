@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import EncoderMismatchError, RetrievalError
+from resrank.core.errors import EncoderMismatchError, InvalidInputError, RetrievalError
+from resrank.core.filters import Filter
 from resrank.core.fusion import CosineMap, Fusion
+from resrank.core.metadata import Metadata
 from resrank.core.search import SearchMode
+from resrank.core.sidecar.filter_messages import filter_message
+from resrank.core.sidecar.metadata_messages import read_metadata
 from resrank.core.sidecar.v1 import retrieval_pb2
 from resrank.core.sidecar.words import ENCODER_MISMATCH
 
@@ -31,9 +35,10 @@ class Candidates:
         scores: The retriever's, FP32 [n].
         dense_scores: Cosines with the query, FP32 [n]; None for a search by words alone.
         lexical_scores: BM25, FP32 [n]; None for a search by embedding alone.
-        max_lexical_score: Of any passage of the index for the query.
+        max_lexical_score: Of any passage of the index for the query that meets the filter.
         titles: Of the passages; empty when they were not asked for.
         texts: Likewise.
+        metadata: Likewise, of each passage.
         embeddings: FP16 [n, d] as stored; None when they were not asked for or nothing was found.
     """
 
@@ -44,6 +49,7 @@ class Candidates:
     max_lexical_score: float
     titles: Sequence[str]
     texts: Sequence[str]
+    metadata: Sequence[Metadata]
     embeddings: NDArray[np.float16] | None
 
 
@@ -60,6 +66,8 @@ def search_request(
     lexical_weight: float | None = None,
     cosine_map: CosineMap | None = None,
     collection: str = "",
+    condition: Filter | None = None,
+    include_metadata: bool = False,
 ) -> retrieval_pb2.SearchRequest:
     """Words a search for the best ``k`` passages.
 
@@ -76,6 +84,8 @@ def search_request(
         lexical_weight: With ``weighted``, w; None for the default.
         cosine_map: With ``weighted``, A; None for the identity.
         collection: Whose passages, by name or alias; empty for the default one's.
+        condition: What the passages' metadata must meet; None for nothing.
+        include_metadata: Whether the metadata is wanted.
     """
     request = retrieval_pb2.SearchRequest(
         mode=_PROTO_MODES[mode],
@@ -86,6 +96,8 @@ def search_request(
         include_texts=include_texts,
         include_embeddings=include_embeddings,
         collection=collection,
+        filter=None if condition is None else filter_message(condition),
+        include_metadata=include_metadata,
     )
     if mode is SearchMode.HYBRID:
         request.fusion = _PROTO_FUSIONS[fusion]
@@ -109,8 +121,8 @@ def read_candidates(
         include_embeddings: Likewise.
 
     Raises:
-        RetrievalError: The index belongs to another encoder, or the scores or embeddings are not what they are said to
-            be.
+        RetrievalError: The index belongs to another encoder, or scores, embeddings or metadata are not what they are
+            said to be.
     """
     check_encoder(response.encoder_sha256, encoder_sha256)
     count = len(response.ids)
@@ -130,6 +142,12 @@ def read_candidates(
     for name, column in columns.items():
         if len(column) != count and (name == "scores" or len(column)):
             raise RetrievalError(f"the retrieval sidecar sent {len(column)} {name} for {count} passages")
+    if len(response.metadata) not in (0, count):
+        raise RetrievalError(f"the retrieval sidecar sent {len(response.metadata)} metadata for {count} passages")
+    try:
+        metadata = [read_metadata(message) for message in response.metadata]
+    except InvalidInputError as error:
+        raise RetrievalError(f"the retrieval sidecar sent metadata that is none: {error.problem}") from error
     return Candidates(
         response.ids,
         columns["scores"],
@@ -138,6 +156,7 @@ def read_candidates(
         response.max_lexical_score,
         response.titles,
         response.texts,
+        metadata,
         embeddings,
     )
 

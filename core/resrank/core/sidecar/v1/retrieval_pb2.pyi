@@ -118,8 +118,8 @@ class _FusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fusion.ValueTy
     FUSION_RRF: _Fusion.ValueType  # 1
     """Reciprocal rank fusion of the 1000 best of each list: score = sum of 1 / (60 + rank)."""
     FUSION_WEIGHTED: _Fusion.ValueType  # 2
-    """Score = A(cosine) + lexical_weight * BM25 / (best BM25 of any passage for this query), A being `cosine_map`. The
-    results are the best of the whole index, with a flat dense index exactly.
+    """Score = A(cosine) + lexical_weight * BM25 / max_lexical_score, A being `cosine_map`. The results are the best of the
+    whole index, or of what the filter leaves of it, with a flat dense index exactly.
     """
 
 class Fusion(_Fusion, metaclass=_FusionEnumTypeWrapper):
@@ -130,8 +130,8 @@ FUSION_UNSPECIFIED: Fusion.ValueType  # 0
 FUSION_RRF: Fusion.ValueType  # 1
 """Reciprocal rank fusion of the 1000 best of each list: score = sum of 1 / (60 + rank)."""
 FUSION_WEIGHTED: Fusion.ValueType  # 2
-"""Score = A(cosine) + lexical_weight * BM25 / (best BM25 of any passage for this query), A being `cosine_map`. The
-results are the best of the whole index, with a flat dense index exactly.
+"""Score = A(cosine) + lexical_weight * BM25 / max_lexical_score, A being `cosine_map`. The results are the best of the
+whole index, or of what the filter leaves of it, with a flat dense index exactly.
 """
 Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
@@ -212,7 +212,7 @@ Global___StringList: _TypeAlias = StringList  # noqa: Y015
 
 @_typing.final
 class Filter(_message.Message):
-    """A condition on metadata. At most 32 levels deep, 256 nodes and 1000 values in all."""
+    """A condition on metadata. At most 32 levels deep, 256 nodes, 1000 values, and 262144 bytes of names and strings in all."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -280,7 +280,7 @@ class Comparison(_message.Message):
     OPERATOR_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """A field that some record of the collection has."""
+    """A field that some record of the collection has. While it has no records at all, any filter finds nothing."""
     operator: Global___Operator.ValueType
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Value]:
@@ -430,7 +430,9 @@ class SearchResponse(_message.Message):
     encoder_sha256: _builtins.str
     """The encoder the index belongs to, empty while it has none."""
     max_lexical_score: _builtins.float
-    """LEXICAL and HYBRID: the best BM25 that any passage of the index has for this query; 0 where none has a word of it."""
+    """LEXICAL and HYBRID: the best BM25 that any passage of the index has for this query, with a filter any passage that
+    meets it; 0 where none has a word of the query. How rare a word is counts in the whole index, with a filter too.
+    """
     collection: _builtins.str
     """The collection that answered: what an alias stood for."""
     @_builtins.property
@@ -543,6 +545,7 @@ class SearchTimings(_message.Message):
     LEXICAL_MS_FIELD_NUMBER: _builtins.int
     FUSION_MS_FIELD_NUMBER: _builtins.int
     GATHER_MS_FIELD_NUMBER: _builtins.int
+    FILTER_MS_FIELD_NUMBER: _builtins.int
     total_ms: _builtins.float
     """From the request's admission to the finished answer, including the wait below."""
     queue_ms: _builtins.float
@@ -554,7 +557,9 @@ class SearchTimings(_message.Message):
     fusion_ms: _builtins.float
     """Joining both."""
     gather_ms: _builtins.float
-    """Reading ids, titles, texts and embeddings of the results."""
+    """Reading ids, titles, texts, metadata and embeddings of the results."""
+    filter_ms: _builtins.float
+    """Finding the records that meet the filter."""
     def __init__(
         self,
         *,
@@ -564,10 +569,11 @@ class SearchTimings(_message.Message):
         lexical_ms: _builtins.float = ...,
         fusion_ms: _builtins.float = ...,
         gather_ms: _builtins.float = ...,
+        filter_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_ms", b"dense_ms", "fusion_ms", b"fusion_ms", "gather_ms", b"gather_ms", "lexical_ms", b"lexical_ms", "queue_ms", b"queue_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_ms", b"dense_ms", "filter_ms", b"filter_ms", "fusion_ms", b"fusion_ms", "gather_ms", b"gather_ms", "lexical_ms", b"lexical_ms", "queue_ms", b"queue_ms", "total_ms", b"total_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -643,7 +649,8 @@ class Record(_message.Message):
     @_builtins.property
     def values(self) -> _containers.MessageMap[_builtins.str, Global___Value]:
         """Metadata of other types than strings, and strings too if one likes; no name stands here and in `metadata`. In answers
-        strings stand in `metadata`, the others here. Names are at most 256 bytes; both together keep `metadata`'s bound.
+        strings stand in `metadata`, the others here, whose names are 1 to 256 bytes. Both together keep `metadata`'s bound, a
+        number counting 8 bytes and a bool 1.
         """
 
     def __init__(

@@ -1,0 +1,244 @@
+"""Filters as text, for commands, HTTP and Triton's request parameters.
+
+    year >= 2020 and lang in (en, de) and not draft exists
+    (title = "War and Peace" or tags = novel) and not retired = true
+
+``and`` binds closer than ``or``, ``not`` closer than both. ``=`` and ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``,
+``in (…)``, ``not in (…)`` and ``exists`` compare. A word that reads as a number is one, ``true`` and ``false`` are
+truth values, and any other word is a string; in single or double quotes, with JSON's escapes, everything is. Keywords
+stand in either case.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from resrank.core.errors import InvalidInputError
+from resrank.core.filters import FIELD, AllOf, AnyOf, Comparison, Filter, Not, Operator, Scalar
+from resrank.core.limits import MAX_FILTER_DEPTH, MAX_FILTER_NODES, MAX_FILTER_TEXT_BYTES, MAX_FILTER_VALUES
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<quoted> "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' )
+      | (?P<symbol> <= | >= | != | == | [=<>(),] )
+      | (?P<word> [^\s"'<>=!(),]+ )
+      | (?P<end> \Z )
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
+_OPERATORS = {
+    "=": Operator.EQ,
+    "==": Operator.EQ,
+    "!=": Operator.NE,
+    "<": Operator.LT,
+    "<=": Operator.LE,
+    ">": Operator.GT,
+    ">=": Operator.GE,
+}
+_SYMBOLS = {operator: symbol for symbol, operator in _OPERATORS.items() if symbol != "=="}
+_KEYWORDS = frozenset({"and", "or", "not", "in", "exists"})
+_TRUTHS = {"true": True, "false": False}
+
+
+def parse_filter(text: str) -> Filter:
+    """Reads a filter.
+
+    Args:
+        text: At most ``MAX_FILTER_TEXT_BYTES`` of UTF-8.
+
+    Raises:
+        InvalidInputError: It is none; the message has the column and what was expected there.
+    """
+    if not text.strip():
+        raise InvalidInputError(FIELD, "empty or only whitespace")
+    if (size := len(text.encode(errors="replace"))) > MAX_FILTER_TEXT_BYTES:
+        raise InvalidInputError(FIELD, "too long, in bytes", limit=MAX_FILTER_TEXT_BYTES, value=size)
+    return _Parser(text).whole()
+
+
+def filter_text(condition: Filter) -> str:
+    """Writes a filter, which :func:`parse_filter` reads as one of the same meaning."""
+    match condition:
+        case AllOf(filters):
+            return " and ".join(map(_inner_text, filters))
+        case AnyOf(filters):
+            return " or ".join(map(_inner_text, filters))
+        case Not(inner):
+            return f"not {_inner_text(inner)}"
+        case Comparison(name, Operator.EXISTS, _):
+            return f"{_name_text(name)} exists"
+        case Comparison(name, Operator.IN, values):
+            return f"{_name_text(name)} in ({', '.join(map(_value_text, values))})"
+        case Comparison(name, operator, (value,)):
+            return f"{_name_text(name)} {_SYMBOLS[operator]} {_value_text(value)}"
+    raise AssertionError(f"{condition!r} is no filter")
+
+
+def _inner_text(condition: Filter) -> str:
+    text = filter_text(condition)
+    return f"({text})" if isinstance(condition, AllOf | AnyOf) else text
+
+
+def _name_text(name: str) -> str:
+    return name if _NAME.fullmatch(name) and name.lower() not in _KEYWORDS else json.dumps(name, ensure_ascii=False)
+
+
+def _value_text(value: Scalar) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str  # the group of the pattern
+    text: str
+    column: int  # from 1
+
+    def says(self, *words: str) -> bool:
+        return self.kind != "quoted" and self.text.lower() in words
+
+
+class _Parser:
+    """Reads from left to right with one token seen ahead, so that what is too long ends where it is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._end = 0
+        self._depth = 0
+        self._comparisons = 0
+        self._next = self._token()
+
+    def whole(self) -> Filter:
+        found = self._any_of()
+        if self._next.kind != "end":
+            raise self._expected("and, or or the end")
+        return found
+
+    def _any_of(self) -> Filter:
+        filters = [self._all_of()]
+        while self._next.says("or"):
+            self._take()
+            filters.append(self._all_of())
+        return filters[0] if len(filters) == 1 else AnyOf(tuple(filters))
+
+    def _all_of(self) -> Filter:
+        filters = [self._condition()]
+        while self._next.says("and"):
+            self._take()
+            filters.append(self._condition())
+        return filters[0] if len(filters) == 1 else AllOf(tuple(filters))
+
+    def _condition(self) -> Filter:
+        if not self._next.says("not", "("):
+            return self._comparison()
+        if self._depth == MAX_FILTER_DEPTH:
+            raise self._wrong(self._next.column, f"nested too deeply: at most {MAX_FILTER_DEPTH} times not and (")
+        self._depth += 1
+        found: Filter
+        if self._take().says("not"):
+            found = Not(self._condition())
+        else:
+            found = self._any_of()
+            self._take_symbol(")", "and, or or )")
+        self._depth -= 1
+        return found
+
+    def _comparison(self) -> Filter:
+        if self._next.kind not in ("word", "quoted") or self._next.says(*_KEYWORDS):
+            raise self._expected("a field, not or (")
+        self._comparisons += 1
+        if self._comparisons > MAX_FILTER_NODES:
+            raise self._wrong(self._next.column, f"too many conditions: at most {MAX_FILTER_NODES}")
+        name = self._string(self._take())
+        token = self._next
+        if token.says(*_OPERATORS):
+            return Comparison(name, _OPERATORS[self._take().text], (self._value(),))
+        if token.says("exists"):
+            self._take()
+            return Comparison(name, Operator.EXISTS)
+        if token.says("in"):
+            return self._listed(name)
+        if token.says("not"):
+            self._take()
+            if not self._next.says("in"):
+                raise self._expected("in")
+            return Not(self._listed(name))
+        raise self._expected("=, !=, <, <=, >, >=, in, not in or exists")
+
+    def _listed(self, name: str) -> Comparison:
+        self._take()
+        self._take_symbol("(", "( and a list of values")
+        values = [self._value()]
+        while self._next.says(","):
+            self._take()
+            values.append(self._value())
+            if len(values) > MAX_FILTER_VALUES:
+                raise self._wrong(self._next.column, f"too many values: at most {MAX_FILTER_VALUES}")
+        self._take_symbol(")", ", or )")
+        return Comparison(name, Operator.IN, tuple(values))
+
+    def _value(self) -> Scalar:
+        if self._next.kind not in ("word", "quoted"):
+            raise self._expected("a value")
+        if self._next.says(*_KEYWORDS):
+            raise self._expected("a value, in quotes where it is such a word")
+        token = self._take()
+        if token.kind == "word":
+            if token.says(*_TRUTHS):
+                return _TRUTHS[token.text.lower()]
+            if _NUMBER.fullmatch(token.text):
+                return float(token.text) if re.search(r"[.eE]", token.text) else self._whole(token)
+        return self._string(token)
+
+    def _whole(self, token: _Token) -> int:
+        try:
+            return int(token.text)
+        except ValueError:  # of more digits than Python reads
+            raise self._wrong(token.column, "a number of too many digits") from None
+
+    def _string(self, token: _Token) -> str:
+        if token.kind == "word":
+            return token.text
+        inner = token.text[1:-1]
+        if token.text[0] == "'":
+            inner = re.sub(r"""\\.|\"""", _in_double_quotes, inner, flags=re.DOTALL)
+        try:
+            read: str = json.loads(f'"{inner}"', strict=False)
+        except ValueError:
+            raise self._wrong(token.column, "a string with an escape that JSON does not have") from None
+        return read
+
+    def _take(self) -> _Token:
+        token = self._next
+        self._next = self._token()
+        return token
+
+    def _take_symbol(self, symbol: str, expected: str) -> None:
+        if not self._next.says(symbol):
+            raise self._expected(expected)
+        self._take()
+
+    def _token(self) -> _Token:
+        match = _TOKEN.match(self._text, self._end)
+        if match is None:
+            rest = self._text[self._end :].lstrip()
+            column = len(self._text) - len(rest) + 1
+            raise self._wrong(column, "a string without an end" if rest[0] in "\"'" else f"unexpected {rest[0]!r}")
+        self._end = match.end()
+        kind = str(match.lastgroup)
+        return _Token(kind, match[kind], match.start(kind) + 1)
+
+    def _expected(self, what: str) -> InvalidInputError:
+        token = self._next
+        found = "the end" if token.kind == "end" else token.text if len(token.text) <= 40 else f"{token.text[:40]}…"
+        return self._wrong(token.column, f"expected {what}, found {found}")
+
+    def _wrong(self, column: int, problem: str) -> InvalidInputError:
+        return InvalidInputError(FIELD, f"column {column}: {problem}")
+
+
+def _in_double_quotes(match: re.Match[str]) -> str:
+    return {"\\'": "'", '"': '\\"'}.get(match[0], match[0])
