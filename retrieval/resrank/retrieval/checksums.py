@@ -27,6 +27,9 @@ CREATE TABLE checksums(
 );
 """
 
+METADATA_SCHEMA = "ALTER TABLE checksums ADD COLUMN metadata INTEGER NOT NULL DEFAULT 0;"
+"""Since searches return metadata."""
+
 MIGRATION = f"""
 {SCHEMA}
 INSERT INTO checksums SELECT key, checksum_id(key, id), checksum_content(title, text), checksum_vector(vector)
@@ -45,6 +48,11 @@ def of_content(title: str, text: str) -> int:
     return zlib.crc32(text.encode(), zlib.crc32(title.encode() + b"\0"))
 
 
+def of_text(text: str) -> int:
+    """Of metadata as it is stored."""
+    return zlib.crc32(text.encode())
+
+
 def of_vector(packed: bytes | memoryview) -> int:
     """Of a vector as it is stored: little-endian fp16."""
     return zlib.crc32(packed)
@@ -57,11 +65,12 @@ def of_vectors(vectors: HalfMatrix) -> Checksums:
 
 
 def register(connection: sqlite3.Connection) -> None:
-    """Gives a connection the functions that the migration uses."""
+    """Gives a connection the functions that the migrations use."""
     functions: tuple[tuple[str, int, Any], ...] = (
         ("checksum_id", 2, of_id),
         ("checksum_content", 2, of_content),
         ("checksum_vector", 1, of_vector),
+        ("checksum_text", 1, of_text),
     )
     for name, arguments, function in functions:
         connection.create_function(name, arguments, function, deterministic=True)

@@ -7,7 +7,6 @@ knows what it lacks (greater keys than its own) and what it must forget (keys th
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import sqlite3
@@ -20,10 +19,13 @@ from typing import Any
 import numpy as np
 
 from resrank.core.errors import IndexFolderError, RetrievalError
+from resrank.core.filters import Comparison
+from resrank.core.metadata import FieldType, Metadata, read_metadata, write_metadata
 from resrank.core.passage import content_sha256
 from resrank.retrieval import checksums, lexical, quota
 from resrank.retrieval.checksums import Checksums, damaged
 from resrank.retrieval.errors import StoreWriteError
+from resrank.retrieval.metadata_index import FieldChanges, MetadataIndex
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,
@@ -59,11 +61,13 @@ class Change:
         removed: Keys that go.
         added: Keys that come, ascending.
         vectors: Their vectors, fp16 [len(added), d].
+        fields: What becomes of the metadata's fields.
     """
 
     removed: Keys
     added: Keys
     vectors: HalfMatrix
+    fields: FieldChanges
 
 
 class Database:
@@ -75,6 +79,7 @@ class Database:
         self._writer = writer
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._lexical = lexical.LexicalIndex()
+        self._metadata = MetadataIndex(writer)
         self.encoder = _encoder(writer)
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
         row = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
@@ -190,19 +195,25 @@ class Database:
         self.bytes = self._staged_bytes
         self.encoder = encoder
         self._lexical.invalidate()
+        self._metadata.follow(change.fields)
 
     def stage_upsert(self, batch: RecordBatch) -> Change:
         """Writes a batch inside the open transaction, replacing records of the same ids.
 
         Raises:
             QuotaExceededError: The collection would grow beyond its quota.
+            InvalidInputError: A record's metadata has a field of another type than the records that stay.
         """
         replaced = self._keys_of(self._writer, [record.id for record in batch.records])
         removed = np.array(sorted(replaced.values()), np.int64)
+        added = np.arange(self.last_key + 1, self.last_key + 1 + len(batch.records), dtype=np.int64)
+        fields = self._metadata.stage(
+            self._writer, removed.tolist(), list(zip(added.tolist(), batch.records, strict=True))
+        )
         taken = self.bytes + quota.bytes_of(batch) - self._remove(removed)
         self.quota.check(self.record_count - len(removed) + len(batch.records), taken)
         self._take(taken)
-        added = np.arange(self.last_key + 1, self.last_key + 1 + len(batch.records), dtype=np.int64)
+        stored_metadata = [write_metadata(record.metadata) for record in batch.records]
         self._writer.executemany(
             "INSERT INTO records(key, id, title, text, metadata, content_sha256) VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -211,10 +222,10 @@ class Database:
                     record.id,
                     record.title,
                     record.text,
-                    quota.stored_metadata(record),
+                    metadata,
                     content_sha256(record.title, record.text, record.metadata),
                 )
-                for key, record in zip(added.tolist(), batch.records, strict=True)
+                for key, record, metadata in zip(added.tolist(), batch.records, stored_metadata, strict=True)
             ),
         )
         self._writer.executemany(
@@ -222,11 +233,17 @@ class Database:
             zip(added.tolist(), (vector.astype("<f2").tobytes() for vector in batch.vectors), strict=True),
         )
         self._writer.executemany(
-            "INSERT INTO checksums(key, id, content, vector) VALUES (?, ?, ?, ?)",
+            "INSERT INTO checksums(key, id, content, metadata, vector) VALUES (?, ?, ?, ?, ?)",
             (
-                (key, checksums.of_id(key, record.id), checksums.of_content(record.title, record.text), int(vector))
-                for key, record, vector in zip(
-                    added.tolist(), batch.records, checksums.of_vectors(batch.vectors), strict=True
+                (
+                    key,
+                    checksums.of_id(key, record.id),
+                    checksums.of_content(record.title, record.text),
+                    checksums.of_text(metadata),
+                    int(vector),
+                )
+                for key, record, metadata, vector in zip(
+                    added.tolist(), batch.records, stored_metadata, checksums.of_vectors(batch.vectors), strict=True
                 )
             ),
         )
@@ -234,7 +251,7 @@ class Database:
             self._writer.execute(
                 "INSERT INTO encoder(sha256, dimension) VALUES (?, ?)", (batch.encoder.sha256, batch.encoder.dimension)
             )
-        return Change(removed=removed, added=added, vectors=batch.vectors)
+        return Change(removed=removed, added=added, vectors=batch.vectors, fields=fields)
 
     def stage_delete(self, ids: Sequence[str]) -> tuple[Change, list[str]]:
         """Deletes records inside the open transaction.
@@ -244,14 +261,25 @@ class Database:
         """
         present = self._keys_of(self._writer, ids)
         removed = np.array(sorted(present.values()), np.int64)
+        fields = self._metadata.stage(self._writer, removed.tolist(), [])
         self._take(self.bytes - self._remove(removed))
-        change = Change(removed=removed, added=np.empty(0, np.int64), vectors=np.empty((0, 0), np.float16))
+        change = Change(removed, np.empty(0, np.int64), np.empty((0, 0), np.float16), fields)
         return change, [id_ for id_ in ids if id_ not in present]
 
-    def lexical_matches(self, text: str) -> lexical.LexicalMatches:
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """What the metadata of all records has, by name."""
+        return self._metadata.types
+
+    def keys_where(self, comparison: Comparison) -> Keys:
+        """Keys by their metadata, see :meth:`resrank.retrieval.metadata_index.MetadataIndex.keys`."""
+        with self._reading() as connection:
+            return self._metadata.keys(connection, comparison)
+
+    def lexical_matches(self, text: str, kept: Keys | None = None) -> lexical.LexicalMatches:
         """BM25 of all that match, see :meth:`resrank.retrieval.lexical.LexicalIndex.matches`."""
         with self._reading() as connection:
-            return self._lexical.matches(connection, text, self.record_count)
+            return self._lexical.matches(connection, text, self.record_count, kept)
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records and the best of all, of one state of the index."""
@@ -300,6 +328,18 @@ class Database:
             if checksums.of_content(title, text) != checksum:
                 raise damaged(f"the text of record {id_!r}")
         return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+    def metadata(self, keys: Keys) -> list[Metadata]:
+        """The metadata of live keys, in their order.
+
+        Raises:
+            RetrievalError: One is not what was stored.
+        """
+        rows = self._in_order("r.metadata, s.metadata", keys)
+        for key, (stored, checksum) in zip(keys.tolist(), rows, strict=True):
+            if checksums.of_text(stored) != checksum:
+                raise damaged(f"the metadata of record {key}")
+        return [_metadata(str(key), row[0]) for key, row in zip(keys.tolist(), rows, strict=True)]
 
     def get(self, ids: Sequence[str], *, include_texts: bool, include_vectors: bool) -> dict[str, StoredRecord]:
         """Reads records by id; those that are not there are absent from the answer.
@@ -406,7 +446,7 @@ def _records(
     connection: sqlite3.Connection, ids: Sequence[str], *, include_texts: bool, include_vectors: bool
 ) -> dict[str, StoredRecord]:
     columns = "key, r.id, s.id, content_sha256"
-    columns += ", title, text, metadata" if include_texts else ", '', '', '{}'"
+    columns += ", title, text, r.metadata" if include_texts else ", '', '', '{}'"
     columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
     source = "records AS r LEFT JOIN checksums AS s USING (key)"
     source += " JOIN vectors AS v USING (key)" if include_vectors else ""
@@ -415,7 +455,7 @@ def _records(
     for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
         if checksums.of_id(key, id_) != id_checksum:
             raise damaged(f"the id of record {key}")
-        fields = _metadata(id_, metadata)
+        fields = _metadata(repr(id_), metadata)
         if include_texts and content_sha256(title, text, fields) != digest:
             raise damaged(f"the content of record {id_!r}")
         if include_vectors and checksums.of_vector(vector) != vector_checksum:
@@ -432,12 +472,11 @@ def _marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def _metadata(id_: str, stored: str) -> dict[str, str]:
+def _metadata(name: str, stored: str) -> Metadata:
     try:
-        fields: dict[str, str] = json.loads(stored)
+        return read_metadata(stored)
     except ValueError as error:
-        raise damaged(f"the metadata of record {id_!r}") from error
-    return fields
+        raise damaged(f"the metadata of record {name}") from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import faiss
 import numpy as np
 
 from resrank.core.errors import InvalidInputError
+from resrank.retrieval.kept_rows import KeptRows
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
 from resrank.retrieval.vector_table import VectorTable
 
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 16_384  # bounds the fp32 copy of the fp16 vectors while they are added
 _POINTS_PER_CENTROID = 39  # fewer training points than this and FAISS warns (ClusteringParameters)
 _CODEBOOK_CENTROIDS = 256  # of a product quantizer with 8 bits
+_SCANNED_SHARE = 0.05
+"""Of all rows: where a filter keeps fewer, all that it keeps are compared, whatever the kind of index."""
 _REBUILD_ROWS = 1000
 _REBUILD_SHARE = 0.2
 
@@ -82,17 +86,20 @@ class FaissDenseIndex:
             return self.factory
         return f"{self.factory} (Flat until {_training_points(new_index(self.factory, self.table.dimension))} vectors)"
 
-    def search(self, query: FloatVector, k: int) -> tuple[Keys, FloatVector]:
+    def search(self, query: FloatVector, k: int, kept: KeptRows | None = None) -> tuple[Keys, FloatVector]:
         """Finds the nearest vectors.
 
         Args:
             query: fp32 [d], L2-normalised.
             k: How many are wanted.
+            kept: The only rows that count; None for all. Of these k are found whenever there are k.
 
         Returns:
             Keys and cosines of at most k vectors, best first, ties by key. With a flat index the k best of fewer are
             the beginning of the k best of more.
         """
+        if kept is not None:
+            return self._search_kept(query, k, kept)
         table = self.table
         wanted = min(k, table.rows - table.dead)
         if wanted == 0:
@@ -116,6 +123,40 @@ class FaissDenseIndex:
             cosines = self.cosines(query, keys)
         best = np.lexsort((keys, -cosines))[:wanted]
         return keys[best], cosines[best]
+
+    def _search_kept(self, query: FloatVector, k: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
+        wanted = min(k, len(kept.keys))
+        keys = kept.keys
+        parameters = self._selecting(kept)
+        if parameters is not None:
+            _, rows = self.index.search(query[np.newaxis], wanted, params=parameters)
+            found = rows[0][rows[0] >= 0]
+            if len(found) == wanted:
+                keys = self.table.keys[found]
+        cosines = self.cosines(query, keys)
+        if wanted < len(keys):
+            to_reach = np.partition(cosines, -wanted)[-wanted]
+            keys, cosines = keys[cosines >= to_reach], cosines[cosines >= to_reach]
+        best = np.lexsort((keys, -cosines))[:wanted]
+        return keys[best], cosines[best]
+
+    def _selecting(self, kept: KeptRows) -> Any | None:
+        """FAISS's parameters for a search among some rows, None where they are compared one by one.
+
+        A flat index would compare the same vectors. The others look at as many kept vectors as they would at vectors
+        without a filter, and what cannot select is not asked.
+        """
+        share = len(kept.keys) / max(1, self.table.rows)
+        if self.exact or share <= _SCANNED_SHARE:
+            return None
+        kinds: Any = faiss  # its type stubs lack what selects, and know others' arguments
+        selector = kinds.IDSelectorBitmap(np.packbits(kept.mask, bitorder="little"))
+        if isinstance(self.index, faiss.IndexHNSW):
+            return kinds.SearchParametersHNSW(sel=selector, efSearch=math.ceil(self.index.hnsw.efSearch / share))
+        if isinstance(self.index, faiss.IndexIVF) and not isinstance(self.index, faiss.IndexIVFFastScan):
+            nprobe = min(math.ceil(self.index.nprobe / share), self.index.nlist)
+            return kinds.SearchParametersIVF(sel=selector, nprobe=nprobe)
+        return None
 
     @property
     def exact(self) -> bool:

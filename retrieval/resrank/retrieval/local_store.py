@@ -13,8 +13,10 @@ from typing import Self, TypeVar
 import numpy as np
 
 from resrank.core.errors import EncoderMismatchError, IndexFolderError, InvalidInputError
+from resrank.core.filters import Filter, check_filter
 from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.metadata import Metadata
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.words import ENCODER_MISMATCH
 from resrank.core.tracing import inner_span
@@ -22,6 +24,7 @@ from resrank.retrieval import lexical, snapshot
 from resrank.retrieval.database import Change, Database
 from resrank.retrieval.dense import FaissDenseIndex, new_index
 from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
+from resrank.retrieval.kept_rows import KeptRows, kept_rows
 from resrank.retrieval.lock import FolderLock
 from resrank.retrieval.quota import Usage
 from resrank.retrieval.records import (
@@ -142,7 +145,7 @@ class LocalVectorStore:
             _require_encoder(encoder, query)
             found = self._find(query, clock)
             keys = found.keys
-            ids, titles, texts, vectors = clock.run("gather", lambda: self._gather(query, keys))
+            ids, titles, texts, metadata, vectors = clock.run("gather", lambda: self._gather(query, keys))
         return SearchHits(
             ids=ids,
             scores=found.scores,
@@ -151,6 +154,7 @@ class LocalVectorStore:
             best_bm25=found.best_bm25,
             titles=titles,
             texts=texts,
+            metadata=metadata,
             vectors=vectors,
             encoder=encoder,
             stage_ms=clock.stage_ms,
@@ -218,6 +222,7 @@ class LocalVectorStore:
                 dense_index=self._dense_index if self._dense is None else self._dense.description,
                 lexical_index=lexical.DESCRIPTION,
                 path=str(self._folder),
+                fields=self._database.fields,
             )
 
     def maintain(self) -> None:
@@ -244,29 +249,51 @@ class LocalVectorStore:
 
     def _find(self, query: SearchQuery, clock: _StageClock) -> _Found:
         dense, embedding = self._dense, query.embedding
-        if dense is None:
-            return _Found(np.empty(0, np.int64), _NO_SCORES, _NO_SCORES, _NO_SCORES)
+        if dense is None or not self._database.record_count:
+            return _NOTHING
+        kept = None
+        if (condition := query.filter) is not None:
+            kept = clock.run("filter", lambda: self._kept(condition, dense))
+            if not len(kept.keys):
+                return _NOTHING
         if query.mode is SearchMode.LEXICAL:
-            keys, scores = clock.run("lexical", lambda: self._database.search_lexical(query.text, query.k))
+            keys, scores = clock.run("lexical", lambda: self._by_words(query, kept))
             return _Found(keys, scores, _NO_SCORES, scores, float(scores.max(initial=0.0)))
         if embedding is None:
             raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
         if query.mode is SearchMode.DENSE:
-            keys, scores = clock.run("dense", lambda: dense.search(embedding, query.k))
+            keys, scores = clock.run("dense", lambda: dense.search(embedding, query.k, kept))
             return _Found(keys, scores, scores, _NO_SCORES)
         depth = RRF_DEPTH if query.fusion is Fusion.RRF else query.k
-        nearest = clock.run("dense", lambda: dense.search(embedding, depth))
-        matches = clock.run("lexical", lambda: self._database.lexical_matches(query.text))
+        nearest = clock.run("dense", lambda: dense.search(embedding, depth, kept))
+        matches = clock.run("lexical", lambda: self._matches(query.text, kept))
         keys, scores = clock.run("fusion", lambda: _fused(query, embedding, dense, nearest, matches))
         return _Found(keys, scores, dense.cosines(embedding, keys), matches.scores_of(keys), matches.best)
 
-    def _gather(self, query: SearchQuery, keys: Keys) -> tuple[list[str], list[str], list[str], HalfMatrix | None]:
+    def _kept(self, condition: Filter, dense: FaissDenseIndex) -> KeptRows:
+        check_filter(condition, self._database.fields)
+        return kept_rows(condition, dense.table, self._database.keys_where)
+
+    def _matches(self, text: str, kept: KeptRows | None) -> lexical.LexicalMatches:
+        return self._database.lexical_matches(text, None if kept is None else kept.keys)
+
+    def _by_words(self, query: SearchQuery, kept: KeptRows | None) -> Ranked:
+        if kept is None:
+            return self._database.search_lexical(query.text, query.k)
+        matches = self._matches(query.text, kept)
+        keys = matches.ranking[: query.k]
+        return keys, matches.scores_of(keys)
+
+    def _gather(
+        self, query: SearchQuery, keys: Keys
+    ) -> tuple[list[str], list[str], list[str], list[Metadata], HalfMatrix | None]:
         if query.include_texts:
             ids, titles, texts = self._database.names_and_texts(keys)
         else:
             ids, titles, texts = self._database.names(keys), [], []
+        metadata = self._database.metadata(keys) if query.include_metadata else []
         vectors = self._dense.gather(keys) if query.include_embeddings and self._dense is not None else None
-        return ids, titles, texts, vectors
+        return ids, titles, texts, metadata, vectors
 
     def _apply(self, change: Change, encoder: Encoder) -> None:
         """Brings the dense index up to a commit that has happened, so it must not fail."""
@@ -321,6 +348,9 @@ class _Found:
     cosines: FloatVector
     bm25: FloatVector
     best_bm25: float = 0.0
+
+
+_NOTHING = _Found(np.empty(0, np.int64), _NO_SCORES, _NO_SCORES, _NO_SCORES)
 
 
 class _StageClock:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from resrank.core.errors import QuotaExceededError
+from resrank.core.metadata import write_metadata
 from resrank.core.sidecar.words import QUOTA_EXCEEDED
-from resrank.retrieval.records import Encoder, Record, RecordBatch
+from resrank.retrieval.records import Encoder, RecordBatch
 
 _SIZE = " + ".join(f"length(CAST({column} AS BLOB))" for column in ("id", "title", "text", "metadata", "vector"))
 
@@ -75,16 +75,11 @@ NO_QUOTA = Quota()
 """As the default collection has it."""
 
 
-def stored_metadata(record: Record) -> str:
-    """Metadata as it is stored, and counted."""
-    return json.dumps(dict(record.metadata), ensure_ascii=False, sort_keys=True)
-
-
 def bytes_of(batch: RecordBatch) -> int:
     """What a batch takes."""
     texts = sum(
         len(part.encode())
         for record in batch.records
-        for part in (record.id, record.title, record.text, stored_metadata(record))
+        for part in (record.id, record.title, record.text, write_metadata(record.metadata))
     )
     return texts + 2 * batch.vectors.size

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from resrank.core.durability import flush
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval import checksums, lexical, quota
+from resrank.retrieval import checksums, lexical, metadata_index, quota
 from resrank.retrieval.lock import LOCK_FILE
 from resrank.retrieval.quota import NO_QUOTA, Quota
 
 logger = logging.getLogger(__name__)
 
 STORE_FILE = "store.sqlite3"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x52655352  # "ReSR", in the file's header: tells our databases from other programs'
 
 _UNFINISHED = f"{STORE_FILE}.new"
@@ -35,11 +35,15 @@ CREATE TABLE encoder(sha256 TEXT NOT NULL, dimension INTEGER NOT NULL);
 {lexical.SCHEMA}
 {checksums.SCHEMA}
 {quota.SCHEMA}
+{checksums.METADATA_SCHEMA}
+{metadata_index.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-_MIGRATIONS = {1: lexical.MIGRATION_FROM_1, 2: checksums.MIGRATION, 3: quota.SCHEMA}
+_MIGRATIONS = {1: lexical.MIGRATION_FROM_1, 2: checksums.MIGRATION, 3: quota.SCHEMA, 4: metadata_index.MIGRATION}
 """From each version to the next."""
+_FILLS = {4: metadata_index.fill}
+"""What SQL alone cannot do of a migration, in its transaction."""
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -114,4 +118,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
     for step in range(version, SCHEMA_VERSION):
         logger.info("bringing the index to a new schema", extra={"path": str(path), "from": step, "to": step + 1})
-        connection.executescript(f"BEGIN; {_MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;")
+        connection.executescript(f"BEGIN; {_MIGRATIONS[step]}")
+        if step in _FILLS:
+            _FILLS[step](connection)
+        connection.execute(f"PRAGMA user_version = {step + 1}")
+        connection.execute("COMMIT")

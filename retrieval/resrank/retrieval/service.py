@@ -174,6 +174,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
             path=description.path,
             version=resrank.core.__version__,
             collection=collection,
+            fields=wire.field_messages(description),
         )
 
     async def CreateCollection(  # noqa: N802

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +12,29 @@ from pathlib import Path
 import numpy as np
 
 from resrank.core.errors import IndexFolderError
+from resrank.core.metadata import Metadata, read_metadata, type_of
 from resrank.core.passage import content_sha256
 from resrank.retrieval import checksums, lexical, quota, snapshot
 from resrank.retrieval.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER, CatalogFile
 from resrank.retrieval.lock import FolderLock
+from resrank.retrieval.metadata_index import StoredValue, stored_values
 from resrank.retrieval.schema import APPLICATION_ID, SCHEMA_VERSION, STORE_FILE
 
 _RECORDS = """
-SELECT r.key, r.id, r.title, r.text, r.metadata, r.content_sha256, v.vector, s.id, s.content, s.vector
+SELECT r.key, r.id, r.title, r.text, r.metadata, r.content_sha256, v.vector, s.id, s.content,
+    s.metadata, s.vector
 FROM records AS r LEFT JOIN vectors AS v USING (key) LEFT JOIN checksums AS s USING (key) ORDER BY key
 """
 _ORPHANS = """
 SELECT count(*) FROM (SELECT key FROM vectors UNION SELECT key FROM checksums)
     WHERE key NOT IN (SELECT key FROM records)
 """
+_VALUES = """
+SELECT key, name, value FROM metadata_values LEFT JOIN metadata_fields USING (field) ORDER BY key
+"""
+
+_Indexed = set[tuple[str | None, StoredValue]]
+"""A record's rows in the index of metadata: names and values."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,8 @@ class Verification:
 def verify(folder: Path) -> Verification:
     """Verifies an index that no process serves, with all its collections; changes nothing.
 
-    The database's structure, each record's content, id and vector, the lexical index against the texts, and the
-    snapshot of the dense index against the vectors. Reads the whole folder.
+    The database's structure, each record's content, id and vector, the lexical index against the texts, the index of
+    metadata against the metadata, and the snapshot of the dense index against the vectors. Reads the whole folder.
 
     Args:
         folder: The index folder.
@@ -99,11 +109,14 @@ def _verify(folder: Path, connection: sqlite3.Connection) -> Verification:
     keys: list[int] = []
     sums: list[int] = []
     count = 0
+    indexed = _IndexedMetadata(connection)
     for row in connection.execute(_RECORDS):
         count += 1
         problems += _record_problems(row, 0 if encoder is None else encoder[0])
+        problems += indexed.problems(row)
         keys.append(row[0])
-        sums.append(row[9] or 0)
+        sums.append(row[10] or 0)
+    problems += indexed.problems_at_end(connection)
     (orphans,) = connection.execute(_ORPHANS).fetchone()
     if orphans:
         problems.append(f"{orphans} vectors or checksums belong to no record")
@@ -131,7 +144,7 @@ def _lexical_problems(connection: sqlite3.Connection) -> list[str]:
 
 
 def _record_problems(row: tuple[object, ...], dimension: int) -> list[str]:
-    key, id_, title, text, metadata, digest, vector, id_checksum, content_checksum, vector_checksum = row
+    key, id_, title, text, metadata, digest, vector, id_checksum, *content_checksums, vector_checksum = row
     if not (isinstance(key, int) and all(isinstance(value, str) for value in (id_, title, text, metadata))):
         return [f"record {key}: a text is none"]
     name = f"record {key} ({id_!r})"
@@ -139,13 +152,55 @@ def _record_problems(row: tuple[object, ...], dimension: int) -> list[str]:
     if checksums.of_id(key, str(id_)) != id_checksum:
         problems.append(f"{name}: its id is damaged")
     try:
-        whole = content_sha256(str(title), str(text), json.loads(str(metadata))) == digest
-    except (ValueError, TypeError, AttributeError):
+        whole = content_sha256(str(title), str(text), read_metadata(str(metadata))) == digest
+    except ValueError:
         whole = False
-    if not whole or checksums.of_content(str(title), str(text)) != content_checksum:
+    if not whole or content_checksums != [
+        checksums.of_content(str(title), str(text)),
+        checksums.of_text(str(metadata)),
+    ]:
         problems.append(f"{name}: its title, text, metadata or their digest is damaged")
     if not isinstance(vector, bytes):
         problems.append(f"{name}: its vector is missing")
     elif len(vector) != 2 * dimension or checksums.of_vector(vector) != vector_checksum:
         problems.append(f"{name}: its vector is damaged")
     return problems
+
+
+class _IndexedMetadata:
+    """Compares the index of metadata with the records, both in the order of keys."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._rows: Iterator[tuple[int, str | None, StoredValue]] = iter(connection.execute(_VALUES))
+        self._next = next(self._rows, None)
+        self._fields: Counter[tuple[str, str]] = Counter()  # names and types, and how many records have them
+        self._strays = 0
+
+    def problems(self, row: tuple[object, ...]) -> list[str]:
+        """What is wrong with the rows of the next record."""
+        key, id_, metadata = row[0], row[1], row[4]
+        found: _Indexed = set()
+        while self._next is not None and isinstance(key, int) and self._next[0] <= key:
+            if self._next[0] == key:
+                found.add(self._next[1:])
+            else:
+                self._strays += 1
+            self._next = next(self._rows, None)
+        try:
+            stored: Metadata = read_metadata(str(metadata))
+        except ValueError:  # which is told already
+            return []
+        self._fields.update((name, type_of(value).value) for name, value in stored.items())
+        wanted: _Indexed = {(name, one) for name, value in stored.items() for one in stored_values(value)}
+        return [] if wanted == found else [f"record {key} ({id_!r}): the index of metadata has other values of it"]
+
+    def problems_at_end(self, connection: sqlite3.Connection) -> list[str]:
+        """What is left over, and fields that are not what the records have."""
+        problems = []
+        self._strays += (self._next is not None) + sum(1 for _ in self._rows)
+        if self._strays:
+            problems.append(f"index of metadata: {self._strays} values belong to no record")
+        rows = connection.execute("SELECT name, type, records FROM metadata_fields").fetchall()
+        if {(name, kind): count for name, kind, count in rows} != self._fields:
+            problems.append("index of metadata: its fields, their types or counts are not the records'")
+        return problems

@@ -10,8 +10,11 @@ import numpy as np
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, IDENTITY, CosineMap, Fusion, check_lexical_weight
+from resrank.core.metadata import FieldType, check_metadata
 from resrank.core.passage import check_id
 from resrank.core.search import SearchMode
+from resrank.core.sidecar.filter_messages import read_filter
+from resrank.core.sidecar.metadata_messages import metadata_message, record_metadata, set_metadata
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.terms import query_terms
 from resrank.core.vectors import first_bad_vector, vector_problem
@@ -19,6 +22,7 @@ from resrank.retrieval.records import (
     Encoder,
     FloatVector,
     HalfMatrix,
+    IndexDescription,
     Record,
     RecordBatch,
     SearchHits,
@@ -37,6 +41,12 @@ _FUSIONS = {
     pb.FUSION_UNSPECIFIED: Fusion.RRF,  # what there was before there was a choice
     pb.FUSION_RRF: Fusion.RRF,
     pb.FUSION_WEIGHTED: Fusion.WEIGHTED,
+}
+_FIELD_TYPES = {
+    FieldType.STRING: pb.FIELD_TYPE_STRING,
+    FieldType.NUMBER: pb.FIELD_TYPE_NUMBER,
+    FieldType.BOOL: pb.FIELD_TYPE_BOOL,
+    FieldType.STRINGS: pb.FIELD_TYPE_STRINGS,
 }
 
 
@@ -83,6 +93,8 @@ def parse_search(request: pb.SearchRequest) -> SearchQuery:
         fusion=fusion,
         lexical_weight=lexical_weight,
         cosine_map=cosine_map,
+        filter=read_filter(request.filter) if request.HasField("filter") else None,
+        include_metadata=request.include_metadata,
     )
 
 
@@ -167,6 +179,7 @@ def search_response(hits: SearchHits) -> pb.SearchResponse:
         max_lexical_score=hits.best_bm25,
         titles=hits.titles,
         texts=hits.texts,
+        metadata=map(metadata_message, hits.metadata),
         embeddings=b"" if hits.vectors is None else _pack(hits.vectors),
         dimension=0 if hits.encoder is None else hits.encoder.dimension,
         encoder_sha256="" if hits.encoder is None else hits.encoder.sha256,
@@ -181,15 +194,21 @@ def get_response(ids: Sequence[str], found: dict[str, StoredRecord], words: Word
         response.lexical_scores.extend(words.scores.get(id_, 0.0) for id_ in ids if id_ in found)
         response.max_lexical_score = words.best
     for stored in (found[id_] for id_ in ids if id_ in found):
-        response.records.add(
+        record = response.records.add(
             id=stored.record.id,
             title=stored.record.title,
             text=stored.record.text,
-            metadata=stored.record.metadata,
             embedding=b"" if stored.vector is None else _pack(stored.vector),
             content_sha256=stored.content_sha256,
         )
+        set_metadata(record, stored.record.metadata)
     return response
+
+
+def field_messages(description: IndexDescription) -> list[pb.Field]:
+    """The fields that a filter can name, by name."""
+    fields = sorted(description.fields.items())
+    return [pb.Field(name=name, type=_FIELD_TYPES[kind]) for name, kind in fields]
 
 
 def _check_text_size(text: str) -> None:
@@ -238,12 +257,8 @@ def _parse_record(index: int, record: pb.Record, dimension: int) -> Record:
         raise InvalidInputError(
             field, f"title and text of id {record.id!r} too long, in bytes", limit=limits.MAX_PASSAGE_BYTES, value=size
         )
-    metadata = dict(record.metadata)
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
-    if size > limits.MAX_METADATA_BYTES:
-        raise InvalidInputError(
-            field, f"metadata of id {record.id!r} too long, in bytes", limit=limits.MAX_METADATA_BYTES, value=size
-        )
+    metadata = record_metadata(field, record)
+    check_metadata(field, record.id, metadata)
     if len(record.embedding) != 2 * dimension:
         raise InvalidInputError(
             field,

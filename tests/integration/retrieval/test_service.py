@@ -16,6 +16,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from resrank.core.filters import F
+from resrank.core.sidecar.filter_messages import filter_message
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
 SERVICE = "resrank.retrieval.v1.RetrievalService"
@@ -123,6 +125,87 @@ def test_bad_input_gets_its_status_and_the_server_lives_on(
         call(stub)
     assert caught.value.code() is code
     assert stub.Describe(pb.DescribeRequest()).record_count == 1
+
+
+def typed(*years: int) -> pb.UpsertRequest:
+    vectors = np.random.default_rng(3).normal(size=(len(years), 8)).astype("<f2")
+    records = [
+        pb.Record(
+            id=f"y{year}",
+            text="walrus",
+            embedding=vector.tobytes(),
+            metadata={"lang": "en" if year % 2 else "de"},
+            values={"year": pb.Value(number=year), "old": pb.Value(bool=year < 2000)},
+        )
+        for year, vector in zip(years, vectors, strict=True)
+    ]
+    return pb.UpsertRequest(encoder_sha256="a" * 64, dimension=8, records=records)
+
+
+def test_filters_over_the_wire(start_sidecar: Any) -> None:
+    sidecar = start_sidecar()
+    stub = sidecar.stub
+    stub.Upsert(iter([typed(1990, 1999, 2001, 2020, 2021)]))
+    fields = [(field.name, field.type) for field in stub.Describe(pb.DescribeRequest()).fields]
+    assert fields == [("lang", pb.FIELD_TYPE_STRING), ("old", pb.FIELD_TYPE_BOOL), ("year", pb.FIELD_TYPE_NUMBER)]
+
+    def find(condition: pb.Filter) -> pb.SearchResponse:
+        request = pb.SearchRequest(mode=pb.SEARCH_MODE_LEXICAL, k=10, text="walrus", filter=condition)
+        request.include_metadata = True
+        return stub.Search(request)
+
+    found = find(filter_message((F("year") >= 2000) & (F("lang") == "en")))
+    assert list(found.ids) == ["y2001", "y2021"]
+    assert found.timings.filter_ms > 0
+    assert [dict(metadata.values) for metadata in found.metadata] == [
+        {"lang": pb.Value(string="en"), "old": pb.Value(bool=False), "year": pb.Value(number=year)}
+        for year in (2001, 2021)
+    ]
+    (record,) = stub.Get(pb.GetRequest(ids=["y1999"], include_texts=True)).records
+    assert dict(record.metadata) == {"lang": "en"}
+    assert dict(record.values) == {"year": pb.Value(number=1999), "old": pb.Value(bool=True)}
+
+    many = pb.Comparison(field="year", operator=pb.OPERATOR_IN, values=[pb.Value(number=n) for n in range(100_000)])
+    deep = pb.Filter(negated=filter_message(F("year").exists()))
+    for _ in range(40):
+        deep = pb.Filter(negated=deep)
+    for condition, sentence in (
+        (
+            filter_message(F("yaer") > 1),
+            r"filter: no record has the field 'yaer': there are lang \(string\), old \(bool\)",
+        ),
+        (filter_message(F("year") == "2020"), "filter: 'year' is a number, and is compared with a string, '2020'"),
+        (pb.Filter(comparison=many), r"filter: too many values \(limit 1000, got 100000\)"),
+        (deep, r"filter: nested too deeply, in levels \(limit 32, got 33\)"),
+    ):
+        with pytest.raises(grpc.RpcError, match=sentence) as caught:
+            find(condition)
+        assert caught.value.code() is INVALID
+
+    # Written by hand, since no library makes it: each level is the field `negated` around the one before.
+    packed = b""
+    for _ in range(10_000):
+        packed = b"\x22" + _varint(len(packed)) + packed
+    request = pb.SearchRequest(mode=pb.SEARCH_MODE_LEXICAL, k=10, text="walrus").SerializeToString()
+    with pytest.raises(grpc.RpcError, match="request: is not a valid protobuf message") as caught:
+        sidecar.channel.unary_unary(f"/{SERVICE}/Search")(request + b"\x62" + _varint(len(packed)) + packed)
+    assert caught.value.code() is INVALID
+
+    other = typed(5)
+    other.records[0].ClearField("metadata")
+    other.records[0].values["lang"].bool = True
+    with pytest.raises(grpc.RpcError, match=r"records\[0\]: metadata 'lang' of id 'y5' is of type bool") as caught:
+        stub.Upsert(iter([other]))
+    assert caught.value.code() is INVALID
+    assert stub.Describe(pb.DescribeRequest()).record_count == 5
+
+
+def _varint(number: int) -> bytes:
+    packed = bytearray()
+    while number > 0x7F:
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*packed, number))
 
 
 def test_bytes_that_are_no_message_are_the_callers_fault(start_sidecar: Any) -> None:

@@ -8,12 +8,16 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resrank.core.errors import IndexFolderError, RetrievalError
+from resrank.core.filters import F
+from resrank.core.metadata import MetadataValue
+from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval import checksums
 from resrank.retrieval.errors import StoreWriteError
@@ -29,8 +33,12 @@ ENCODER = Encoder("a" * 64, D)
 
 def batch(count: int = 40, seed: int = 0) -> RecordBatch:
     vectors = np.random.default_rng(seed).normal(size=(count, D)).astype(np.float16)
-    records = tuple(Record(f"id-{i}", f"title {i}", f"walrus number {i} " * 5, {"page": str(i)}) for i in range(count))
+    records = tuple(Record(f"id-{i}", f"title {i}", f"walrus number {i} " * 5, metadata(i)) for i in range(count))
     return RecordBatch(ENCODER, records, vectors)
+
+
+def metadata(number: int) -> dict[str, MetadataValue]:
+    return {"page": str(number), "year": 2000.0 + number, "tags": ("a", "b")[: number % 3]}
 
 
 def query(seed: int, mode: SearchMode = SearchMode.DENSE, *, include_texts: bool = True) -> SearchQuery:
@@ -159,6 +167,69 @@ def test_a_damaged_record_is_not_given_out(folder: Path, column: str) -> None:
     with_store(folder, read)
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE records SET metadata = replace(metadata, '2003', '2004') WHERE key = 4",
+        "UPDATE checksums SET metadata = 7",
+    ],
+)
+def test_damaged_metadata_is_an_error_and_never_an_answer(folder: Path, statement: str) -> None:
+    change(folder, statement)
+    assert any("record 4 ('id-3'): its title, text, metadata" in problem for problem in verify(folder).problems)
+
+    def search(store: LocalVectorStore) -> None:
+        everything = SearchQuery(SearchMode.LEXICAL, 40, text="walrus")
+        assert len(store.search(everything).ids) == 40
+        with pytest.raises(RetrievalError, match=r"the metadata of record \d+ is damaged in the index"):
+            store.search(replace(everything, include_metadata=True))
+
+    with_store(folder, search)
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        ("UPDATE metadata_values SET value = 2099 WHERE key = 4 AND value = 2003", "record 4 ('id-3'): the index of"),
+        ("UPDATE metadata_values SET value = '2003.0' WHERE value = 2003", "record 4 ('id-3'): the index of metadata"),
+        ("DELETE FROM metadata_values WHERE key = 4", "record 4 ('id-3'): the index of metadata has other values"),
+        ("DELETE FROM metadata_values WHERE key = 40", "record 40 ('id-39'): the index of metadata has other values"),
+        ("INSERT INTO metadata_values VALUES (4, 1, 'c')", "record 4 ('id-3'): the index of metadata has other values"),
+        ("INSERT INTO metadata_values VALUES (0, 1, 'c')", "index of metadata: 1 values belong to no record"),
+        ("INSERT INTO metadata_values VALUES (99, 1, 'c')", "index of metadata: 1 values belong to no record"),
+        (
+            "UPDATE metadata_fields SET name = 'paGe' WHERE name = 'page'",
+            "record 1 ('id-0'): the index of metadata has",
+        ),
+        (
+            "UPDATE metadata_fields SET type = 'string' WHERE name = 'year'",
+            "index of metadata: its fields, their types",
+        ),
+        (
+            "UPDATE metadata_fields SET records = 41 WHERE name = 'year'",
+            "index of metadata: its fields, their types or",
+        ),
+        ("DELETE FROM metadata_fields WHERE name = 'tags'", "index of metadata: its fields, their types or counts are"),
+    ],
+)
+def test_a_damaged_index_of_metadata_is_found(folder: Path, statement: str, problem: str) -> None:
+    change(folder, statement)
+    assert any(found.startswith(problem) for found in verify(folder).problems)
+
+
+def test_values_of_records_that_are_not_there_are_an_error_of_the_filter(folder: Path) -> None:
+    change(folder, "UPDATE metadata_values SET key = 99 WHERE key = 4 AND value = 2003")
+
+    def search(store: LocalVectorStore) -> None:
+        everything = SearchQuery(SearchMode.LEXICAL, 40, text="walrus", filter=F("year") > 0)
+        with pytest.raises(
+            RetrievalError, match="the index of metadata is damaged in the index: `resrank index verify`"
+        ):
+            store.search(everything)
+
+    with_store(folder, search)
+
+
 def test_a_damaged_vector_is_refused_at_the_start_and_when_it_is_read(folder: Path) -> None:
     store = LocalVectorStore.open(folder)
     change(folder, "UPDATE vectors SET vector = ? WHERE key = 4", np.ones(D, np.float16).tobytes())
@@ -239,9 +310,17 @@ def test_files_are_their_owners_alone(tmp_path: Path) -> None:
 
 def test_a_store_without_checksums_gets_them(folder: Path) -> None:
     connection = sqlite3.connect(folder / STORE_FILE)
-    connection.executescript("DROP TABLE checksums; DROP TABLE usage; PRAGMA user_version = 2;")
+    connection.executescript(
+        "DROP TABLE checksums; DROP TABLE usage; DROP TABLE metadata_values; DROP TABLE metadata_fields;"
+        "PRAGMA user_version = 2;"
+        """UPDATE records SET metadata = '{"page": "1"}';"""
+    )
+    for key, title, text in connection.execute("SELECT key, title, text FROM records").fetchall():
+        digest = content_sha256(title, text, {"page": "1"})
+        connection.execute("UPDATE records SET content_sha256 = ? WHERE key = ?", (digest, key))
+    connection.commit()
     connection.close()
-    with pytest.raises(IndexFolderError, match="has schema version 2, and this release verifies 4"):
+    with pytest.raises(IndexFolderError, match="has schema version 2, and this release verifies 5"):
         verify(folder)
     with_store(folder, lambda store: store.search(query(0)))
     assert verify(folder).problems == ()

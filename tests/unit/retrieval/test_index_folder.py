@@ -5,17 +5,21 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resrank.core.errors import IndexFolderError, InvalidInputError
+from resrank.core.filters import F
+from resrank.core.metadata import FieldType
 from resrank.core.search import SearchMode
 from resrank.retrieval import snapshot
 from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.quota import TAKEN
-from resrank.retrieval.records import RecordBatch, SearchQuery
+from resrank.retrieval.records import Record, RecordBatch, SearchQuery, StoredRecord
+from resrank.retrieval.verification import verify
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]
@@ -76,7 +80,7 @@ def lost_vector(folder: Path) -> None:
     [
         (foreign_file, "not an index folder: it holds thesis.docx but no store.sqlite3"),
         (foreign_database, "another program's database"),
-        (later_version, "schema version 99, this release reads up to 4"),
+        (later_version, "schema version 99, this release reads up to 5"),
         (no_database, "cannot be opened .*not a database"),
         (truncated, "corrupt|malformed"),
         (short_vector, "corrupt: a vector has not 8 components"),
@@ -110,6 +114,8 @@ END;
 INSERT INTO lexical(lexical) VALUES ('rebuild');
 DROP TABLE checksums;
 DROP TABLE usage;
+DROP TABLE metadata_values;
+DROP TABLE metadata_fields;
 PRAGMA user_version = 1;
 """
 
@@ -131,9 +137,49 @@ def test_a_folder_of_the_first_schema_is_opened_and_its_words_are_indexed_anew(
     assert store.search(SearchQuery(SearchMode.LEXICAL, 5, text="badger")).ids == ["a"]
     store.close()
     with database(tmp_path / "index") as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (5,)
         (counted,) = connection.execute("SELECT bytes FROM usage").fetchone()
         assert counted == connection.execute(TAKEN).fetchone()[0] > 0
+
+
+SCHEMA_3 = """
+ALTER TABLE checksums DROP COLUMN metadata;
+DROP TABLE metadata_values;
+DROP TABLE metadata_fields;
+DROP TABLE usage;
+PRAGMA user_version = 3;
+"""
+
+
+def test_the_strings_of_a_folder_of_the_third_schema_can_be_searched_by(
+    open_store: OpenStore, batch_of: BatchOf, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_store()
+    store.upsert(batch_of(["a", "b", "c\x01", "d"]))  # each with its id as metadata "n"
+    digests = {id_: record.content_sha256 for id_, record in read(store).items()}
+    store.close()
+    with database(tmp_path / "index") as connection:
+        connection.executescript(SCHEMA_3)
+        connection.execute("UPDATE records SET metadata = '{\"n\": ' WHERE id = 'd'")  # damaged before
+    store = open_store()
+    assert "the metadata of a record is damaged" in caplog.text
+    assert store.describe().fields == {"n": FieldType.STRING}
+    everything = SearchQuery(SearchMode.LEXICAL, 5, text="text", include_metadata=True)
+    for id_ in ("a", "c\x01"):
+        hits = store.search(replace(everything, filter=F("n") == id_))
+        assert (hits.ids, hits.metadata) == ([id_], [{"n": id_}])
+    assert store.search(replace(everything, include_metadata=False, filter=F("n").exists())).ids == ["a", "b", "c\x01"]
+    assert store.get(["b"], include_texts=True, include_embeddings=False)["b"].content_sha256 == digests["b"]
+    with pytest.raises(InvalidInputError, match="metadata 'n' of id 'e' is of type number, and of type string"):
+        store.upsert(replace(batch_of(["e"]), records=(Record("e", "", "", {"n": 1.0}),)))
+    store.upsert(batch_of(["d"]))
+    store.delete(["a"])
+    store.close()
+    assert verify(tmp_path / "index").problems == ()
+
+
+def read(store: LocalVectorStore) -> dict[str, StoredRecord]:
+    return store.get(store.list_ids("", 10), include_texts=False, include_embeddings=False)
 
 
 def test_a_snapshot_newer_than_a_restored_store_is_not_used(

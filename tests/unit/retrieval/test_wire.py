@@ -69,6 +69,22 @@ def single(*numbers: float) -> bytes:
             "records[0]: metadata of id 'a' too long, in bytes (limit 16384, got 16385)",
         ),
         (
+            batch(
+                record(
+                    metadata={"k": "v" * 16000}, values={"n" * 256: pb.Value(strings=pb.StringList(values=["x" * 128]))}
+                )
+            ),
+            "records[0]: metadata of id 'a' too long, in bytes (limit 16384, got 16385)",
+        ),
+        (
+            batch(record(), record(id="b", values={"n": pb.Value()})),
+            "records[1]: metadata 'n' has no value",
+        ),
+        (
+            batch(record(metadata={"n": "1"}, values={"n": pb.Value(number=1)})),
+            "records[0]: 'n' of id 'a' stands in metadata and in values",
+        ),
+        (
             batch(record(), record(id="b", embedding=half(1, 2, 3))),
             "records[1]: embedding of id 'b' must be 4 fp16 components, in bytes (limit 8, got 6)",
         ),
