@@ -18,6 +18,7 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.fail_open import Failure, OnFailure
+from resrank.core.filters import F, Filter
 
 __all__ = [
     "AsyncResRankClient",
@@ -25,7 +26,9 @@ __all__ = [
     "CollectionNotFoundError",
     "DeadlineExceededError",
     "EncoderMismatchError",
+    "F",
     "Failure",
+    "Filter",
     "HealthReport",
     "InvalidInputError",
     "ModelNotReadyError",

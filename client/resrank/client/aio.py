@@ -24,6 +24,7 @@ from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.filters import Filter
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model, Priority
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
@@ -70,6 +71,8 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         lexical_weight: float | None = None,
         rerank: bool = True,
         collection: str = "",
+        filter: Filter | str | None = None,
+        include_metadata: bool = False,
         truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
@@ -78,7 +81,16 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
     ) -> SearchResult:
         """As :meth:`ResRankClient.search`."""
         options = searches.search_options(
-            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure), collection
+            k,
+            candidates,
+            mode,
+            fusion,
+            rerank,
+            lexical_weight,
+            self._on_failure(on_failure),
+            collection,
+            filter,
+            include_metadata,
         )
         plan = searches.search(
             self._facts_of,

@@ -24,6 +24,7 @@ from resrank.client.transport_errors import to_resrank_error
 from resrank.client.triton_calls import Float32
 from resrank.core.calibration import Calibration
 from resrank.core.errors import ResRankError, ServerUnavailableError
+from resrank.core.filters import Filter
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model, Priority
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
@@ -77,6 +78,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
         lexical_weight: float | None = None,
         rerank: bool = True,
         collection: str = "",
+        filter: Filter | str | None = None,
+        include_metadata: bool = False,
         truncate: bool | Truncation = False,
         route: searches.Route = "client",
         on_failure: str | None = None,
@@ -98,6 +101,10 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 Triton.
             collection: Whose passages, by name or by an alias, which may name another Triton than the client's: all
                 steps are then that one's. Empty for the default collection.
+            filter: What a passage's metadata must meet to be found, ``F("year") >= 2020`` or as text, ``year >= 2020``
+                (:mod:`resrank.core.filter_text`); None for nothing. The best that meet it are found, as many as
+                there are.
+            include_metadata: Whether each passage comes with its metadata.
             truncate: Cut a query over the token maximum instead of refusing it.
             route: Who does the steps: this client, one request for each, or with ``server`` Triton's ``search`` model
                 in one request, so that the candidates' vectors stay on the server's machine. The result is the same.
@@ -110,14 +117,23 @@ class ResRankClient(ClientBase[grpc.Channel]):
             traceparent: W3C trace context.
 
         Raises:
-            InvalidInputError: The query or a size breaks a rule, or the client has no sidecar's address, which
-                ``route="server"`` does not need.
+            InvalidInputError: The query or a size breaks a rule, the collection has no such field as the filter names or
+                another type of it, or the client has no sidecar's address, which ``route="server"`` does not need.
             CollectionNotFoundError: There is no collection and no alias of the name.
             EncoderMismatchError: The collection belongs to another encoder than Triton's.
             RetrievalError: The sidecar failed, or Triton was told of no sidecar.
         """
         options = searches.search_options(
-            k, candidates, mode, fusion, rerank, lexical_weight, self._on_failure(on_failure), collection
+            k,
+            candidates,
+            mode,
+            fusion,
+            rerank,
+            lexical_weight,
+            self._on_failure(on_failure),
+            collection,
+            filter,
+            include_metadata,
         )
         plan = searches.search(
             self._facts_of,

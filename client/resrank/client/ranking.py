@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.client.results import RankedPassage
+from resrank.core.metadata import Metadata
 from resrank.core.scoring import ranking
 
 Float32 = NDArray[np.float32]
@@ -25,6 +26,7 @@ def rank_candidates(
     candidate_scores: Float32 | None = None,
     dense_scores: Float32 | None = None,
     lexical_scores: Float32 | None = None,
+    metadata: Sequence[Metadata] | None = None,
     places: Sequence[int] | None = None,
 ) -> tuple[RankedPassage, ...]:
     """Orders candidates by score descending, ties by input index.
@@ -39,6 +41,7 @@ def rank_candidates(
         candidate_scores: The retriever's scores, likewise.
         dense_scores: Cosines, likewise.
         lexical_scores: BM25, likewise.
+        metadata: Likewise.
         places: Where the candidates stand in a list that has more of them; None where they are the list.
     """
     passages = []
@@ -58,6 +61,7 @@ def rank_candidates(
                 dense_score=_number(dense_scores, index),
                 lexical_score=_number(lexical_scores, index),
                 rerank_score=_number(rerank_scores, int(place)),
+                metadata=None if metadata is None else metadata[index],
             )
         )
     return tuple(passages)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.fail_open import Failure
+from resrank.core.metadata import Metadata
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class RankedPassage:
         dense_score: Cosine of query and passage, whichever way found it; None where no embedding was searched with.
         lexical_score: BM25, likewise; None where no words were searched for, and the caller brought none.
         rerank_score: The reranker's alone; None without reranking.
+        metadata: The passage's, by name; None where it was not asked for.
     """
 
     rank: int
@@ -41,6 +43,7 @@ class RankedPassage:
     dense_score: float | None = None
     lexical_score: float | None = None
     rerank_score: float | None = None
+    metadata: Metadata | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from resrank.client.triton_calls import Float32
 from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, Failure, OnFailure
+from resrank.core.filter_text import parse_filter
+from resrank.core.filters import FIELD, AllOf, AnyOf, Comparison, Filter, Not
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
 from resrank.core.search import SearchMode, SearchOptions, choice
@@ -49,6 +51,8 @@ def search_options(
     lexical_weight: float | None,
     on_failure: OnFailure,
     collection: str,
+    condition: Filter | str | None,
+    include_metadata: bool,
 ) -> SearchOptions:
     """What a caller asks for.
 
@@ -64,7 +68,17 @@ def search_options(
         lexical_weight,
         on_failure,
         collection,
+        _filter(condition),
+        inputs.truth("include_metadata", include_metadata),
     )
+
+
+def _filter(given: Filter | str | None) -> Filter | None:
+    if given is None or isinstance(given, Comparison | AllOf | AnyOf | Not):
+        return given
+    if isinstance(given, str):
+        return parse_filter(given)
+    raise InvalidInputError(FIELD, f"must be a filter or its text, not {type(given).__name__}")
 
 
 def search(
@@ -148,6 +162,7 @@ def _by_steps(
         candidate_scores=candidates.scores,
         dense_scores=candidates.dense_scores,
         lexical_scores=candidates.lexical_scores,
+        metadata=candidates.metadata if options.include_metadata else None,
     )
     timings = {**found.stage_ms, **watch.with_total()}
     reranked = options.rerank and found.failure is None
@@ -196,6 +211,7 @@ def _result_of_server(
             dense_score=number(answer.dense_scores, place),
             lexical_score=number(answer.lexical_scores, place),
             rerank_score=number(answer.rerank_scores, place),
+            metadata=None if answer.metadata is None else answer.metadata[place],
         )
         for place in range(len(answer.ids))
     )

@@ -29,10 +29,12 @@ from resrank.core.errors import (
     RetrievalError,
     ServerUnavailableError,
 )
+from resrank.core.filters import Filter
 from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.passage import check_id
 from resrank.core.search import SearchMode
+from resrank.core.sidecar.metadata_messages import set_metadata
 from resrank.core.sidecar.searching import Candidates, read_candidates, search_request
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
@@ -104,6 +106,8 @@ class AsyncSidecar:
         fusion: Fusion = Fusion.WEIGHTED,
         lexical_weight: float | None = None,
         cosine_map: CosineMap | None = None,
+        filter: Filter | None = None,
+        include_metadata: bool = False,
     ) -> Candidates:
         """Finds candidates, as :func:`resrank.core.sidecar.searching.search_request` words it.
 
@@ -123,6 +127,8 @@ class AsyncSidecar:
             lexical_weight=lexical_weight,
             cosine_map=cosine_map,
             collection=self.collection,
+            condition=filter,
+            include_metadata=include_metadata,
         )
         response = await self.call("Search", request)
         return read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=include_embeddings)
@@ -141,16 +147,11 @@ class AsyncSidecar:
             InvalidInputError: A passage breaks a rule; nothing is stored.
             QuotaExceededError: The collection would grow beyond its quota; nothing is stored.
         """
-        records = [
-            pb.Record(
-                id=passage.id,
-                title=passage.title,
-                text=passage.text,
-                metadata=passage.metadata,
-                embedding=vector.tobytes(),
-            )
-            for passage, vector in zip(passages, vectors.astype("<f2"), strict=True)
-        ]
+        records = []
+        for passage, vector in zip(passages, vectors.astype("<f2"), strict=True):
+            record = pb.Record(id=passage.id, title=passage.title, text=passage.text, embedding=vector.tobytes())
+            set_metadata(record, passage.metadata)
+            records.append(record)
         return await self.upsert_records(encoder_sha256, vectors.shape[1], records)
 
     async def upsert_records(

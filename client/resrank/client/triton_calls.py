@@ -24,6 +24,8 @@ from resrank.client.calls import Call, Server
 from resrank.client.inputs import Float16
 from resrank.core.errors import Place, ResRankError
 from resrank.core.fail_open import Failure
+from resrank.core.filter_text import filter_text
+from resrank.core.metadata import Metadata, read_metadata
 from resrank.core.names import Model, Parameter, Priority, Tensor
 from resrank.core.search import SearchOptions
 from resrank.core.truncation import Side, Truncation
@@ -94,6 +96,7 @@ class FoundPassages:
         rerank_scores: FP32 [n], the reranker's.
         stage_ms: FP32 [3], of ``embed_query``, ``retrieve`` and ``rerank``; 0 for what did not run.
         failure: What the search did without; None where all went well.
+        metadata: Of the passages; None where it was not asked for.
     """
 
     ids: Sequence[str]
@@ -107,6 +110,7 @@ class FoundPassages:
     rerank_scores: Float32
     stage_ms: Float32
     failure: Failure | None
+    metadata: Sequence[Metadata] | None = None
 
 
 def model_facts(model: Model) -> Call[ModelFacts]:
@@ -259,6 +263,7 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
             _output(response, Model.SEARCH, Tensor.RERANK_SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
             Failure.parse(texts_of(response, Tensor.FAILURE)[0]),
+            list(map(read_metadata, texts_of(response, Tensor.METADATA))) if options.include_metadata else None,
         )
 
     asked: dict[Parameter, bool | int | float | str] = {
@@ -269,6 +274,10 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
         Parameter.RERANK: options.rerank,
         Parameter.ON_FAILURE: options.on_failure.value,
     }
+    if options.filter is not None:
+        asked[Parameter.FILTER] = filter_text(options.filter)
+    if options.include_metadata:
+        asked[Parameter.INCLUDE_METADATA] = True
     if options.lexical_weight is not None:
         asked[Parameter.LEXICAL_WEIGHT] = options.lexical_weight
     if options.collection:

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
 from resrank.core.fail_open import OnFailure
+from resrank.core.filter_text import parse_filter
 from resrank.core.fusion import Fusion
 from resrank.core.limits import MAX_QUERY_BYTES
+from resrank.core.metadata import write_metadata
 from resrank.core.names import Model, Parameter, Tensor
 from resrank.core.scoring import Float32
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode, SearchOptions, choice
@@ -101,7 +103,7 @@ class SearchStep:
                 else:
                     steps = plan.send(results)
         except StopIteration as end:
-            return _outputs(end.value)
+            return _outputs(end.value, include_metadata=options.include_metadata)
 
     async def _taken(self, steps: Sequence[Step], request: StepRequest, kept_s: float) -> list[Any]:
         """Takes steps that may be taken at the same time, few of them at once, and leaves some of the time over."""
@@ -174,6 +176,7 @@ def read_options(parameters: Mapping[str, object]) -> SearchOptions:
     Raises:
         InvalidInputError: One has the wrong type or is out of its range.
     """
+    condition = _of_type(str, parameters, Parameter.FILTER, "")
     return SearchOptions(
         k=_of_type(int, parameters, Parameter.K, DEFAULT_K),
         candidates=_of_type(int, parameters, Parameter.CANDIDATES, DEFAULT_CANDIDATES),
@@ -185,10 +188,12 @@ def read_options(parameters: Mapping[str, object]) -> SearchOptions:
             "on_failure", OnFailure, _of_type(str, parameters, Parameter.ON_FAILURE, OnFailure.ERROR.value)
         ),
         collection=_of_type(str, parameters, Parameter.COLLECTION, ""),
+        filter=parse_filter(condition) if Parameter.FILTER in parameters else None,
+        include_metadata=_of_type(bool, parameters, Parameter.INCLUDE_METADATA, False),
     )
 
 
-def _outputs(found: Found) -> Arrays:
+def _outputs(found: Found, *, include_metadata: bool) -> Arrays:
     candidates, best = found.candidates, found.best
     columns: dict[Tensor, NDArray[Any]] = {
         Tensor.IDS: _texts(candidates.ids, best),
@@ -204,6 +209,8 @@ def _outputs(found: Found) -> Arrays:
     if candidates.titles or not candidates.ids:
         columns[Tensor.TITLES] = _texts(candidates.titles, best)
         columns[Tensor.TEXTS] = _texts(candidates.texts, best)
+    if include_metadata:
+        columns[Tensor.METADATA] = _texts(list(map(write_metadata, candidates.metadata)), best)
     return {name: column[np.newaxis] for name, column in columns.items()}
 
 

@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 
+from resrank.client import F
 from resrank.core.errors import InvalidInputError, RetrievalError
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
@@ -32,7 +33,13 @@ PASSAGES = {
 
 def fill(address: str, encoder: str) -> None:
     records = [
-        pb.Record(id=key, title=title, text=text, embedding=np.array(vector, "<f2").tobytes())
+        pb.Record(
+            id=key,
+            title=title,
+            text=text,
+            embedding=np.array(vector, "<f2").tobytes(),
+            values={"letters": pb.Value(number=len(text)), "dig": pb.Value(bool="dig" in text)},
+        )
         for key, (title, text, vector) in PASSAGES.items()
     ]
     with grpc.insecure_channel(address) as channel:
@@ -171,6 +178,10 @@ def test_the_servers_route_is_told_what_is_wanted(client: Any) -> None:
         **{"k": 2, "candidates": 3, "mode": "hybrid"},
         **{"fusion": "rrf", "lexical_weight": 0.7, "rerank": False},
     }
+    with pytest.raises(InvalidInputError, match="TOLD") as caught:
+        client.search("ants", filter=(F("a") >= 2) & ~(F("b") == "é"), include_metadata=True, route="server")
+    told = json.loads(caught.value.problem)
+    assert (told["filter"], told["include_metadata"]) == ('a >= 2.0 and not b = "é"', True)
 
 
 def test_bad_sizes_and_a_missing_sidecar_are_invalid_input(client: Any, make: Any, triton: TritonProcess) -> None:
@@ -182,6 +193,10 @@ def test_bad_sizes_and_a_missing_sidecar_are_invalid_input(client: Any, make: An
         ({"fusion": "sum"}, "fusion"),
         ({"lexical_weight": -1}, "lexical_weight"),
         ({"k": "2"}, "k"),
+        ({"filter": "year >="}, "filter"),
+        ({"filter": {"year": 2020}}, "filter"),
+        ({"filter": F("year") >= 2020}, "filter"),  # there is none
+        ({"include_metadata": 1}, "include_metadata"),
     ):
         with pytest.raises(InvalidInputError) as caught:
             client.search("ants", **options)
@@ -207,6 +222,25 @@ def test_the_command_prints_json_or_a_table(
     row = ["1", *parts, str(best["candidate_rank"]), best["id"], best["title"]]
     assert first.split() == row
     assert re.fullmatch(r"embed query [\d.]+ ms · retrieve [\d.]+ ms · rerank [\d.]+ ms · total [\d.]+ ms", stages)
+
+
+def test_the_command_filters_and_shows_metadata(sidecar: SidecarProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "ants dig", "--mode", "lexical", "--no-rerank", "--retrieval-url", sidecar.address]
+    assert run([*command, "--filter", "dig = true and letters < 20", "--metadata"]) == 0
+    header, *rows, _ = capsys.readouterr().out.splitlines()
+    assert header.split()[-1] == "metadata"
+    assert {row.split()[4] for row in rows} == {"omega", "sigma"}
+    assert all('"dig": true' in row for row in rows)
+    assert run([*command, "--filter", "dig exists", "--metadata", "--output", "json"]) == 0
+    passages = json.loads(capsys.readouterr().out)["passages"]
+    assert {passage["id"]: passage["metadata"]["dig"] for passage in passages}["alpha"] is False
+    for condition, sentence in (
+        ("dig = ", "filter: column 7: expected a value, found the end"),
+        ("dug = true", "filter: no record has the field 'dug': there are dig (bool), letters (number)"),
+        ("letters = few", "filter: 'letters' is a number, and is compared with a string, 'few'"),
+    ):
+        assert run([*command, "--filter", condition]) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_commands_exit_codes_tell_bad_input_from_a_server_that_is_down(

@@ -14,14 +14,18 @@ import pytest
 from resrank.client import ResRankClient
 from resrank.client.sidecar import AsyncSidecar
 from resrank.core.corpus import Passage
+from resrank.core.metadata import MetadataValue
 from resrank.export.export_options import ExportOptions
 from resrank.export.exporter import export_checkpoint
 from resrank.serving.engines import EngineKind, Precision
 from resrank.stack.local_stack import LocalStack
 from support.tiny_checkpoint import SENTENCES, make_tiny_checkpoint
 
+METADATA: list[dict[str, MetadataValue]] = [
+    {"place": float(place), "even": place % 2 == 0, "tags": ("x",)} for place in range(40)
+]
 PASSAGES = [
-    Passage(place + 1, f"p{place}", f"Passage {place}", f"{SENTENCES[place % len(SENTENCES)]} {place}")
+    Passage(place + 1, f"p{place}", f"Passage {place}", f"{SENTENCES[place % len(SENTENCES)]} {place}", METADATA[place])
     for place in range(40)
 ]
 QUERY = "two astronauts walked on the moon"

@@ -226,6 +226,25 @@ def test_a_search_has_every_part_of_every_score(served: Served) -> None:
     assert "relevance_score" not in dense["passages"][0]
 
 
+def test_a_search_finds_what_a_filter_keeps(served: Served) -> None:
+    body = {"query": QUERY, "k": 5, "filter": "place >= 30 and even = true", "include_metadata": True}
+    found = post(served, "/v1/search", body)
+    assert {passage["id"] for passage in found["passages"]} == {"p30", "p32", "p34", "p36", "p38"}
+    for passage in found["passages"]:
+        assert passage["metadata"] == {"place": float(passage["id"][1:]), "even": True, "tags": ["x"]}
+    assert "metadata" not in post(served, "/v1/search", {"query": QUERY, "k": 1})["passages"][0]
+    for condition, sentence in (
+        ("place >", "filter: column 8: expected a value, found the end"),
+        (
+            "plaice = 1",
+            "filter: no record has the field 'plaice': there are even (bool), place (number), tags (strings)",
+        ),
+        ("place = '1'", "filter: 'place' is a number, and is compared with a string, '1'"),
+        ("not " * 10_000 + "even exists", "filter: column 129: nested too deeply: at most 32 times not and ("),
+    ):
+        assert post(served, "/v1/search", {"query": QUERY, "filter": condition}, 422)["message"] == sentence
+
+
 def test_embeddings_are_the_clients(served: Served) -> None:
     queries, passages = served.client.embed_queries(TEXTS), served.client.embed_passages(TEXTS)
     found = post(served, "/v1/embeddings", {"input": TEXTS, "model": "resrank"})

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from resrank.client import AsyncResRankClient, ResRankClient, SearchResult
+from resrank.client import AsyncResRankClient, F, ResRankClient, SearchResult
 from resrank.core.errors import (
     CollectionNotFoundError,
     DeadlineExceededError,
@@ -39,7 +39,17 @@ CANDIDATES = 35  # three passes of at most 16
 
 def fill(address: str, encoder: str, vectors: np.ndarray, collection: str = "") -> None:
     records = [
-        pb.Record(id=f"p{place}", title=f"Passage {place}", text=text, embedding=vector.astype("<f2").tobytes())
+        pb.Record(
+            id=f"p{place}",
+            title=f"Passage {place}",
+            text=text,
+            embedding=vector.astype("<f2").tobytes(),
+            metadata={"lang": ("de", "en")[place % 2]},
+            values={
+                "place": pb.Value(number=place),
+                "tags": pb.Value(strings=pb.StringList(values=["é", "x"][: place % 3])),
+            },
+        )
         for place, (text, vector) in enumerate(zip(PASSAGES, vectors, strict=False))
     ]
     batch = pb.UpsertRequest(encoder_sha256=encoder, dimension=vectors.shape[1], records=records, collection=collection)
@@ -76,6 +86,7 @@ def require_equal(found: SearchResult, expected: SearchResult) -> None:
         assert (mine.candidate_rank, mine.candidate_score) == (other.candidate_rank, other.candidate_score)
         assert (mine.dense_score, mine.lexical_score) == (other.dense_score, other.lexical_score)
         assert mine.rerank_score == pytest.approx(other.rerank_score, abs=1e-6)
+        assert mine.metadata == other.metadata
     assert list(found.timings) == list(expected.timings)
     assert (found.query, found.mode, found.reranked) == (expected.query, expected.mode, expected.reranked)
 
@@ -119,6 +130,23 @@ def test_a_collection_is_searched_by_either_route(
     for route in ("client", "server"):
         with pytest.raises(CollectionNotFoundError, match="no collection and no alias 'none'"):
             client.search(QUERY, collection="none", route=route)
+
+
+@pytest.mark.parametrize("mode", ["dense", "lexical", "hybrid"])
+def test_both_routes_find_what_a_filter_keeps_with_its_metadata(client: ResRankClient, mode: Any) -> None:
+    condition = ((F("place") >= 20) & F("lang").is_in("de", "fr")) | (F("tags") == "é") & (F("place") < 3)
+    options: dict[str, Any] = {"candidates": CANDIDATES, "mode": mode, "filter": condition, "include_metadata": True}
+    expected = client.search(QUERY, 12, **options)
+    kept = {f"p{place}": place for place in (1, 2, *range(20, 40, 2))}
+    assert {passage.id for passage in expected.passages} == set(kept) or mode == "lexical"
+    for passage in expected.passages:
+        place = kept[passage.id or ""]
+        metadata = {"place": float(place), "lang": ("de", "en")[place % 2], "tags": ("é", "x")[: place % 3]}
+        assert passage.metadata == metadata
+    require_equal(client.search(QUERY, 12, **options, route="server"), expected)
+    as_text = {**options, "filter": "place >= 20 and lang in (de, fr) or tags = 'é' and place < 3"}
+    require_equal(client.search(QUERY, 12, **as_text), expected)
+    assert client.search(QUERY, 1, mode=mode).passages[0].metadata is None
 
 
 def test_stored_passages_are_reranked_as_a_search_ranks_them(client: ResRankClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import InvalidInputError, QueueFullError, ResRankError, RetrievalError
+from resrank.core.filters import F
 from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.core.search_plan import ServedReranker
+from resrank.core.sidecar.filter_messages import read_filter
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.serving.near_steps import NearSteps
 from resrank.serving.rerank_chain import RerankChain
@@ -84,6 +87,9 @@ class Index:
             dense_scores=[1 - place / 500 for place in places] if request.embedding else [],
             lexical_scores=[place % 3 for place in places] if request.text else [],
             max_lexical_score=4 if request.text else 0,
+            metadata=[pb.Metadata(values={"place": pb.Value(number=place)}) for place in places]
+            if request.include_metadata
+            else [],
         )
 
 
@@ -259,6 +265,18 @@ def test_texts_are_fetched_only_for_those_who_want_them() -> None:
     assert index.requests[1][0].include_texts
 
 
+def test_a_filter_goes_to_retrieval_and_metadata_comes_back_with_the_best() -> None:
+    index = Index(6)
+    parameters = {"k": 2, "candidates": 6, "filter": "place in (1, 2) or a exists", "include_metadata": True}
+    found = search(index, Models(), parameters)
+    asked, _ = index.requests[0]
+    assert read_filter(asked.filter) == F("place").is_in(1, 2) | F("a").exists()
+    best = expected_order(6)[:2]
+    assert [json.loads(each) for each in found[Tensor.METADATA][0]] == [{"place": float(place)} for place in best]
+    assert Tensor.METADATA not in search(index, Models(), {"k": 2})
+    assert not index.requests[1][0].HasField("filter")
+
+
 def test_an_empty_index_is_an_empty_answer() -> None:
     models = Models()
     found = search(Index(0), models)
@@ -279,6 +297,10 @@ def test_an_empty_index_is_an_empty_answer() -> None:
         ({"lexical_weight": "1"}, "lexical_weight: must be a number, not str"),
         ({"fusion": "sum"}, "fusion: unknown (limit weighted or rrf, got sum)"),
         ({"mode": "fuzzy"}, "mode: unknown (limit hybrid or dense or lexical, got fuzzy)"),
+        ({"filter": "year >"}, "filter: column 7: expected a value, found the end"),
+        ({"filter": ""}, "filter: empty or only whitespace"),
+        ({"filter": 3}, "filter: must be a request parameter of type str, not 3"),
+        ({"include_metadata": "yes"}, "include_metadata: must be a request parameter of type bool, not 'yes'"),
     ],
 )
 def test_bad_parameters_are_named_before_anything_is_asked(parameters: dict[str, object], message: str) -> None:

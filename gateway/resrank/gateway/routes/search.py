@@ -31,6 +31,8 @@ async def search(request: Request, body: Search) -> Response:
         lexical_weight=body.lexical_weight,
         rerank=body.rerank,
         collection=body.collection,
+        filter=body.filter,
+        include_metadata=body.include_metadata,
         truncate=body.truncate,
         route=gateway.settings.search_route,
         on_failure=body.on_failure,

@@ -13,6 +13,7 @@ from resrank.core.calibration import Calibration
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.metadata import MetadataValue
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.gateway.relevance import relevance_of
 from resrank.gateway.schemas.common import Answer, OwnBody, Score, Timings
@@ -32,6 +33,8 @@ class Search(OwnBody):
         rerank: Whether the reranker orders them.
         lexical_weight: w of BM25; the checkpoint's where it is missing.
         collection: Whose passages, by name or alias; the default collection's where it is missing.
+        filter: What a passage's metadata must meet to be found, as text: ``year >= 2020 and lang in (en, de)``.
+        include_metadata: Whether each passage comes with its metadata.
         min_score: Least relevance of what is returned; of a reranked search alone.
         truncate: Whether a query that is too long is cut, at the right.
         on_failure: What to do where the models are down, full or late; the gateway's setting where it is missing.
@@ -45,6 +48,8 @@ class Search(OwnBody):
     rerank: bool = True
     lexical_weight: Annotated[float, Field(ge=0, le=MAX_LEXICAL_WEIGHT)] | None = None
     collection: str = ""
+    filter: Annotated[str, Field(examples=["year >= 2020 and lang in (en, de)"])] | None = None
+    include_metadata: bool = False
     min_score: Score | None = None
     truncate: bool = True
     on_failure: OnFailure | None = None
@@ -71,6 +76,7 @@ class FoundPassage(Answer):
         lexical_score: BM25.
         candidate_rank: Place in retrieval order, from 1.
         candidate_score: The retriever's.
+        metadata: Of the passage; missing where it was not asked for.
     """
 
     rank: int
@@ -84,6 +90,7 @@ class FoundPassage(Answer):
     lexical_score: float | None
     candidate_rank: int
     candidate_score: float | None
+    metadata: dict[str, MetadataValue] | None
 
 
 class SearchAnswer(Answer):
@@ -144,6 +151,7 @@ def search_answer(
             lexical_score=passage.lexical_score,
             candidate_rank=passage.candidate_rank,
             candidate_score=passage.candidate_score,
+            metadata=None if passage.metadata is None else dict(passage.metadata),
         )
         for passage, value in zip(found.passages, values, strict=True)
         if value is None or body.min_score is None or value >= body.min_score

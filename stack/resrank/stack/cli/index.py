@@ -92,7 +92,7 @@ def delete(
 @app.command(epilog="Example: `resrank index describe --index var/index --output json`")
 def describe(index: IndexOption, collection: CollectionOption = "", output: OutputOption = Output.TEXT) -> None:
     """Print what an index holds and to which encoder it belongs."""
-    from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse
+    from resrank.core.sidecar.v1.retrieval_pb2 import DescribeResponse, FieldType
     from resrank.stack.index_sidecar import sidecar_of
 
     require_folder(index)
@@ -103,9 +103,11 @@ def describe(index: IndexOption, collection: CollectionOption = "", output: Outp
 
     response = asyncio.run(run())
     facts = {field.name: getattr(response, field.name) for field in response.DESCRIPTOR.fields}
+    fields = {field.name: FieldType.Name(field.type).removeprefix("FIELD_TYPE_").lower() for field in response.fields}
     if output is Output.JSON:
-        print_json(facts)
+        print_json({**facts, "fields": fields})
         return
+    facts["fields"] = ", ".join(f"{name} ({kind})" for name, kind in fields.items()) or "none"
     for name, value in facts.items():
         print(f"{name.replace('_', ' '):<16}{visible(str(value))}")
 

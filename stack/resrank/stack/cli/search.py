@@ -11,6 +11,7 @@ import typer
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.metadata import write_metadata
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import CollectionOption, Output, OutputOption, RetrievalUrlOption, TritonUrlOption
@@ -31,6 +32,7 @@ class Route(StrEnum):
 @app.command(
     epilog='Examples: `resrank search "who wrote it?" --k 5` · '
     '`resrank search "who wrote it?" --mode lexical --no-rerank` · '
+    '`resrank search "who wrote it?" --filter "year >= 2020 and lang in (en, de)"` · '
     '`resrank search "who wrote it?" --output json | jq ".passages[0].id"`'
 )
 def search(
@@ -56,6 +58,17 @@ def search(
     ] = None,
     collection: CollectionOption = "",
     rerank: Annotated[bool, typer.Option(help="Rerank the candidates, or show them as they were retrieved.")] = True,
+    condition: Annotated[
+        str | None,
+        typer.Option(
+            "--filter",
+            metavar="CONDITION",
+            help="Only passages whose metadata meets it: `year >= 2020 and lang in (en, de)`. Comparisons are by `=`, "
+            "`!=`, `<`, `<=`, `>`, `>=`, `in`, `not in` and `exists`, joined by `and`, `or`, `not` and parentheses; "
+            "strings with blanks stand in quotes.",
+        ),
+    ] = None,
+    include_metadata: Annotated[bool, typer.Option("--metadata", help="Show each passage's metadata.")] = False,
     route: Annotated[
         Route,
         typer.Option(
@@ -94,6 +107,8 @@ def search(
             lexical_weight=lexical_weight,
             rerank=rerank,
             collection=collection,
+            filter=condition,
+            include_metadata=include_metadata,
             truncate=truncate,
             route=route.value,
             on_failure=on_failure,
@@ -118,6 +133,9 @@ def _print_table(result: SearchResult) -> None:
         table.add_column(name, justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("title")
+    shows_metadata = any(passage.metadata is not None for passage in result.passages)
+    if shows_metadata:
+        table.add_column("metadata", overflow="fold")
     for passage in result.passages:
         # Text, not markup: brackets in a title are a title's.
         table.add_row(
@@ -127,6 +145,7 @@ def _print_table(result: SearchResult) -> None:
             str(passage.candidate_rank),
             Text(visible(passage.id or "")),
             Text(visible(" ".join((passage.title or (passage.text or "")[:80]).split()))),
+            *([Text(visible(write_metadata(passage.metadata or {})))] if shows_metadata else []),
         )
     console = Terminal()
     console.print(table if result.passages else "no passage found")
