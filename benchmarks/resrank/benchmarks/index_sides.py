@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,7 +25,10 @@ from numpy.typing import NDArray
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.core.addresses import NO_PROXY
+from resrank.core.filters import Filter
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.core.metadata import MetadataValue
+from resrank.core.sidecar.filter_messages import filter_message
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.stack.sidecar_process import SidecarProcess
@@ -74,14 +77,22 @@ class IndexSide(Protocol):
 class SidecarSide(AbstractContextManager["SidecarSide"]):
     """The sidecar, filled through ``Upsert``."""
 
-    def __init__(self, vectors: NDArray[np.float16], queries: NDArray[np.float32], kind: IndexKind) -> None:
+    def __init__(
+        self,
+        vectors: NDArray[np.float16],
+        queries: NDArray[np.float32],
+        kind: IndexKind,
+        metadata: Sequence[dict[str, MetadataValue]] | None = None,
+    ) -> None:
         """Prepares it.
 
         Args:
             vectors: FP16 [n, d].
             queries: FP32 [q, d].
             kind: Of its dense index.
+            metadata: Of each vector; None for none.
         """
+        self._metadata = metadata
         self._vectors = vectors
         self._queries = queries
         self._folder = tempfile.TemporaryDirectory()
@@ -108,7 +119,7 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
     def _fill(self, stub: retrieval_pb2_grpc.RetrievalServiceStub) -> None:
         self._stub = stub
         started = time.perf_counter()
-        store_vectors(self._process.address, _ENCODER, self._vectors)
+        store_vectors(self._process.address, _ENCODER, self._vectors, self._metadata)
         # A kind that must be trained is built behind the scenes once there is enough to train on.
         while self._stub.Describe(pb.DescribeRequest()).dense_index != self._kind.factory:
             if time.perf_counter() - started > _REBUILD_TIMEOUT_S:
@@ -126,12 +137,16 @@ class SidecarSide(AbstractContextManager["SidecarSide"]):
         self._process.stop()
         self._folder.cleanup()
 
-    def search(self, query: int, k: int) -> tuple[float, NDArray[np.int64]]:
-        """As :class:`IndexSide` says."""
+    def search(self, query: int, k: int, condition: Filter | None = None) -> tuple[float, NDArray[np.int64]]:
+        """As :class:`IndexSide` says, among what meets a condition."""
         started = time.perf_counter()
         response = self._stub.Search(
             pb.SearchRequest(
-                mode=pb.SEARCH_MODE_DENSE, k=k, embedding=self._queries[query].tobytes(), include_embeddings=True
+                mode=pb.SEARCH_MODE_DENSE,
+                k=k,
+                embedding=self._queries[query].tobytes(),
+                include_embeddings=True,
+                filter=None if condition is None else filter_message(condition),
             )
         )
         np.frombuffer(response.embeddings, "<f2").reshape(len(response.ids), -1)

@@ -40,6 +40,7 @@ class Benchmark(StrEnum):
     PASSAGES = "passages", "rerank latency by length of the passages, beside the same"
     ENCODING = "encoding", "passages encoded a second, beside sentence-transformers and infinity-emb"
     CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
+    FILTERS = "filters", "dense search with filters that keep more and less, beside the same search without one"
     BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes, and a search against its parts"
     ROUTES = "routes", "a search by two calls of the client against one to the model `search`"
     GATEWAY = "gateway", "100 stored passages reranked by id over HTTP against the gRPC client"

@@ -12,17 +12,27 @@ from numpy.typing import NDArray
 from resrank.client.sidecar import AsyncSidecar
 from resrank.core.corpus import Passage
 from resrank.core.limits import MAX_MESSAGE_RECORDS
+from resrank.core.metadata import MetadataValue
 
 
-def store_vectors(address: str, encoder_sha256: str, vectors: NDArray[np.floating[Any]]) -> None:
+def store_vectors(
+    address: str,
+    encoder_sha256: str,
+    vectors: NDArray[np.floating[Any]],
+    metadata: Sequence[dict[str, MetadataValue]] | None = None,
+) -> None:
     """Stores vectors, each row by its number as id, with a short title and no text.
 
     Args:
         address: ``host:port`` of the sidecar.
         encoder_sha256: Whose vectors they pretend to be.
         vectors: Floats [n, d].
+        metadata: Of each row; None for none.
     """
-    passages = [Passage(number + 1, str(number), f"passage {number}", "") for number in range(len(vectors))]
+    passages = [
+        Passage(number + 1, str(number), f"passage {number}", "", {} if metadata is None else metadata[number])
+        for number in range(len(vectors))
+    ]
     store_passages(address, encoder_sha256, passages, vectors)
 
 
