@@ -117,8 +117,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
             traceparent: W3C trace context.
 
         Raises:
-            InvalidInputError: The query or a size breaks a rule, the collection has no such field as the filter names or
-                another type of it, or the client has no sidecar's address, which ``route="server"`` does not need.
+            InvalidInputError: The query or a size breaks a rule, the collection has no such field as the filter names
+                or another type of it, or the client has no sidecar's address, which ``route="server"`` does not need.
             CollectionNotFoundError: There is no collection and no alias of the name.
             EncoderMismatchError: The collection belongs to another encoder than Triton's.
             RetrievalError: The sidecar failed, or Triton was told of no sidecar.
