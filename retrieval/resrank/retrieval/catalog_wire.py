@@ -7,6 +7,7 @@ import re
 from resrank.core.addresses import check_target
 from resrank.core.collection_names import check_collection_name, collection_name
 from resrank.core.errors import InvalidInputError
+from resrank.core.sidecar.metadata_messages import set_metadata
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.catalog import Alias, CollectionInfo
 from resrank.retrieval.quota import Quota
@@ -85,15 +86,8 @@ def first_part(encoder: Encoder | None) -> pb.BackupPart:
 
 def records_part(batch: RecordBatch) -> pb.BackupPart:
     """Writes records of a backup, as Upsert takes them."""
-    return pb.BackupPart(
-        records=[
-            pb.Record(
-                id=record.id,
-                title=record.title,
-                text=record.text,
-                metadata=record.metadata,
-                embedding=vector.tobytes(),
-            )
-            for record, vector in zip(batch.records, batch.vectors.astype("<f2", copy=False), strict=True)
-        ]
-    )
+    part = pb.BackupPart()
+    for record, vector in zip(batch.records, batch.vectors.astype("<f2", copy=False), strict=True):
+        message = part.records.add(id=record.id, title=record.title, text=record.text, embedding=vector.tobytes())
+        set_metadata(message, record.metadata)
+    return part

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import CosineMap, Fusion
+from resrank.core.metadata import MetadataValue
 from resrank.core.search import SearchMode
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
-from resrank.retrieval import wire
-from resrank.retrieval.records import Encoder
+from resrank.retrieval import catalog_wire, wire
+from resrank.retrieval.records import Encoder, Record, RecordBatch
+from support.metadata_strategies import metadata
 
 SHA = "0123456789abcdef" * 4
 ONE = np.array([1, 0, 0, 0], "<f2").tobytes()
@@ -211,6 +213,14 @@ def test_a_fusion_that_cannot_be_is_refused(changes: dict[str, Any], sentence: s
         wire.parse_search(search(**changes))
     assert str(caught.value) == sentence
     assert wire.parse_search(search(**changes, mode=pb.SEARCH_MODE_DENSE)), "only HYBRID looks at them"
+
+
+@given(st.lists(metadata, min_size=1, max_size=3))
+def test_a_backup_restores_metadata_with_its_types(held: list[dict[str, MetadataValue]]) -> None:
+    records = tuple(Record(str(place), "t", "x", each) for place, each in enumerate(held))
+    stored = RecordBatch(Encoder(SHA, 4), records, np.ones((len(records), 4), np.float16))
+    part = pb.BackupPart.FromString(catalog_wire.records_part(stored).SerializeToString())
+    assert wire.parse_batch(batch(*part.records)).records == records
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
