@@ -48,6 +48,18 @@ def sample_study(ratio: float = 2.0) -> Study:
                 ),
                 kind=PlotKind.STACKED_BARS,
             ),
+            Plot(
+                name="sample-quality",
+                title="Quality",
+                x_label="ms",
+                y_label="nDCG@10",
+                series=(
+                    Series("ours", (12.5,), (0.41,), (0.36,), (0.45,)),
+                    Series("theirs", (1600.0,), (0.43,)),
+                ),
+                kind=PlotKind.POINTS,
+                log_x=True,
+            ),
         ),
         notes=("The second side takes no more than 512.",),
         facts={"dimension": 384},

@@ -50,6 +50,20 @@ def bench(
     environments: Annotated[
         Path, typer.Option(help="Where `scripts/setup-infinity` made the environment of the server compared with.")
     ] = Path("var"),
+    collection: Annotated[
+        Path, typer.Option(help="The judged collection that `quality` searches: a folder in BEIR layout.")
+    ] = Path("examples/hotpotqa-mini"),
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="How many of its questions `quality` asks; all without it.")
+    ] = None,
+    llm_repository: Annotated[
+        Path | None,
+        typer.Option(help="A repository of another reranker on the same encoder, which `quality` sets beside."),
+    ] = None,
+    cross_encoder: Annotated[
+        Path | None,
+        typer.Option(help="A cross-encoder of `scripts/train_cross_encoder.py`, which `quality` sets beside."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write JSON, Markdown and plots (PNG) of each benchmark into this folder, too.")
     ] = None,
@@ -66,7 +80,18 @@ def bench(
         documents = Documents(out)
     report = run_benchmarks(
         names or [],
-        Setting(repository, checkpoint, corpus, full, minutes, environments),
+        Setting(
+            repository,
+            checkpoint,
+            corpus,
+            full,
+            minutes,
+            environments,
+            collection,
+            questions,
+            llm_repository,
+            cross_encoder,
+        ),
         notify=lambda step: notes.print(f"{step} …", style="dim", markup=False),
         finished=None if documents is None else documents.write,
     )

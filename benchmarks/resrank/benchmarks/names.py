@@ -42,6 +42,11 @@ class Benchmark(StrEnum):
     CORPORA = "corpora", "dense search by corpus size and kind of index, beside FAISS in one process and milvus-lite"
     FILTERS = "filters", "dense search with filters that keep more and less, beside the same search without one"
     BREAKDOWN = "breakdown", "where the time of one rerank and of one search goes, and a search against its parts"
+    QUALITY = (
+        "quality",
+        "nDCG@10 on a judged collection against the latency of one search, beside a trained cross-encoder",
+        True,
+    )
     ROUTES = "routes", "a search by two calls of the client against one to the model `search`"
     GATEWAY = "gateway", "100 stored passages reranked by id over HTTP against the gRPC client"
     CACHE = "cache", "`rerank_text` of passages seen before against passages that are new"

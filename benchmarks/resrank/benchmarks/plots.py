@@ -35,6 +35,8 @@ def draw(plot: Plot, out: Path) -> None:
         axes = figure.subplots()
         if plot.kind is PlotKind.STACKED_BARS:
             _draw_bars(axes, plot)
+        elif plot.kind is PlotKind.POINTS:
+            _draw_points(axes, plot)
         else:
             _draw_lines(axes, plot)
         axes.set_title(plot.title, loc="left", fontsize="medium")
@@ -48,6 +50,27 @@ def _draw_lines(axes: Axes, plot: Plot) -> None:
         axes.plot(cast(Any, series.x), series.y, color=f"C{colour}", marker=_marker(series), label=series.label)
         if series.low and series.high:
             axes.fill_between(cast(Any, series.x), series.low, series.high, color=f"C{colour}", alpha=0.2, linewidth=0)
+    _finish(axes, plot)
+    if not plot.log_y:
+        axes.set_ylim(bottom=0)
+
+
+def _draw_points(axes: Axes, plot: Plot) -> None:
+    """Points with their spread upright; where they lie decides the axes, which need not start at 0."""
+    for colour, series in enumerate(plot.series):
+        spread = None
+        if series.low and series.high:
+            below = [y - low for y, low in zip(series.y, series.low, strict=True)]
+            above = [high - y for y, high in zip(series.y, series.high, strict=True)]
+            spread = [below, above]
+        axes.errorbar(
+            cast(Any, series.x), series.y, yerr=spread, fmt="o", capsize=3, color=f"C{colour % 10}", label=series.label
+        )
+    _finish(axes, plot)
+
+
+def _finish(axes: Axes, plot: Plot) -> None:
+    """What lines and points have in common: titles of the axes, their scales, the legend."""
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     axes.grid(alpha=0.3)
@@ -55,8 +78,6 @@ def _draw_lines(axes: Axes, plot: Plot) -> None:
         _scale(axes, "x", plot)
     if plot.log_y:
         _scale(axes, "y", plot)
-    else:
-        axes.set_ylim(bottom=0)
     if len(plot.series) > 1:
         axes.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -77,11 +98,11 @@ def _draw_bars(axes: Axes, plot: Plot) -> None:
 
 
 def _scale(axes: Axes, which: str, plot: Plot) -> None:
-    """A logarithmic axis with plain numbers, on x those that were measured."""
+    """A logarithmic axis with plain numbers, on x those that lines were measured at."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axes.set(**{f"{which}scale": "log"})
     measured = sorted({x for series in plot.series for x in series.x if not isinstance(x, str)})
-    if which == "x" and len(measured) <= _MOST_TICKS:
+    if which == "x" and plot.kind is PlotKind.LINES and len(measured) <= _MOST_TICKS:
         axes.set_xticks(measured)
     else:
         axis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))

@@ -14,15 +14,16 @@ class PlotKind(StrEnum):
 
     LINES = "lines"
     STACKED_BARS = "stacked bars"
+    POINTS = "points"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a plot, or one layer of stacked bars.
+    """One line of a plot, one layer of stacked bars, or points of one colour.
 
     Attributes:
         label: Stands in the legend.
-        x: Where; numbers for lines, names for bars.
+        x: Where; numbers for lines and points, names for bars.
         y: The figures, in the plot's unit.
         low: Lower end of the spread around each figure; empty where none was measured.
         high: Upper end of it.

@@ -29,6 +29,10 @@ class Setting:
         full: Whether to measure also what takes long.
         minutes: How long ``soak`` loads the servers.
         environments: Folder of the virtual environments of what cannot be installed beside this package.
+        collection: What ``quality`` searches and judges: a folder in BEIR layout.
+        questions: How many of its questions at most; None for all.
+        llm_repository: Another repository with the same encoder, whose reranker ``quality`` sets beside; None for none.
+        cross_encoder: Folder of a trained cross-encoder that ``quality`` sets beside; None for none.
     """
 
     repository: Path
@@ -37,6 +41,10 @@ class Setting:
     full: bool = False
     minutes: float = 10.0
     environments: Path = Path("var")
+    collection: Path = Path("examples/hotpotqa-mini")
+    questions: int | None = None
+    llm_repository: Path | None = None
+    cross_encoder: Path | None = None
 
     @property
     def deployment(self) -> Deployment:

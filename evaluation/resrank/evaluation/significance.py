@@ -46,6 +46,30 @@ class Difference:
     ties: int
 
 
+def interval(values: Float64, *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of a mean over questions, by the percentile bootstrap.
+
+    Args:
+        values: FP64 [Q], one per question, at least one; of a single one nothing can be said, and both ends are it.
+        seed: Of the resampling.
+
+    Returns:
+        Lower and upper end.
+    """
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    found = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=_BATCH,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def difference(first: Float64, second: Float64, *, seed: int = 0) -> Difference:
     """Compares two rankings.
 
@@ -59,17 +83,8 @@ def difference(first: Float64, second: Float64, *, seed: int = 0) -> Difference:
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     mean = float(gaps.mean())
     low, high, p = mean, mean, 1.0
-    if len(gaps) > 1 and wins + losses:
-        interval = stats.bootstrap(
-            (gaps,),
-            np.mean,
-            n_resamples=RESAMPLES,
-            batch=_BATCH,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-        low, high = float(interval.low), float(interval.high)
+    if wins + losses:
+        low, high = interval(gaps, seed=seed)
     changed = gaps[gaps != 0]  # a sign changes nothing for the others; without them, a small test is exact
     if len(changed) > 1:
         p = float(

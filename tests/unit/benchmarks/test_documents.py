@@ -26,6 +26,7 @@ def test_a_folder_holds_json_markdown_and_a_picture_of_each_plot(tmp_path: Path)
         "other.md",
         "sample-latency.png",
         "sample-parts.png",
+        "sample-quality.png",
         "sample.json",
         "sample.md",
     ]
@@ -33,7 +34,7 @@ def test_a_folder_holds_json_markdown_and_a_picture_of_each_plot(tmp_path: Path)
     (study,) = found["benchmarks"]
     assert study["rows"] == [["ours | here", 10, 1.25], ["theirs", 1000, None]]
     assert (study["measurements"][0]["ratio"], study["measurements"][0]["passed"], found["passed"]) == (2.0, True, True)
-    for name in ("sample-latency.png", "sample-parts.png"):
+    for name in ("sample-latency.png", "sample-parts.png", "sample-quality.png"):
         with Image.open(tmp_path / "out" / name) as image:
             colours = image.convert("RGB").getcolors(image.width * image.height)
             assert image.width >= 800
