@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from resrank.core.checkpoint import (
     CheckpointSpec,
@@ -142,3 +143,10 @@ def test_a_factor_of_zero_gives_the_mapped_cosines_to_the_bit(folder: Path) -> N
     found = scored(folder, query, candidates, factor=0.0)
     cosines = candidates.astype(np.float64) @ query / np.linalg.norm(candidates.astype(np.float64), axis=1)
     np.testing.assert_allclose(found, MAP.apply(cosines / np.linalg.norm(query)), atol=1e-5)
+
+
+def test_products_stay_on_the_thread_that_asks(folder: Path) -> None:
+    """Two threads for a product of microseconds wait for a core that an engine has."""
+    with threadpool_limits(2, user_api="blas"):
+        PromptingStep(folder)
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
