@@ -31,3 +31,33 @@ def _gflops(size: int, dtype: torch.dtype) -> float:
         torch.matmul(left, right, out=product)
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best / 1e9
+
+
+class PeakProduct:
+    """A square product in fp32, to be timed in turn with what it is the limit of: both then have the same neighbours.
+
+    Attributes:
+        flops: Operations of one call.
+    """
+
+    _SIZE = 1024  # as fast as larger ones, in a few times ten milliseconds
+
+    def __init__(self, threads: int) -> None:
+        """Allocates it.
+
+        Args:
+            threads: That compute it.
+        """
+        self._threads = threads
+        self._left, self._right = torch.randn(2, self._SIZE, self._SIZE)
+        self._product = torch.empty(self._SIZE, self._SIZE)
+        self.flops = 2 * self._SIZE**3
+
+    def __call__(self, _: int) -> None:
+        """Computes it once."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            torch.matmul(self._left, self._right, out=self._product)
+        finally:
+            torch.set_num_threads(before)
