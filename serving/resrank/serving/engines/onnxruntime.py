@@ -32,6 +32,9 @@ class OnnxRuntimeEngine:
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = options.threads
         session_options.log_severity_level = 3
+        # Threads that wait for the next operator by spinning take the cores from the other engines: a pass over 100
+        # candidates took 14 ms of processor time in a running stack, and takes 1.8 when they sleep.
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), session_options, providers=["CPUExecutionProvider"]
