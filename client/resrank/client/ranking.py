@@ -44,28 +44,31 @@ def rank_candidates(
         metadata: Likewise.
         places: Where the candidates stand in a list that has more of them; None where they are the list.
     """
+    # Lists: to take a number out of an array costs ten times as much, and there are hundreds.
+    found, finals, reranked = indices.tolist(), scores.tolist(), _numbers(rerank_scores)
+    retrieved, cosines, words = _numbers(candidate_scores), _numbers(dense_scores), _numbers(lexical_scores)
     passages = []
-    for rank, place in enumerate(ranking(scores), start=1):
-        index = int(indices[place])
+    for rank, place in enumerate(ranking(scores).tolist(), start=1):
+        index = found[place]
         listed = index if places is None else places[index]
         passages.append(
             RankedPassage(
                 rank=rank,
                 index=listed,
-                score=float(scores[place]),
+                score=finals[place],
                 id=None if ids is None else ids[index],
                 title=None if titles is None else titles[index],
                 text=None if texts is None else texts[index],
                 candidate_rank=listed + 1,
-                candidate_score=_number(candidate_scores, index),
-                dense_score=_number(dense_scores, index),
-                lexical_score=_number(lexical_scores, index),
-                rerank_score=_number(rerank_scores, int(place)),
+                candidate_score=None if retrieved is None else retrieved[index],
+                dense_score=None if cosines is None else cosines[index],
+                lexical_score=None if words is None else words[index],
+                rerank_score=None if reranked is None else reranked[place],
                 metadata=None if metadata is None else metadata[index],
             )
         )
     return tuple(passages)
 
 
-def _number(values: Float32 | None, place: int) -> float | None:
-    return None if values is None else float(values[place])
+def _numbers(values: Float32 | None) -> list[float] | None:
+    return None if values is None else values.tolist()
