@@ -135,4 +135,4 @@ def _scores(model: Any, tokenizer: Any, lists: Sequence[CandidateList]) -> Tenso
     queries, passages = map(list, zip(*pairs, strict=True))
     tokens = tokenizer(queries, passages, truncation=True, max_length=_TOKENS, padding=True, return_tensors="pt")
     logits: Tensor = model(**tokens).logits[:, 0]
-    return pad_sequence(list(logits.split([len(candidates) for candidates in lists])), batch_first=True)
+    return pad_sequence(list(torch.split(logits, [len(candidates) for candidates in lists])), batch_first=True)
