@@ -117,11 +117,11 @@ def listen(settings: GatewaySettings) -> socket.socket:
         # Accepted connections inherit it. Without it an answer's body waits, behind its head, until the caller's kernel
         # acknowledges the head: 40 ms over a connection that is kept. asyncio sets it on sockets of its own alone.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except OSError as error:
         address = join_address(settings.host, settings.port)
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise ResRankError(f"cannot listen on {address} ({reason}): choose another port or address") from error
+    return listener
 
 
 def _config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
