@@ -121,7 +121,7 @@ def _verify(folder: Path, connection: sqlite3.Connection) -> Verification:
     if orphans:
         problems.append(f"{orphans} vectors or checksums belong to no record")
     (counted,), (taken,) = connection.execute("SELECT bytes FROM usage"), connection.execute(quota.TAKEN)
-    if counted != taken:
+    if counted != taken and not problems:  # what is damaged takes other bytes, which is no problem of its own
         problems.append(f"the quota counts {counted[0]} bytes, the records take {taken[0]}")
     last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
     problem = snapshot.problem(
