@@ -210,9 +210,7 @@ class Database:
         fields = self._metadata.stage(
             self._writer, removed.tolist(), list(zip(added.tolist(), batch.records, strict=True))
         )
-        taken = self.bytes + quota.bytes_of(batch) - self._remove(removed)
-        self.quota.check(self.record_count - len(removed) + len(batch.records), taken)
-        self._take(taken)
+        freed = self._remove(removed)
         stored_metadata = [write_metadata(record.metadata) for record in batch.records]
         self._writer.executemany(
             "INSERT INTO records(key, id, title, text, metadata, content_sha256) VALUES (?, ?, ?, ?, ?, ?)",
@@ -251,6 +249,10 @@ class Database:
             self._writer.execute(
                 "INSERT INTO encoder(sha256, dimension) VALUES (?, ?)", (batch.encoder.sha256, batch.encoder.dimension)
             )
+        (stored,) = self._writer.execute(quota.TAKEN_FROM, (int(added[0]),)).fetchone()
+        taken = self.bytes - freed + stored
+        self.quota.check(self.record_count - len(removed) + len(added), taken)
+        self._take(taken)
         return Change(removed=removed, added=added, vectors=batch.vectors, fields=fields)
 
     def stage_delete(self, ids: Sequence[str]) -> tuple[Change, list[str]]:
@@ -393,7 +395,7 @@ class Database:
     def _remove(self, keys: Keys) -> int:
         """Removes records; gives back how many bytes they took."""
         parameters = [(key,) for key in keys.tolist()]
-        freed: int = sum(self._writer.execute(quota.TAKEN_BY_KEY, key).fetchone()[0] for key in parameters)
+        freed: int = sum(self._writer.execute(quota.TAKEN_BY, key).fetchone()[0] for key in parameters)
         self._writer.executemany("DELETE FROM vectors WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)

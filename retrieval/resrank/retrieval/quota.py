@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resrank.core.errors import QuotaExceededError
-from resrank.core.metadata import write_metadata
 from resrank.core.sidecar.words import QUOTA_EXCEEDED
-from resrank.retrieval.records import Encoder, RecordBatch
+from resrank.retrieval.records import Encoder
 
 _SIZE = " + ".join(f"length(CAST({column} AS BLOB))" for column in ("id", "title", "text", "metadata", "vector"))
 
 TAKEN = f"SELECT coalesce(sum({_SIZE}), 0) FROM records JOIN vectors USING (key)"
 """What all records take."""
 
-TAKEN_BY_KEY = f"SELECT {_SIZE} FROM records JOIN vectors USING (key) WHERE key = ?"
+TAKEN_FROM = f"{TAKEN} WHERE key >= ?"
+"""What the records from a key on take."""
+
+TAKEN_BY = f"SELECT {_SIZE} FROM records JOIN vectors USING (key) WHERE key = ?"
+"""What one record takes."""
 
 SCHEMA = f"""
 -- One row. Bytes are those of ids, titles, texts, metadata as JSON and vectors; a quota of 0 is none.
@@ -73,13 +76,3 @@ class Usage:
 
 NO_QUOTA = Quota()
 """As the default collection has it."""
-
-
-def bytes_of(batch: RecordBatch) -> int:
-    """What a batch takes."""
-    texts = sum(
-        len(part.encode())
-        for record in batch.records
-        for part in (record.id, record.title, record.text, write_metadata(record.metadata))
-    )
-    return texts + 2 * batch.vectors.size
