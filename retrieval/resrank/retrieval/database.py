@@ -273,10 +273,15 @@ class Database:
         """What the metadata of all records has, by name."""
         return self._metadata.types
 
-    def keys_where(self, comparison: Comparison) -> Keys:
+    def keys_where(self, comparison: Comparison, among: Keys | None = None) -> Keys:
         """Keys by their metadata, see :meth:`resrank.retrieval.metadata_index.MetadataIndex.keys`."""
         with self._reading() as connection:
-            return self._metadata.keys(connection, comparison)
+            return self._metadata.keys(connection, comparison, among)
+
+    def are_at_most(self, count: int, comparison: Comparison) -> bool:
+        """See :meth:`resrank.retrieval.metadata_index.MetadataIndex.are_at_most`."""
+        with self._reading() as connection:
+            return self._metadata.are_at_most(connection, count, comparison)
 
     def lexical_matches(self, text: str, kept: Keys | None = None) -> lexical.LexicalMatches:
         """BM25 of all that match, see :meth:`resrank.retrieval.lexical.LexicalIndex.matches`."""
@@ -295,10 +300,10 @@ class Database:
         scores = matches.scores_of(np.fromiter(keys.values(), np.int64, len(keys)))
         return WordScores(dict(zip(keys, scores.tolist(), strict=True)), matches.best)
 
-    def search_lexical(self, text: str, k: int) -> tuple[Keys, FloatVector]:
+    def search_lexical(self, text: str, k: int, kept: Keys | None = None) -> tuple[Keys, FloatVector]:
         """BM25 over title and text, see :meth:`resrank.retrieval.lexical.LexicalIndex.search`."""
         with self._reading() as connection:
-            return self._lexical.search(connection, text, k, self.record_count)
+            return self._lexical.search(connection, text, k, self.record_count, kept)
 
     def list_ids(self, after: str, limit: int) -> list[str]:
         """At most ``limit`` ids after one, in the order of their UTF-8 bytes, which is SQLite's of texts."""

@@ -7,6 +7,7 @@ FTS5's BM25 has k1 = 1.2, b = 0.75 and idf = ln((N - n + 0.5) / (n + 0.5)), floo
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,7 +96,7 @@ class LexicalMatches:
 
     def among(self, keys: Keys) -> LexicalMatches:
         """Those of some keys, at least one, ascending."""
-        kept = keys[np.minimum(np.searchsorted(keys, self.keys), len(keys) - 1)] == self.keys
+        kept = _are_among(self.keys, keys)
         return LexicalMatches(self.keys[kept], self.scores[kept])
 
 
@@ -109,7 +110,9 @@ class LexicalIndex:
         """Forgets what a write has made stale."""
         self._frequencies = {}
 
-    def search(self, connection: sqlite3.Connection, text: str, k: int, documents: int) -> tuple[Keys, FloatVector]:
+    def search(
+        self, connection: sqlite3.Connection, text: str, k: int, documents: int, kept: Keys | None = None
+    ) -> tuple[Keys, FloatVector]:
         """Finds the k best documents in which any term of the query stands.
 
         A term in more than half of a large collection has an idf of zero or less, which FTS5 floors at 1e-6: it cannot
@@ -121,12 +124,22 @@ class LexicalIndex:
             text: The query, at least one word.
             k: How many documents are wanted.
             documents: How many documents the collection has.
+            kept: The only documents that count, ascending; None for all.
 
         Returns:
             Keys and BM25 scores (higher is better) of at most k documents, best first, ties by key.
         """
-        keys, scores = self._rows(connection, text, documents, "ORDER BY score DESC, rowid LIMIT ?", k)
-        return keys, scores.astype(np.float32)
+        best = "ORDER BY score DESC, rowid LIMIT ?"
+        if kept is None or len(kept) <= FEW_DOCUMENTS * documents:
+            keys, scores = self._rows(connection, text, documents, best, k, kept=kept)
+            return keys, scores.astype(np.float32)
+        fetched = math.ceil(2 * k * documents / len(kept))  # so that k of them are kept, as a rule
+        while True:
+            keys, scores = self._rows(connection, text, documents, best, fetched)
+            chosen = _are_among(keys, kept)
+            if len(keys) < fetched or chosen.sum() >= k:
+                return keys[chosen][:k], scores[chosen][:k].astype(np.float32)
+            fetched *= 4
 
     def matches(
         self, connection: sqlite3.Connection, text: str, documents: int, kept: Keys | None = None
@@ -142,22 +155,31 @@ class LexicalIndex:
             documents: How many documents the collection has.
             kept: The only documents that count, ascending; None for all.
         """
-        if kept is None:
-            return LexicalMatches(*self._rows(connection, text, documents, "ORDER BY rowid"))
-        if len(kept) > FEW_DOCUMENTS * documents:
-            return self.matches(connection, text, documents).among(kept)
-        among = "AND +rowid IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-        return LexicalMatches(*self._rows(connection, text, documents, among, json.dumps(kept.tolist())))
+        if kept is None or len(kept) <= FEW_DOCUMENTS * documents:
+            return LexicalMatches(*self._rows(connection, text, documents, "ORDER BY rowid", kept=kept))
+        return self.matches(connection, text, documents).among(kept)
 
     def _rows(
-        self, connection: sqlite3.Connection, text: str, documents: int, order: str, *parameters: int | str
+        self,
+        connection: sqlite3.Connection,
+        text: str,
+        documents: int,
+        order: str,
+        *parameters: int,
+        kept: Keys | None = None,
     ) -> tuple[Keys, NDArray[np.float64]]:
         terms = self._telling_terms(connection, text, documents)
         if not terms:
             return np.empty(0, np.int64), np.empty(0, np.float64)
+        asked: list[int | str] = [" OR ".join(map(match_expression, terms))]
+        among = ""
+        if kept is not None:
+            # With the plus it is no search by rowid, of which FTS5 would make one for each.
+            among = "AND +rowid IN (SELECT value FROM json_each(?))"
+            asked.append(json.dumps(kept.tolist()))
         rows = connection.execute(
-            f"SELECT rowid, -bm25(lexical) AS score FROM lexical WHERE lexical MATCH ? {order}",
-            (" OR ".join(map(match_expression, terms)), *parameters),
+            f"SELECT rowid, -bm25(lexical) AS score FROM lexical WHERE lexical MATCH ? {among} {order}",
+            (*asked, *parameters),
         ).fetchall()
         keys = np.fromiter((row[0] for row in rows), np.int64, len(rows))
         return keys, np.fromiter((row[1] for row in rows), np.float64, len(rows))
@@ -179,3 +201,9 @@ class LexicalIndex:
         if len(self._frequencies) < _CACHED_FREQUENCIES:
             self._frequencies[term] = count
         return int(count)
+
+
+def _are_among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
+    """Of each key whether it is among others, at least one, ascending."""
+    found: NDArray[np.bool_] = others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
+    return found

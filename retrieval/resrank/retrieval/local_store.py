@@ -256,8 +256,9 @@ class LocalVectorStore:
             kept = clock.run("filter", lambda: self._kept(condition, dense))
             if not len(kept.keys):
                 return _NOTHING
+        among = None if kept is None else kept.keys
         if query.mode is SearchMode.LEXICAL:
-            keys, scores = clock.run("lexical", lambda: self._by_words(query, kept))
+            keys, scores = clock.run("lexical", lambda: self._database.search_lexical(query.text, query.k, among))
             return _Found(keys, scores, _NO_SCORES, scores, float(scores.max(initial=0.0)))
         if embedding is None:
             raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
@@ -266,23 +267,13 @@ class LocalVectorStore:
             return _Found(keys, scores, scores, _NO_SCORES)
         depth = RRF_DEPTH if query.fusion is Fusion.RRF else query.k
         nearest = clock.run("dense", lambda: dense.search(embedding, depth, kept))
-        matches = clock.run("lexical", lambda: self._matches(query.text, kept))
+        matches = clock.run("lexical", lambda: self._database.lexical_matches(query.text, among))
         keys, scores = clock.run("fusion", lambda: _fused(query, embedding, dense, nearest, matches))
         return _Found(keys, scores, dense.cosines(embedding, keys), matches.scores_of(keys), matches.best)
 
     def _kept(self, condition: Filter, dense: FaissDenseIndex) -> KeptRows:
         check_filter(condition, self._database.fields)
-        return kept_rows(condition, dense.table, self._database.keys_where)
-
-    def _matches(self, text: str, kept: KeptRows | None) -> lexical.LexicalMatches:
-        return self._database.lexical_matches(text, None if kept is None else kept.keys)
-
-    def _by_words(self, query: SearchQuery, kept: KeptRows | None) -> Ranked:
-        if kept is None:
-            return self._database.search_lexical(query.text, query.k)
-        matches = self._matches(query.text, kept)
-        keys = matches.ranking[: query.k]
-        return keys, matches.scores_of(keys)
+        return kept_rows(condition, dense.table, self._database)
 
     def _gather(
         self, query: SearchQuery, keys: Keys

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from cachetools import LRUCache
 
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.filters import Comparison, Operator
@@ -45,13 +48,15 @@ UPDATE checksums SET metadata = checksum_text((SELECT metadata FROM records WHER
 """From the schema whose metadata was strings that nobody could search by; :func:`fill` does the rest."""
 
 _ROWS_AT_ONCE = 1000
-_CONDITIONS = {
-    Operator.EQ: "value = ?",
-    Operator.NE: "value = ?",  # of which the caller takes all others
-    Operator.LT: "value < ?",
-    Operator.LE: "value <= ?",
-    Operator.GT: "value > ?",
-    Operator.GE: "value >= ?",
+_MANY = 1000
+_REMEMBERED_BYTES = 64 * 1024 * 1024
+_COMPARED = {
+    Operator.EQ: "=",
+    Operator.NE: "=",  # of which the caller takes all others
+    Operator.LT: "<",
+    Operator.LE: "<=",
+    Operator.GT: ">",
+    Operator.GE: ">=",
 }
 _EMPTY_LIST = b""
 
@@ -85,6 +90,8 @@ class MetadataIndex:
         rows = connection.execute("SELECT name, field, type, records FROM metadata_fields")
         self._fields = {row[0]: Field(row[1], FieldType(row[2]), row[3]) for row in rows}
         self._last = max((field.number for field in self._fields.values()), default=0)
+        self._found: LRUCache[Comparison, Keys] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda keys: keys.nbytes)
+        self._finding = threading.Lock()
 
     @property
     def types(self) -> dict[str, FieldType]:
@@ -135,7 +142,9 @@ class MetadataIndex:
         return changes
 
     def follow(self, changes: FieldChanges) -> None:
-        """Takes over what a committed transaction made of the fields."""
+        """Takes over what a committed transaction made of the fields, and forgets what it has made stale."""
+        with self._finding:
+            self._found.clear()
         for name, field in changes.items():
             if field.records > 0:
                 self._fields[name] = field
@@ -143,25 +152,53 @@ class MetadataIndex:
             else:
                 del self._fields[name]
 
-    def keys(self, connection: sqlite3.Connection, comparison: Comparison) -> Keys:
+    def keys(self, connection: sqlite3.Connection, comparison: Comparison, among: Keys | None = None) -> Keys:
         """Keys of the records for which a comparison holds; with ``ne`` of those for which it does not.
 
-        The list comes as one text: SQLite makes it and NumPy reads it in less than half the time of fetching rows.
+        What holds for many is remembered until the next write: to list 50,000 takes 13 ms, as one text that SQLite
+        makes and NumPy reads, and 50 ms row by row.
 
         Args:
             connection: A connection to the database.
             comparison: Of a field that there is, with values of its type.
+            among: The only records that count; None for all.
 
         Returns:
-            In no order, and some several times where the field holds lists.
+            Ascending.
         """
-        condition = "" if comparison.operator is Operator.EXISTS else f"AND {_condition(comparison)}"
-        values = [value for scalar in comparison.values for value in stored_values(scalar)]
+        with self._finding:
+            known = self._found.get(comparison)
+        if known is not None:
+            return known
+        # With the plus the values of each record are compared, and not each record looked for under every value.
+        where, values = self._where(comparison, "value" if among is None else "+value")
+        if among is not None:
+            where += " AND key IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(among.tolist()))
         (packed,) = connection.execute(
-            f"SELECT group_concat(key) FROM metadata_values WHERE field = ? {condition}",
-            (self._fields[comparison.field].number, *values),
+            f"SELECT group_concat(key) FROM metadata_values WHERE {where}", values
         ).fetchone()
-        return np.empty(0, np.int64) if packed is None else np.fromstring(packed, np.int64, sep=",")
+        # A list has several rows.
+        keys = np.unique(np.fromstring(packed, np.int64, sep=",")) if packed else np.empty(0, np.int64)
+        if among is None and _MANY <= len(keys) <= _REMEMBERED_BYTES // keys.itemsize:
+            with self._finding:
+                self._found[comparison] = keys
+        return keys
+
+    def are_at_most(self, connection: sqlite3.Connection, count: int, comparison: Comparison) -> bool:
+        """Whether :meth:`keys` would find no more than so many, without finding them."""
+        where, values = self._where(comparison, "value")
+        found = connection.execute(f"SELECT 1 FROM metadata_values WHERE {where} LIMIT 1 OFFSET {count}", values)
+        return found.fetchone() is None
+
+    def _where(self, comparison: Comparison, column: str) -> tuple[str, list[StoredValue]]:
+        conditions = ["field = ?"]
+        if comparison.operator is Operator.IN:
+            conditions.append(f"{column} IN ({','.join('?' * len(comparison.values))})")
+        elif comparison.operator is not Operator.EXISTS:
+            conditions.append(f"{column} {_COMPARED[comparison.operator]} ?")
+        values = [value for scalar in comparison.values for value in stored_values(scalar)]
+        return " AND ".join(conditions), [self._fields[comparison.field].number, *values]
 
 
 def stored_values(value: MetadataValue) -> list[StoredValue]:
@@ -194,12 +231,6 @@ def fill(connection: sqlite3.Connection) -> None:
                 rows += [(key, field.number, one) for one in stored_values(value)]
         connection.executemany("INSERT INTO metadata_values(key, field, value) VALUES (?, ?, ?)", rows)
     _write_fields(connection, counts)
-
-
-def _condition(comparison: Comparison) -> str:
-    if comparison.operator is Operator.IN:
-        return f"value IN ({','.join('?' * len(comparison.values))})"
-    return _CONDITIONS[comparison.operator]
 
 
 def _counts(connection: sqlite3.Connection, keys: Sequence[int]) -> Iterable[tuple[str, int]]:

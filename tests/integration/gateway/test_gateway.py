@@ -242,7 +242,8 @@ def test_a_search_finds_what_a_filter_keeps(served: Served) -> None:
         ("place = '1'", "filter: 'place' is a number, and is compared with a string, '1'"),
         ("not " * 10_000 + "even exists", "filter: column 129: nested too deeply: at most 32 times not and ("),
     ):
-        assert post(served, "/v1/search", {"query": QUERY, "filter": condition}, 422)["message"] == sentence
+        refused = post(served, "/v1/search", {"query": QUERY, "filter": condition}, 422)
+        assert (refused["error"]["message"], refused["error"]["param"]) == (sentence, "filter")
 
 
 def test_embeddings_are_the_clients(served: Served) -> None:

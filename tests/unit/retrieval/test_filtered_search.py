@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -306,24 +305,72 @@ def test_a_filter_that_keeps_nothing_finds_nothing(open_store: OpenStore) -> Non
     assert (hits.ids, hits.scores.tolist(), hits.best_bm25, hits.encoder) == ([], [], 0.0, ENCODER)
 
 
-def test_many_documents_are_masked_and_few_are_named(open_store: OpenStore, tmp_path: Path) -> None:
-    """Both ways of joining words with a filter give the same scores."""
-    store = open_store()
-    for start in range(0, 400, 100):
-        store.upsert(
-            RecordBatch(
-                ENCODER,
-                tuple(
-                    Record(f"id{n}", "", "zebra " * (n % 7 + 1) + "lynx " * (n % 3), {"n": float(n)})
-                    for n in range(start, start + 100)
-                ),
-                np.random.default_rng(start).normal(size=(100, D)).astype(np.float16),
-            )
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    """1200 records, of which a filter keeps few or many."""
+    records = {
+        f"id{n}": Record(
+            f"id{n}",
+            "",
+            "zebra " * (n % 7 + 1) + "lynx " * (n % 3),
+            {"n": float(n), "odd": n % 2 == 1, "tags": ("x", f"t{n % 10}")[: 1 + n % 3]},
         )
-    everything = store.search(SearchQuery(SearchMode.LEXICAL, 1000, text="lynx zebra"))
+        for n in range(1200)
+    }
+    vectors = np.random.default_rng(0).normal(size=(len(records), D)).astype(np.float16)
+    store = LocalVectorStore.open(tmp_path_factory.mktemp("many") / "index")
+    store.upsert(RecordBatch(ENCODER, tuple(records.values()), vectors))
+    yield Filled(store, {id_: (record, vectors[0]) for id_, record in records.items()})
+    store.close()
+
+
+@pytest.mark.parametrize("k", [3, 1000])
+@pytest.mark.parametrize("bound", [1, 119, 121, 1199])
+def test_words_are_joined_alike_with_few_and_with_many(many: Filled, bound: int, k: int) -> None:
+    everything = many.store.search(SearchQuery(SearchMode.LEXICAL, 1200, text="lynx zebra"))
+    assert len(everything.ids) == 800  # zebras stand nearly everywhere, and are left out
     scores = dict(zip(everything.ids, everything.scores.tolist(), strict=True))
-    for bound in (1, 39, 41, 399):
-        hits = store.search(SearchQuery(SearchMode.LEXICAL, 1000, text="lynx zebra", filter=F("n") < bound))
-        expected = [id_ for id_ in everything.ids if int(id_[2:]) < bound]
-        assert hits.ids == expected
-        assert hits.scores.tolist() == [scores[id_] for id_ in expected]
+    hits = many.store.search(SearchQuery(SearchMode.LEXICAL, k, text="lynx zebra", filter=F("n") < bound))
+    expected = [id_ for id_ in everything.ids if int(id_[2:]) < bound][:k]
+    assert hits.ids == expected
+    assert hits.scores.tolist() == [scores[id_] for id_ in expected]
+
+
+def test_words_that_the_best_of_all_do_not_keep_are_looked_for_further_down(many: Filled) -> None:
+    """The filter keeps what stands last in the ranking: more than twice its share has to be fetched."""
+    last = F("n").is_in(*(n for n in range(1200) if n % 7 == 0))
+    hits = many.store.search(SearchQuery(SearchMode.LEXICAL, 5, text="zebra", filter=last))
+    everything = many.store.search(SearchQuery(SearchMode.LEXICAL, 1200, text="zebra"))
+    assert hits.ids == [id_ for id_ in everything.ids if int(id_[2:]) % 7 == 0][:5]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        (F("odd") == True) & (F("n") < 20),  # noqa: E712  # the second decides for which rows the first is looked up
+        (F("n") < 20) & F("tags").is_in("t3", "t4", "t5") & (F("odd") != True),  # noqa: E712
+        (F("n") < 20) & ((F("tags") == "t3") | ~(F("n") < 10)) & F("tags").exists(),
+        (F("n") >= 1190) & ~((F("tags") == "x") & (F("odd") == False)),  # noqa: E712
+        (F("n") < 0) & (F("odd") == True),  # noqa: E712
+        ~(F("n") < 20) & (F("odd") == True) & (F("n") < 40),  # noqa: E712
+    ],
+)
+def test_conditions_that_few_meet_narrow_the_others(many: Filled, condition: Filter) -> None:
+    hits = many.store.search(SearchQuery(SearchMode.LEXICAL, 1000, text="zebra", filter=condition))
+    assert sorted(hits.ids) == sorted(many.kept(condition))
+
+
+def test_what_is_remembered_of_a_filter_is_forgotten_with_a_write(open_store: OpenStore) -> None:
+    store = open_store()
+    records = tuple(Record(f"id{n}", "", "zebra", {"n": float(n)}) for n in range(1100))
+    store.upsert(RecordBatch(ENCODER, records, np.ones((len(records), D), np.float16)))
+    query = SearchQuery(SearchMode.DENSE, 1200, unit(np.ones(D)), filter=F("n") >= 10)
+    for _ in range(2):
+        assert len(store.search(query).ids) == 1090
+    store.upsert(batch_of({"id3": {"n": 10.0}, "id20": {"n": 1.0}, "id21": {}}))
+    found = store.search(query).ids
+    assert len(found) == 1089
+    assert set(found) >= {"id3"}
+    assert not set(found) & {"id20", "id21"}
+    store.delete(["id3"])
+    assert len(store.search(query).ids) == 1088
