@@ -37,6 +37,9 @@ MODEL_FAILURES: tuple[type[ResRankError], ...] = (
 )
 """What may be done without. A refused input, a refused caller or a closed client is none of these."""
 
+REASONS = tuple(dict.fromkeys(outcome_of(kind()) for kind in MODEL_FAILURES))
+"""What a failure's outcome may be."""
+
 
 @dataclass(frozen=True)
 class Failure:

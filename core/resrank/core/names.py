@@ -37,6 +37,9 @@ class Tensor(StrEnum):
 
     TEXT = "TEXT"  # BYTES [1], UTF-8
     TOKENS_CUT = "TOKENS_CUT"  # INT32 [1] (`passage_tokenizer`, `embed_*`) or [N] (`rerank_text`), tokens not read
+    # INT32 [1], tokens that the encoder read: of one text, or (`rerank`, `rerank_text`) of the query and the passages
+    # that were encoded for the request. Where `rerank` has no query encoded, those of the query in the prompt.
+    TOKENS_READ = "TOKENS_READ"
     INPUT_IDS = "INPUT_IDS"  # INT64 [L] (encoder) or [S] (reranker)
     ATTENTION_MASK = "ATTENTION_MASK"  # INT64 [L], 1 = token, 0 = padding on the right
     EMBEDDING = "EMBEDDING"  # FP32 [d]
@@ -130,6 +133,8 @@ class LoadMetric(StrEnum):
     WAITING = "resrank_waiting_requests"  # for an engine
     WAITING_LIMIT = "resrank_waiting_requests_limit"  # a second's work of the engine, see `resrank.export.queue_bounds`
     UNDER_WAY = "resrank_requests_under_way"  # in a model that calls others
+    # By `search`, label `reason` (an outcome): answered without the reranker, or by words alone, as the caller wanted
+    NOT_RERANKED = "resrank_not_reranked_total"
 
 
 RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"

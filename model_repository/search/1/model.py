@@ -11,7 +11,7 @@ class TritonPythonModel:
         try:
             from resrank.core.search_plan import ServedReranker
             from resrank.serving.deferred import DeferredBackend
-            from resrank.serving.load_metrics import CallerMetrics
+            from resrank.serving.load_metrics import SearchMetrics
             from resrank.serving.near_steps import NearSteps
             from resrank.serving.python_backend import PythonBackend, config_parameters, version_folder
             from resrank.serving.rerank_chain import RerankChain
@@ -23,14 +23,16 @@ class TritonPythonModel:
 
         backend = PythonBackend(pb_utils, args)
         parameters = config_parameters(args)
+        metrics = SearchMetrics(pb_utils, args["model_name"])
         models = NearSteps.read(backend.infer_outputs, version_folder(args), parameters)
         step = SearchStep(
             models,
             SidecarRetriever.from_environment(),
             ServedReranker.read(parameters),
             RerankChain.read(models, parameters),
+            metrics,
         )
-        self._deferred = DeferredBackend(backend, CallerMetrics(pb_utils, args["model_name"]), step)
+        self._deferred = DeferredBackend(backend, metrics, step)
 
     def execute(self, requests: list) -> None:
         """Takes one batch, whose answers follow."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from resrank.core.fail_open import REASONS
 from resrank.core.names import LoadMetric
 from resrank.core.outcomes import Outcome, outcome_of
 from resrank.serving.step import Answer, CancelledRequestError
@@ -26,7 +28,14 @@ _DESCRIPTIONS = {
     LoadMetric.BATCHES: "Batches that the engine computed",
     LoadMetric.QUEUE: "Time that computed requests waited for their batch, together",
     LoadMetric.COMPUTE: "Time of the batches that requests were computed in, one batch once for each of its requests",
+    LoadMetric.NOT_RERANKED: "Requests that were answered without the reranker, or by words alone, by what failed",
 }
+_LABELS: Mapping[LoadMetric, tuple[str, Iterable[Outcome]]] = {
+    LoadMetric.REQUESTS: ("outcome", Outcome),
+    LoadMetric.NOT_RERANKED: ("reason", REASONS),
+}
+"""Names and values of the label that some have beside ``model``."""
+
 _GAUGES = (LoadMetric.UNDER_WAY, LoadMetric.WAITING, LoadMetric.WAITING_LIMIT)
 
 
@@ -56,9 +65,10 @@ class LoadMetrics:
         }
         # All of them from the start, at 0: what appears later is no rate to Prometheus until it has changed once more.
         self._metrics = {
-            (name, outcome): made.Metric(labels={"model": model} | ({"outcome": outcome} if outcome else {}))
+            (name, value): made.Metric(labels={"model": model} | ({label: value} if label else {}))
             for name, made in self._families.items()
-            for outcome in (Outcome if name is LoadMetric.REQUESTS else ("",))
+            for label, values in [_LABELS.get(name, ("", ("",)))]
+            for value in values
         }
         self._log = pb_utils.Logger
         self._lock = threading.Lock()
@@ -99,11 +109,21 @@ class LoadMetrics:
 class CallerMetrics(LoadMetrics):
     """Of a model that calls other models."""
 
-    figures = (LoadMetric.REQUESTS, LoadMetric.UNDER_WAY)
+    figures: ClassVar[tuple[LoadMetric, ...]] = (LoadMetric.REQUESTS, LoadMetric.UNDER_WAY)
 
     def under_way(self, more: int) -> None:
         """Counts requests that begin, or, below 0, that end."""
         self._add({(LoadMetric.UNDER_WAY, ""): more})
+
+
+class SearchMetrics(CallerMetrics):
+    """Of ``search``, which may be answered without some of the others."""
+
+    figures = (*CallerMetrics.figures, LoadMetric.NOT_RERANKED)
+
+    def not_reranked(self, reason: Outcome) -> None:
+        """Counts a request that was answered all the same, since its caller wanted that."""
+        self._add({(LoadMetric.NOT_RERANKED, reason): 1})
 
 
 class EngineMetrics(LoadMetrics):

@@ -36,6 +36,7 @@ from resrank.core.search_plan import (
     reserve,
 )
 from resrank.core.tokenization import decode_text, row_field
+from resrank.serving.load_metrics import SearchMetrics
 from resrank.serving.near_steps import NearSteps
 from resrank.serving.request_trace import traced_part
 from resrank.serving.rerank_chain import RerankChain
@@ -56,7 +57,12 @@ class SearchStep:
     """QUERY BYTES [1, 1] to what was found, best first: IDS, TITLES, TEXTS, *SCORES, CANDIDATE_* [1, k'], and more."""
 
     def __init__(
-        self, models: NearSteps, retriever: Retriever, reranker: ServedReranker, chain: RerankChain | None = None
+        self,
+        models: NearSteps,
+        retriever: Retriever,
+        reranker: ServedReranker,
+        chain: RerankChain | None = None,
+        metrics: SearchMetrics | None = None,
     ) -> None:
         """Prepares the calls.
 
@@ -67,11 +73,13 @@ class SearchStep:
                 compares it with the index that it has at that moment: nothing is remembered here that a restarted
                 sidecar would make wrong.
             chain: Scores with the query's vector at hand; None where ``rerank`` needs none.
+            metrics: Told of searches that were answered without the reranker; None in repositories of earlier versions.
         """
         self._models = models
         self._retriever = retriever
         self._reranker = reranker
         self._chain = chain
+        self._metrics = metrics
         self._late: set[asyncio.Future[Any]] = set()
 
     async def answer(self, request: StepRequest) -> Arrays:
@@ -103,7 +111,10 @@ class SearchStep:
                 else:
                     steps = plan.send(results)
         except StopIteration as end:
-            return _outputs(end.value, include_metadata=options.include_metadata)
+            found: Found = end.value
+        if found.failure is not None and self._metrics is not None:
+            self._metrics.not_reranked(found.failure.outcome)
+        return _outputs(found, include_metadata=options.include_metadata)
 
     async def _taken(self, steps: Sequence[Step], request: StepRequest, kept_s: float) -> list[Any]:
         """Takes steps that may be taken at the same time, few of them at once, and leaves some of the time over."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import psutil
@@ -35,6 +37,7 @@ from resrank.client import (
     ServerUnavailableError,
 )
 from resrank.core.outcomes import Outcome
+from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from resrank.stack.cli.app import run
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
@@ -138,16 +141,30 @@ def test_an_encoder_that_stands_still(stack: Stack, route: Any) -> None:
         stack.client.search(QUERY, **SEARCH, mode="dense", route=route, **OPEN)
 
 
+def not_reranked(stack: Stack, reason: Outcome) -> float:
+    """Of the ``search`` model, on Triton's metrics page."""
+    with urlopen(f"http://{stack.triton.metrics_address}/metrics") as page:
+        text = page.read().decode()
+    (value,) = re.findall(
+        rf'^resrank_not_reranked_total{{(?=[^}}]*model="search")[^}}]*reason="{reason}"[^}}]*}} (.*)$', text, re.M
+    )
+    return float(value)
+
+
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_full_queue(stack: Stack, route: Any) -> None:
     expected = stack.client.search(QUERY, **SEARCH, rerank=False)
     reranked = stack.client.search(QUERY, **SEARCH)
+    before = not_reranked(stack, Outcome.SHED)
     with ThreadPoolExecutor(16) as pool:
         options = {"on_failure": "retrieval_order", "timeout_s": 30.0, "route": route}
         futures = [pool.submit(stack.client.search, QUERY, **SEARCH, **options) for _ in range(48)]
         found = [future.result() for future in futures]
     shed = [result for result in found if result.failure is not None]
     assert shed
+    if route == "server":
+        time.sleep(4 * PUBLISH_EVERY_S)
+        assert not_reranked(stack, Outcome.SHED) - before == len(shed)
     for result in shed:
         require_order(result, expected, Outcome.SHED)
     for result in found:
@@ -191,6 +208,20 @@ def test_stored_passages_keep_the_order_of_their_ids(stack: Stack) -> None:
     assert stack.client.rerank_stored(QUERY, **options).reranked
     with stack.stopped("reranker_0_0"):
         require_given(stack.client.rerank_stored(QUERY, **options), outcome=Outcome.DEADLINE)
+
+
+def test_ids_keep_their_order_without_a_sidecar_too(stack: Stack) -> None:
+    with ResRankClient(stack.triton.grpc_address, retrieval="127.0.0.1:1", max_attempts=1) as alone:
+        found = alone.rerank_stored(QUERY, ["p3", "nope", "p1"], include_texts=True, **OPEN)
+        assert found.failure is not None
+        assert (found.failure.outcome, found.reranked, found.missing_ids) == (Outcome.UNAVAILABLE, False, ())
+        assert [(passage.id, passage.index, passage.text) for passage in found.passages] == [
+            ("p3", 0, None),
+            ("nope", 1, None),
+            ("p1", 2, None),
+        ]
+        with pytest.raises(ServerUnavailableError):
+            alone.rerank_stored(QUERY, ["p3", "p1"])
 
 
 async def test_the_asyncio_clients_setting_holds_for_every_call(stack: Stack) -> None:

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from resrank.core.errors import DeadlineExceededError, InvalidInputError, QueueFullError, ResRankError
+from resrank.core.fail_open import REASONS
 from resrank.core.outcomes import Outcome
-from resrank.serving.load_metrics import PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, outcome_name
+from resrank.serving.load_metrics import PUBLISH_EVERY_S, CallerMetrics, EngineMetrics, SearchMetrics, outcome_name
 from resrank.serving.step import Answer, CancelledRequestError
 from support.pb_metrics import PbMetrics
 
@@ -22,6 +23,12 @@ def test_figures_are_there_before_anything_has_happened() -> None:
     pb = PbMetrics()
     CallerMetrics(pb, "search").close()
     assert set(pb.values) == outcomes | {"resrank_requests_under_way"}, "what it cannot know is not 0"
+    pb = PbMetrics()
+    metrics = SearchMetrics(pb, "search")
+    metrics.not_reranked(Outcome.DEADLINE)
+    metrics.close()
+    told = {reason: pb.values[f"resrank_not_reranked_total{{{reason}}}"] for reason in REASONS}
+    assert told == {Outcome.UNAVAILABLE: 0, Outcome.SHED: 0, Outcome.DEADLINE: 1, Outcome.FAILED: 0}
 
 
 def test_what_happened_is_added_up_and_published() -> None:
