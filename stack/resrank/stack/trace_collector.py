@@ -82,7 +82,7 @@ class TraceCollector:
             traces = collector
 
         try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
+            self._server = _Server((host, port), Handler)
         except OSError as error:
             raise StackError(f"cannot listen on {join_address(host, port)}: {error.strerror}") from error
         self.endpoint = f"http://{join_address(host, self._server.server_port)}"
@@ -106,7 +106,7 @@ class TraceCollector:
             trace_id: In hex.
         """
         with self._lock:
-            return sorted(self._traces.get(trace_id, ()), key=lambda span: span.start_ns)
+            return sorted(self._traces.get(trace_id, ()), key=_start)
 
     def take_quiet(self, quiet_s: float) -> Iterator[tuple[str, list[TraceSpan]]]:
         """Takes out the traces of which nothing has come for a while, the first first.
@@ -118,14 +118,13 @@ class TraceCollector:
             Id and spans.
         """
         before = time.monotonic() - quiet_s
-        with self._lock:
+        with self._lock:  # taken out in one piece: what comes meanwhile begins the trace's next part
             quiet = [trace_id for trace_id, changed in self._changed.items() if changed <= before]
-        for trace_id in quiet:
-            spans = self.trace(trace_id)
-            with self._lock:
-                self._traces.pop(trace_id, None)
-                self._changed.pop(trace_id, None)
-            yield trace_id, spans
+            taken = [(trace_id, self._traces.pop(trace_id)) for trace_id in quiet]
+            for trace_id in quiet:
+                del self._changed[trace_id]
+        for trace_id, spans in taken:
+            yield trace_id, sorted(spans, key=_start)
 
     def receive(self, body: bytes, content_type: str) -> bytes:
         """Takes one export request.
@@ -162,6 +161,11 @@ class TraceCollector:
             while len(self._traces) > MAX_TRACES:
                 oldest = next(iter(self._traces))
                 del self._traces[oldest], self._changed[oldest]
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """A stack has a dozen processes, which all call when a request is over: the standard library's 5 are too few."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -203,6 +207,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+def _start(span: TraceSpan) -> int:
+    return span.start_ns
 
 
 def _unpacked(body: bytes) -> bytes:
