@@ -163,13 +163,14 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool | Truncation = False,
+        tokens_read: list[int] | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
         """As :meth:`ResRankClient.embed_queries`."""
         return await self._run(
             "embed_queries",
-            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate, read=tokens_read),
             timeout_s,
             traceparent,
         )
@@ -180,16 +181,14 @@ class AsyncResRankClient(ClientBase[aio.Channel]):
         *,
         truncate: bool | Truncation = False,
         bulk: bool = False,
+        tokens_read: list[int] | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
         """As :meth:`ResRankClient.embed_passages`."""
-        return await self._run(
-            "embed_passages",
-            plans.embed(self._facts_of(), Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
-            timeout_s,
-            traceparent,
-        )
+        model = Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE
+        plan = plans.embed(self._facts_of(), model, texts, truncate=truncate, read=tokens_read)
+        return await self._run("embed_passages", plan, timeout_s, traceparent)
 
     async def encoder_sha256(
         self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None

@@ -225,7 +225,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
             lexical_weight: w, 0 to 10; None for the checkpoint's. With 0 no words are looked up.
             include_texts: Whether titles and texts are wanted, too.
             truncate: Cut a query over the token maximum instead of refusing it.
-            on_failure: As for :meth:`rerank`; the passages then come in the order of their ids.
+            on_failure: As for :meth:`rerank`; the passages then come in the order of their ids. That is so where the
+                sidecar is down, full or late as well: the passages are then without titles and texts, and ids that the
+                index does not have stand among them.
             priority: Triton's level of the requests; with ``BULK`` others go first where queues have levels (the
                 encoder's in GPU repositories).
             timeout_s: Budget of all steps together, in seconds.
@@ -254,6 +256,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         texts: Sequence[str],
         *,
         truncate: bool | Truncation = False,
+        tokens_read: list[int] | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -262,6 +265,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Args:
             texts: At least one, each at most ``MAX_QUERY_BYTES`` of UTF-8; long lists go in several requests.
             truncate: Cut texts over the token maximum instead of refusing them.
+            tokens_read: Told how many tokens were read, a number for each request to the model.
             timeout_s: Budget in seconds for the whole list.
             traceparent: W3C trace context.
 
@@ -273,7 +277,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         """
         return self._run(
             "embed_queries",
-            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate),
+            plans.embed(self._facts_of(), Model.EMBED_QUERY, texts, truncate=truncate, read=tokens_read),
             timeout_s,
             traceparent,
         )
@@ -284,6 +288,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
         *,
         truncate: bool | Truncation = False,
         bulk: bool = False,
+        tokens_read: list[int] | None = None,
         timeout_s: float | None = None,
         traceparent: str | None = None,
     ) -> Float32:
@@ -293,6 +298,7 @@ class ResRankClient(ClientBase[grpc.Channel]):
             texts: At least one, each at most ``MAX_PASSAGE_BYTES`` of UTF-8; long lists go in several requests.
             truncate: Cut texts over the token maximum instead of refusing them.
             bulk: Nobody waits for the answer: whatever else the server has to do goes first. An index is filled so.
+            tokens_read: Told how many tokens were read, a number for each request to the model.
             timeout_s: Budget in seconds for the whole list.
             traceparent: W3C trace context.
 
@@ -302,12 +308,9 @@ class ResRankClient(ClientBase[grpc.Channel]):
         Raises:
             InvalidInputError: A text breaks a rule; the error names it as ``TEXT[index]``.
         """
-        return self._run(
-            "embed_passages",
-            plans.embed(self._facts_of(), Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE, texts, truncate=truncate),
-            timeout_s,
-            traceparent,
-        )
+        model = Model.EMBED_BULK if bulk else Model.EMBED_PASSAGE
+        plan = plans.embed(self._facts_of(), model, texts, truncate=truncate, read=tokens_read)
+        return self._run("embed_passages", plan, timeout_s, traceparent)
 
     def encoder_sha256(
         self, *, triton: str = "", timeout_s: float | None = None, traceparent: str | None = None

@@ -44,7 +44,12 @@ _CALLED_MODELS = (
 
 
 def embed(
-    facts: FactsCache, model: Model, texts: Sequence[str], *, truncate: bool | Truncation | None
+    facts: FactsCache,
+    model: Model,
+    texts: Sequence[str],
+    *,
+    truncate: bool | Truncation | None,
+    read: list[int] | None,
 ) -> Plan[Float32]:
     """Embeds any number of texts in requests of at most the model's batch size; FP32 [n, d]."""
     truncate = inputs.truncation(truncate)
@@ -53,7 +58,7 @@ def embed(
         encoded = inputs.encode_texts(Tensor.QUERY, texts, MAX_QUERY_BYTES)
     else:
         encoded = inputs.encode_texts(Tensor.TEXT, texts, MAX_PASSAGE_BYTES)
-    return (yield from _embed(facts, model, None, encoded, truncate))
+    return (yield from _embed(facts, model, None, encoded, truncate, read=read))
 
 
 def _embed(
@@ -63,12 +68,15 @@ def _embed(
     encoded: Sequence[bytes],
     truncate: bool | Truncation | None,
     cut: set[int] | None = None,
+    read: list[int] | None = None,
 ) -> Plan[Float32]:
     """Embeds texts in requests of at most the model's batch size; errors name them as the model does, or otherwise."""
     size = (yield from model_facts(facts, model)).max_batch_size
     parts = yield from together(
         [
-            triton_calls.embed(model, encoded[block], truncate=truncate, first_row=block.start, named=named, cut=cut)
+            triton_calls.embed(
+                model, encoded[block], truncate=truncate, first_row=block.start, named=named, cut=cut, read=read
+            )
             for block in plan_blocks(len(encoded), size)
         ]
     )
@@ -96,14 +104,15 @@ def rerank(
             raise InvalidInputError("lexical_weight", "weighs lexical_scores, but there are none")
     scorer_plan: Plan[Scorer]
     cut: set[int] = set()
+    read: list[int] = []
     if candidates is not None and passages is None:
         vectors = inputs.half_precision(candidates)
         count = len(vectors)
-        scorer_plan = embeddings_scorer(facts, encoded_query, vectors, truncate)
+        scorer_plan = embeddings_scorer(facts, encoded_query, vectors, truncate, read)
     elif passages is not None and candidates is None:
         texts = inputs.encode_texts(Tensor.PASSAGES, passages, MAX_PASSAGE_BYTES)
         count = len(texts)
-        scorer_plan = _texts_scorer(facts, encoded_query, texts, truncate, cut)
+        scorer_plan = _texts_scorer(facts, encoded_query, texts, truncate, cut, read)
     else:
         raise InvalidInputError("candidates", "give either candidates (embeddings) or passages (texts), one of them")
     lexical = None if lexical_scores is None else check_lexical_scores(lexical_scores, count)
@@ -123,6 +132,7 @@ def rerank(
         reranked=found.failure is None,
         failure=found.failure,
         truncated=tuple(sorted(cut)),
+        tokens_read=sum(read),
     )
 
 
@@ -262,36 +272,45 @@ class Scorer:
 
 
 def embeddings_scorer(
-    facts: FactsCache, query: bytes, candidates: inputs.Float16, truncate: bool | Truncation | None
+    facts: FactsCache,
+    query: bytes,
+    candidates: inputs.Float16,
+    truncate: bool | Truncation | None,
+    read: list[int],
 ) -> Plan[Scorer]:
-    """Scores embeddings, FP16 [N, d]."""
+    """Scores embeddings, FP16 [N, d]; ``read`` is told how many tokens each request had read."""
     reranker = yield from served_reranker(facts)
     model = yield from model_facts(facts, Model.RERANK)
     inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
     order = CanonicalOrder.as_given(len(candidates))
     if reranker.sorts(len(candidates)):
-        (embedding,) = yield from one(triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate))
+        (embedding,) = yield from one(triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate, read=read))
         order = canonical_order(embedding, candidates)
 
     def one_pass(rows: Rows) -> Call[Float32]:
-        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=rows.item)
+        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=rows.item, read=read)
 
     return Scorer(one_pass, order, reranker.max_passages)
 
 
 def _texts_scorer(
-    facts: FactsCache, query: bytes, passages: Sequence[bytes], truncate: bool | Truncation | None, cut: set[int]
+    facts: FactsCache,
+    query: bytes,
+    passages: Sequence[bytes],
+    truncate: bool | Truncation | None,
+    cut: set[int],
+    read: list[int],
 ) -> Plan[Scorer]:
     reranker = yield from served_reranker(facts)
     size = min(reranker.max_passages, MAX_TEXT_PASSAGES)
     if reranker.relational and len(passages) > size:
         # The order of the whole list is by the passages' vectors, and with them at hand no text need be sent again.
-        vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate, cut)
-        return (yield from embeddings_scorer(facts, query, vectors.astype("<f2"), truncate))
+        vectors = yield from _embed(facts, Model.EMBED_PASSAGE, Tensor.PASSAGES, passages, truncate, cut, read)
+        return (yield from embeddings_scorer(facts, query, vectors.astype("<f2"), truncate, read))
 
     def one_pass(rows: Rows) -> Call[Float32]:
         chosen = [passages[row] for row in rows.tolist()]
-        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item, cut=cut)
+        return triton_calls.rerank_text(query, chosen, truncate=truncate, row_in_list=rows.item, cut=cut, read=read)
 
     return Scorer(one_pass, CanonicalOrder.as_given(len(passages)), size)
 

@@ -60,6 +60,7 @@ class RerankResult:
         reranked: False where the reranker failed and ``on_failure=retrieval_order`` kept the order given.
         failure: Why; None where all went well.
         triton: Of stored passages behind an alias, the Triton that it names; empty for the client's own.
+        tokens_read: Tokens of query and texts that the encoder read for it: what it knew already is not among them.
     """
 
     passages: tuple[RankedPassage, ...]
@@ -69,6 +70,7 @@ class RerankResult:
     failure: Failure | None = None
     truncated: tuple[int, ...] = ()
     triton: str = ""
+    tokens_read: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from resrank.client.triton_calls import Float32
 from resrank.core.blocks import plan_blocks
 from resrank.core.collection_names import collection_name
 from resrank.core.errors import InvalidInputError, Place, RetrievalError
-from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure
+from resrank.core.fail_open import FOR_ANSWER, FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure
 from resrank.core.fusion import check_lexical_weight, joint_scores
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_MESSAGE_RECORDS
 from resrank.core.passage import check_id
@@ -41,7 +41,11 @@ def rerank_stored(
     truncate: bool | Truncation | None,
     on_failure: OnFailure,
 ) -> plans.Plan[RerankResult]:
-    """Reads vectors, and BM25 where it counts, and reranks, or with ``retrieval_order`` keeps the order of the ids."""
+    """Reads vectors, and BM25 where it counts, and reranks, or with ``retrieval_order`` keeps the order of the ids.
+
+    That order is the caller's, so it is there without the sidecar, too: then there are no texts to go with it, and
+    nobody knows which of the passages exist.
+    """
     encoded_query = inputs.encode_query(query)
     checked = _check_ids(ids)
     truncate, include_texts = inputs.truncation(truncate), inputs.truth("include_texts", include_texts)
@@ -55,7 +59,13 @@ def rerank_stored(
         )
         return replace(result, triton=target.triton)
 
-    return (yield from at_target(facts_of, collection, at, has_sidecar=True))
+    watch = Stopwatch()
+    try:
+        return (yield from at_target(facts_of, collection, at, has_sidecar=True))
+    except MODEL_FAILURES as error:  # the sidecar's: what the models fail in is made up for within
+        if on_failure is OnFailure.ERROR:
+            raise
+        return _as_named(checked, Failure.of(error), watch)
 
 
 def _reranked(
@@ -96,16 +106,18 @@ def _reranked(
         )
         for block in plan_blocks(len(checked), MAX_MESSAGE_RECORDS)
     ]
-    answers = yield from plans.together(calls)
+    kept = FOR_ANSWER if on_failure is OnFailure.RETRIEVAL_ORDER else NOTHING
+    answers = yield from plans.leaving(kept, plans.together(calls))
     watch.lap("retrieve")
     missing = tuple(id_ for answer in answers for id_ in answer.missing_ids)
     records = [record for answer in answers for record in answer.records]
     if not records:
         return RerankResult((), watch.with_total(), missing, failure is None, failure)
     lexical, best = _lexical(answers, len(records))
+    read: list[int] = []
 
     def scored() -> plans.Plan[plans.Scored]:
-        scorer = yield from plans.embeddings_scorer(facts, encoded_query, _vectors(records), truncate)
+        scorer = yield from plans.embeddings_scorer(facts, encoded_query, _vectors(records), truncate, read)
         return (yield from plans.in_passes(scorer, final, False, watch))
 
     def final(scores: Float32, indices: NDArray[np.int64]) -> Float32:
@@ -125,7 +137,16 @@ def _reranked(
         lexical_scores=lexical,
         places=_places(checked, missing),
     )
-    return RerankResult(ranked, watch.with_total(), missing, found.failure is None, found.failure)
+    return RerankResult(
+        ranked, watch.with_total(), missing, found.failure is None, found.failure, tokens_read=sum(read)
+    )
+
+
+def _as_named(ids: Sequence[str], failure: Failure, watch: Stopwatch) -> RerankResult:
+    """The passages in the order of their ids, of which nothing else is known."""
+    unknown = plans.Scored.as_given(len(ids), failure)
+    ranked = rank_candidates(unknown.scores, unknown.indices, ids=ids)
+    return RerankResult(ranked, watch.with_total(), reranked=False, failure=failure)
 
 
 def _check_ids(ids: Sequence[str]) -> list[str]:

@@ -138,6 +138,7 @@ def embed(
     first_row: int | None = None,
     named: Tensor | None = None,
     cut: set[int] | None = None,
+    read: list[int] | None = None,
 ) -> Call[Float32]:
     """Embeds texts in one request.
 
@@ -148,6 +149,7 @@ def embed(
         first_row: Where the first of them stands in the caller's list; None when the caller gave one text alone.
         named: What the caller calls the list; None for the model's name of it.
         cut: Told places of texts that were cut, when the answer comes.
+        read: Told then how many tokens the model read.
 
     Returns:
         A call for FP32 [len(texts), d].
@@ -161,7 +163,10 @@ def embed(
 
     def parse(response: Any) -> Float32:
         if cut is not None:
-            cut.update((np.flatnonzero(_told_cuts(response, (len(texts), 1))) + (first_row or 0)).tolist())
+            tokens_cut = _told(response, model, Tensor.TOKENS_CUT, (len(texts), 1))
+            cut.update((np.flatnonzero(tokens_cut) + (first_row or 0)).tolist())
+        if read is not None:
+            read.append(int(_told(response, model, Tensor.TOKENS_READ, (len(texts), 1)).sum()))
         return _output(response, model, Tensor.EMBEDDING, (len(texts), None))
 
     return _infer(
@@ -175,7 +180,12 @@ def embed(
 
 
 def rerank(
-    query: bytes, candidates: Float16, *, truncate: Truncate, row_in_list: Callable[[int], int]
+    query: bytes,
+    candidates: Float16,
+    *,
+    truncate: Truncate,
+    row_in_list: Callable[[int], int],
+    read: list[int] | None = None,
 ) -> Call[Float32]:
     """Scores one pass of candidates.
 
@@ -184,11 +194,19 @@ def rerank(
         candidates: FP16 [N, d], N at most the model's ``max_passages``.
         truncate: Cut a query over the token maximum instead of refusing it.
         row_in_list: Where a candidate of this pass stands in the caller's list.
+        read: Told how many tokens the models read, when the answer comes.
 
     Returns:
         A call for FP32 [N].
     """
     count, dimension = candidates.shape
+
+    def parse(response: Any) -> Float32:
+        if read is not None:
+            read.append(int(_told(response, Model.RERANK, Tensor.TOKENS_READ, (1, 1)).sum()))
+        scores: Float32 = _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0]
+        return scores
+
     return _infer(
         Model.RERANK,
         lambda: [
@@ -196,13 +214,19 @@ def rerank(
             _Input(Tensor.CANDIDATES, "FP16", (1, count, dimension), candidates.tobytes()),
         ],
         truncate,
-        lambda response: _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0],
+        parse,
         partial(_locate_candidate, Tensor.CANDIDATES, row_in_list),
     )
 
 
 def rerank_text(
-    query: bytes, passages: Sequence[bytes], *, truncate: Truncate, row_in_list: Callable[[int], int], cut: set[int]
+    query: bytes,
+    passages: Sequence[bytes],
+    *,
+    truncate: Truncate,
+    row_in_list: Callable[[int], int],
+    cut: set[int],
+    read: list[int],
 ) -> Call[Float32]:
     """As :func:`rerank`, with passages in UTF-8 that the server embeds.
 
@@ -212,12 +236,14 @@ def rerank_text(
         truncate: Cut texts over the token maximum instead of refusing them.
         row_in_list: Where a passage of this pass stands in the caller's list.
         cut: Told places of passages that were cut, when the answer comes.
+        read: Told then how many tokens the models read.
     """
     count = len(passages)
 
     def parse(response: Any) -> Float32:
-        tokens_cut = _told_cuts(response, (1, count))
+        tokens_cut = _told(response, Model.RERANK_TEXT, Tensor.TOKENS_CUT, (1, count))
         cut.update(row_in_list(row) for row in np.flatnonzero(tokens_cut).tolist())
+        read.append(int(_told(response, Model.RERANK_TEXT, Tensor.TOKENS_READ, (1, 1)).sum()))
         scores: Float32 = _output(response, Model.RERANK_TEXT, Tensor.SCORES, (1, count))[0]
         return scores
 
@@ -230,11 +256,11 @@ def rerank_text(
     )
 
 
-def _told_cuts(response: Any, shape: tuple[int, int]) -> Int32:
-    """INT32 in this shape, tokens that were cut off; none where the repository is of a version that does not tell."""
-    if not any(output.name == Tensor.TOKENS_CUT for output in response.outputs):
+def _told(response: Any, model: Model, count: Tensor, shape: tuple[int, int]) -> Int32:
+    """INT32 in this shape, numbers of tokens; 0 where the repository is of a version that does not tell."""
+    if not any(output.name == count for output in response.outputs):
         return np.zeros(shape, np.int32)
-    return _output(response, Model.RERANK_TEXT, Tensor.TOKENS_CUT, shape, "INT32")
+    return _output(response, model, count, shape, "INT32")
 
 
 def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[FoundPassages]:

@@ -189,6 +189,21 @@ class Calibration:
             raise InvalidInputError("calibration", f"not as resrank calibrate writes it: {error}") from error
 
 
+def relevance_of(calibration: Calibration | None, lexical_weight: float | None, *, words: bool) -> Relevance:
+    """The map of an answer's scores.
+
+    Args:
+        calibration: What was fitted for the checkpoint; None for nothing.
+        lexical_weight: w, where the caller named one; else it is the checkpoint's, for which the maps were fitted.
+        words: Whether words have a share in the scores.
+    """
+    if calibration is None:
+        return UNCALIBRATED
+    if not words:
+        return calibration.for_weight(None)
+    return calibration.for_weight(calibration.lexical_weight if lexical_weight is None else lexical_weight)
+
+
 def read_calibration(parameters: Mapping[str, str]) -> Calibration | None:
     """The maps that a model's config tells; None where it tells none.
 

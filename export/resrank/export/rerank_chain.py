@@ -54,7 +54,7 @@ def rerank_steps(spec: CheckpointSpec) -> tuple[ChainStep, ...]:
     if encodes_first(spec):
         return (*_encoding(spec), _prompt(spec), _reranker(spec), _scoring(spec))
     encoding = _encoding(spec) if spec.fusion.query_residual else ()
-    return (_prompt(spec), _reranker(spec), *encoding, _scoring(spec))
+    return (_prompt(spec, counts=not encoding), _reranker(spec), *encoding, _scoring(spec))
 
 
 def write_chain(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec) -> None:
@@ -84,7 +84,11 @@ def _encoding(spec: CheckpointSpec) -> tuple[ChainStep, ...]:
         ChainStep(
             Model.QUERY_TOKENIZER,
             {Tensor.TEXT: Tensor.QUERY.value, **waiting},
-            {Tensor.INPUT_IDS: _QUERY_IDS, Tensor.ATTENTION_MASK: _QUERY_MASK},
+            {
+                Tensor.INPUT_IDS: _QUERY_IDS,
+                Tensor.ATTENTION_MASK: _QUERY_MASK,
+                Tensor.TOKENS_READ: Tensor.TOKENS_READ.value,
+            },
         ),
         ChainStep(
             Model.ENCODER,
@@ -94,14 +98,16 @@ def _encoding(spec: CheckpointSpec) -> tuple[ChainStep, ...]:
     )
 
 
-def _prompt(spec: CheckpointSpec) -> ChainStep:
+def _prompt(spec: CheckpointSpec, *, counts: bool = False) -> ChainStep:
+    """The laying out of the sequence, which counts the query's tokens where it is not encoded."""
     first = (Tensor.QUERY_EMBEDDING,) if encodes_first(spec) else ()
     engine = (tensor for tensor in reranker_inputs(spec) if tensor is not Tensor.CANDIDATES)
     places = (Tensor.CANDIDATE_PLACES,) if spec.reranker.slots.content.has_relations else ()
+    counted = (Tensor.TOKENS_READ,) if counts else ()
     return ChainStep(
         Model.RERANK_PROMPT,
         _same((Tensor.QUERY, Tensor.CANDIDATES, *first)),
-        {**_same((*engine, *places, Tensor.CANDIDATE_COUNT)), Tensor.CANDIDATES: _CHECKED},
+        {**_same((*engine, *places, Tensor.CANDIDATE_COUNT, *counted)), Tensor.CANDIDATES: _CHECKED},
     )
 
 

@@ -42,6 +42,19 @@ class EmbedTask:
     priority: Priority = Priority.INTERACTIVE
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """What came of it.
+
+    Attributes:
+        vectors: FP32 [n, d] of n texts.
+        tokens_read: Tokens of all of them that the encoder read.
+    """
+
+    vectors: Float32
+    tokens_read: int
+
+
 class Embedder:
     """Embeds through the client library.
 
@@ -54,8 +67,8 @@ class Embedder:
         self._client = client
         self._most = most
 
-    async def embed(self, task: EmbedTask) -> Float32:
-        """FP32 [n, d] of n texts.
+    async def embed(self, task: EmbedTask) -> Embedded:
+        """Embeds a request's texts.
 
         Args:
             task: What is wanted.
@@ -67,17 +80,20 @@ class Embedder:
         if len(task.texts) > self._most:
             raise InvalidInputError(task.field, "too many in one request", limit=self._most, value=len(task.texts))
         truncate = Truncation(task.side) if task.truncate else False
+        read: list[int] = []
         try:
             if task.kind is InputType.QUERY:
-                return await self._client.embed_queries(self._queries(task), truncate=truncate)
-            documents = sort_texts(task.texts, truncate=task.truncate, side=task.side, strict=True, field=task.field)
-            return await self._client.embed_passages(
-                documents.usable,
-                truncate=truncate,
-                bulk=task.priority is Priority.BULK,
-            )
+                vectors = await self._client.embed_queries(self._queries(task), truncate=truncate, tokens_read=read)
+            else:
+                documents = sort_texts(
+                    task.texts, truncate=task.truncate, side=task.side, strict=True, field=task.field
+                )
+                vectors = await self._client.embed_passages(
+                    documents.usable, truncate=truncate, bulk=task.priority is Priority.BULK, tokens_read=read
+                )
         except InvalidInputError as error:
             raise error.at(Place(task.field, error.place.index)) from None
+        return Embedded(vectors, sum(read))
 
     def _queries(self, task: EmbedTask) -> Sequence[str]:
         return [

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from resrank.client import AsyncResRankClient, RankedPassage, RerankResult
-from resrank.core.calibration import Calibration
+from resrank.core.calibration import Calibration, relevance_of
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Parameter, Priority, Tensor
 from resrank.core.truncation import Side, Truncation
 from resrank.gateway.documents import Documents, fit_query, sort_ids, sort_texts
-from resrank.gateway.relevance import relevance_of
 
 _MOST_REFUSALS = 8
 """Documents that the models may refuse, each after another call, before the request fails."""
@@ -87,6 +86,7 @@ class Ranking:
         calibration: How scores became relevance.
         unusable: Place to what is wrong, of documents that could not be ranked; they stand last, with relevance 0.
         timings: Milliseconds of each stage.
+        tokens_read: Tokens of query and documents that the models read for it.
     """
 
     documents: tuple[RankedDocument, ...]
@@ -96,6 +96,7 @@ class Ranking:
     truncated: tuple[int, ...]
     unusable: Mapping[int, str]
     timings: Mapping[str, float] = field(default_factory=dict)
+    tokens_read: int = 0
 
 
 class Reranker:
@@ -192,6 +193,7 @@ def _ranking(task: RerankTask, documents: Documents, result: RerankResult, calib
         tuple(sorted({*documents.cut, *(documents.places[place] for place in result.truncated)})),
         unusable,
         result.timings,
+        result.tokens_read,
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,25 @@ from resrank.core.truncation import Truncation
 from resrank.serving.embedding_cache import EmbeddingCache, Kept
 
 
+class Chunk(NamedTuple):
+    """What the encoder makes of n texts.
+
+    Attributes:
+        vectors: FP32 [n, d].
+        tokens_cut: INT32 [n], tokens of each that are not in its vector.
+        tokens_read: INT32 [n], tokens of each that are.
+    """
+
+    vectors: NDArray[np.float32]
+    tokens_cut: NDArray[np.int32]
+    tokens_read: NDArray[np.int32]
+
+
 class EncodePassages(Protocol):
     """Has texts encoded."""
 
-    async def __call__(self, texts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """FP32 [n, d] and INT32 [n] tokens cut of n texts in UTF-8, no more than one call to ``embed_passage`` takes.
+    async def __call__(self, texts: Sequence[bytes]) -> Chunk:
+        """Encodes texts in UTF-8, no more than one call to ``embed_passage`` takes.
 
         Raises:
             ResRankError: Nothing was computed. An invalid text is named ``TEXT[j]``.
@@ -37,6 +51,7 @@ class Encoded:
     Attributes:
         vectors: FP16 [n, d].
         tokens_cut: INT32 [n], tokens of each that its vector was made without.
+        tokens_read: INT32 [n], tokens of each that were read for this request; 0 of those that it found.
         found: How many of the n this request did not have encoded: they were known, or somebody was encoding them, or
             they stand in the request twice.
         encoded: How many it had encoded.
@@ -44,6 +59,7 @@ class Encoded:
 
     vectors: NDArray[np.float16]
     tokens_cut: NDArray[np.int32]
+    tokens_read: NDArray[np.int32]
     found: int
     encoded: int
 
@@ -103,13 +119,17 @@ class PassageEncoder:
         for position, key in enumerate(keys):
             first.setdefault(key, position)
         vectors: dict[bytes, Kept] = {}
+        tokens_read = np.zeros(len(keys), np.int32)
         failure: PassageError | None = None
         encoded = 0
         missing = list(first)
         while missing:
             mine, others = self._claim(missing, vectors)
             encoded += len(mine)
-            for place, error in await self._encode(mine, [texts[first[key]] for key in mine], encode, vectors):
+            positions = np.array([first[key] for key in mine], np.int64)
+            read, failures = await self._encode(mine, [texts[place] for place in positions], encode, vectors)
+            tokens_read[positions] = read
+            for place, error in failures:
                 position = first[mine[place]]
                 if failure is None or position < failure.position:
                     failure = PassageError(position, error)
@@ -121,7 +141,8 @@ class PassageEncoder:
             raise failure
         kept = [vectors[key] for key in keys]
         tokens_cut = np.array([each.tokens_cut for each in kept], np.int32)
-        return Encoded(np.stack([each.vector for each in kept]), tokens_cut, len(keys) - encoded, encoded)
+        stacked = np.stack([each.vector for each in kept])
+        return Encoded(stacked, tokens_cut, tokens_read, len(keys) - encoded, encoded)
 
     def _claim(
         self, keys: Sequence[bytes], vectors: dict[bytes, Kept]
@@ -142,17 +163,24 @@ class PassageEncoder:
 
     async def _encode(
         self, keys: Sequence[bytes], texts: Sequence[bytes], encode: EncodePassages, vectors: dict[bytes, Kept]
-    ) -> list[tuple[int, Exception]]:
-        """Encodes in chunks at the same time, each made known as it comes; the place and error of what failed."""
+    ) -> tuple[NDArray[np.int32], list[tuple[int, Exception]]]:
+        """Encodes in chunks at the same time, each made known as it comes.
+
+        Returns:
+            INT32 [n] tokens that were read of each; place and error of what failed.
+        """
+        tokens_read = np.zeros(len(keys), np.int32)
 
         async def one_chunk(block: slice) -> None:
             chunk = keys[block]
             try:
-                rows, tokens_cut = await encode(texts[block])
+                made = await encode(texts[block])
+                tokens_read[block] = made.tokens_read
                 with np.errstate(over="ignore"):  # `rerank` refuses an infinity and says where it is
-                    for key, row, cut in zip(chunk, rows.astype(np.float16), tokens_cut.tolist(), strict=True):
-                        vectors[key] = Kept(row, cut)
-                        self._cache.put(key, row, cut)
+                    rows = made.vectors.astype(np.float16)
+                for key, row, cut in zip(chunk, rows, made.tokens_cut.tolist(), strict=True):
+                    vectors[key] = Kept(row, cut)
+                    self._cache.put(key, row, cut)
             finally:
                 for key in chunk:
                     self._under_way.pop(key).set_result(vectors.get(key))
@@ -165,7 +193,7 @@ class PassageEncoder:
                 failures.append((block.start + _row(outcome), outcome))
             elif outcome is not None:
                 raise outcome  # cancellation or exit of the process: nobody's result
-        return failures
+        return tokens_read, failures
 
     async def _wait_for(
         self,

@@ -97,7 +97,15 @@ class PromptingStep:
             Tensor.CANDIDATES: candidates,
             Tensor.CANDIDATE_COUNT: prompt.candidate_count,
             **relational,
+            **self._counted(request, queries),
         }
+
+    @staticmethod
+    def _counted(request: StepRequest, queries: Sequence[Sequence[int]]) -> Arrays:
+        """TOKENS_READ INT32 [B, 1], to who asks by name."""
+        if Tensor.TOKENS_READ not in request.wanted:
+            return {}
+        return {Tensor.TOKENS_READ: np.array([[len(query)] for query in queries], np.int32)}
 
     def _relate(
         self, queries: NDArray[np.float32], candidates: NDArray[np.float16]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,13 @@ from resrank.core.tokenization import decode_text, row_field
 from resrank.serving.cache_metrics import CacheMetrics
 from resrank.serving.embedding_cache import EmbeddingCache
 from resrank.serving.infer import Infer
-from resrank.serving.passage_encoding import Encoded, PassageEncoder, PassageError
+from resrank.serving.passage_encoding import Chunk, Encoded, PassageEncoder, PassageError
 from resrank.serving.rerank_chain import InferOutputs
 from resrank.serving.step import Arrays, StepRequest
 
 
 class TextRerankingStep:
-    """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 and TOKENS_CUT INT32 [B, N]."""
+    """QUERY BYTES [B, 1] and PASSAGES BYTES [B, N] to SCORES FP32 and TOKENS_CUT INT32 [B, N], TOKENS_READ [B, 1]."""
 
     def __init__(
         self,
@@ -70,20 +71,27 @@ class TextRerankingStep:
             decode_text(query, row_field(Tensor.QUERY, row, rows), max_bytes=MAX_QUERY_BYTES)
         encoded = await self._encode(passages.ravel().tolist(), passages.shape, request)
         inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: encoded.vectors.reshape(rows, count, -1)}
-        scores = await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)
-        return {Tensor.SCORES: scores, Tensor.TOKENS_CUT: encoded.tokens_cut.reshape(rows, count)}
+        told: dict[Tensor, NDArray[Any]] = {Tensor.TOKENS_CUT: encoded.tokens_cut.reshape(rows, count)}
+        if self._infer_outputs is None or Tensor.TOKENS_READ not in request.wanted:
+            return told | {Tensor.SCORES: await self._infer(Model.RERANK, inputs, Tensor.SCORES, request)}
+        ranked = await self._infer_outputs(Model.RERANK, inputs, (Tensor.SCORES, Tensor.TOKENS_READ), request)
+        of_passages = encoded.tokens_read.reshape(rows, count).sum(axis=1, keepdims=True, dtype=np.int32)
+        told[Tensor.SCORES] = ranked[Tensor.SCORES]
+        return told | {Tensor.TOKENS_READ: ranked[Tensor.TOKENS_READ] + of_passages}
 
     async def _encode(self, passages: Sequence[bytes], shape: tuple[int, ...], request: StepRequest) -> Encoded:
         """Vectors of B * N texts."""
+        counts = (Tensor.TOKENS_CUT, *((Tensor.TOKENS_READ,) if Tensor.TOKENS_READ in request.wanted else ()))
 
-        async def embed(texts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        async def embed(texts: Sequence[bytes]) -> Chunk:
             inputs = {Tensor.TEXT: np.array(texts, dtype=np.object_)[:, np.newaxis]}
+            untold = np.zeros((len(texts), 1), np.int32)
             if self._infer_outputs is None:
                 embeddings = await self._infer(Model.EMBED_PASSAGE, inputs, Tensor.EMBEDDING, request)
-                return embeddings, np.zeros(len(texts), np.int32)
-            wanted = (Tensor.EMBEDDING, Tensor.TOKENS_CUT)
-            outputs = await self._infer_outputs(Model.EMBED_PASSAGE, inputs, wanted, request)
-            return outputs[Tensor.EMBEDDING], outputs[Tensor.TOKENS_CUT][:, 0]
+                return Chunk(embeddings, untold[:, 0], untold[:, 0])
+            outputs = await self._infer_outputs(Model.EMBED_PASSAGE, inputs, (Tensor.EMBEDDING, *counts), request)
+            read = outputs.get(Tensor.TOKENS_READ, untold)
+            return Chunk(outputs[Tensor.EMBEDDING], outputs[Tensor.TOKENS_CUT][:, 0], read[:, 0])
 
         try:
             encoded = await self._encoder.encode(passages, embed, truncate=request.truncate, deadline=request.deadline)

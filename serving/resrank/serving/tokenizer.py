@@ -18,7 +18,7 @@ from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
 class TokenizationStep:
-    """TEXT BYTES [B, 1] to INPUT_IDS and ATTENTION_MASK INT64 [B, L], and to who asks TOKENS_CUT INT32 [B, 1]."""
+    """TEXT BYTES [B, 1] to INPUT_IDS and ATTENTION_MASK INT64 [B, L]; to who asks, TOKENS_CUT, TOKENS_READ [B, 1]."""
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None, *, for_queries: bool) -> None:
         """Reads the tokenizer.
@@ -52,7 +52,9 @@ class TokenizationStep:
             padding = ((0, 0), (0, bucket_length(width, self._buckets) - width))
             ids, mask = np.pad(ids, padding), np.pad(mask, padding)
         outputs: dict[Tensor, NDArray[Any]] = {Tensor.INPUT_IDS: ids, Tensor.ATTENTION_MASK: mask}
-        # By name: repositories of earlier versions, and queries, have no such output.
+        # By name: repositories of earlier versions have no such outputs, and of queries no TOKENS_CUT.
         if Tensor.TOKENS_CUT in request.wanted:
             outputs[Tensor.TOKENS_CUT] = batch.tokens_cut[:, np.newaxis]
+        if Tensor.TOKENS_READ in request.wanted:
+            outputs[Tensor.TOKENS_READ] = mask.sum(axis=1, keepdims=True, dtype=np.int32)
         return outputs

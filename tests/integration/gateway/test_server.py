@@ -69,11 +69,16 @@ def test_without_servers_it_answers_503_or_in_the_order_given(monkeypatch: pytes
         assert kept.json()["meta"]["reranked"] is False
         assert kept.json()["meta"]["reason"] == kept.headers["x-resrank-reason"] == "unavailable"
         assert kept.headers["x-resrank-reranked"] == "false"
+        named = ask(
+            gateway, on_failure="retrieval_order", documents=None, document_ids=["b", "a"], return_documents=True
+        )
+        assert [(result["index"], result["id"]) for result in named.json()["results"]] == [(0, "b"), (1, "a")]
+        assert named.json()["meta"]["warnings"][-1] == "documents: the index did not answer, so that there are no texts"
         ready = httpx.get(f"{gateway.url}v1/health/ready", trust_env=False)
         assert (ready.status_code, ready.json()["ready"]) == (503, False)
         assert httpx.get(f"{gateway.url}v1/health/live", trust_env=False).status_code == 200
         metrics = httpx.get(f"{gateway.url}metrics", trust_env=False).text
-        assert 'resrank_gateway_not_reranked_total{reason="unavailable",route="/v2/rerank"} 1.0' in metrics
+        assert 'resrank_gateway_not_reranked_total{reason="unavailable",route="/v2/rerank"} 2.0' in metrics
         assert gateway.stop() == 0
 
 

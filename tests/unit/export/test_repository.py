@@ -89,8 +89,9 @@ def test_a_repository_has_what_triton_loads_and_nothing_else(plan: RepositoryPla
 
 def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_path: Path) -> None:
     write_repository(plan, tmp_path / "out")
-    assert dims(read(tmp_path / "out", "rerank")) == {"QUERY": [1], "CANDIDATES": [-1, 32], "SCORES": [-1]}
-    assert dims(read(tmp_path / "out", "embed_query")) == {"TEXT": [1], "EMBEDDING": [32]}
+    rerank = {"QUERY": [1], "CANDIDATES": [-1, 32], "SCORES": [-1], "TOKENS_READ": [1]}
+    assert dims(read(tmp_path / "out", "rerank")) == rerank
+    assert dims(read(tmp_path / "out", "embed_query")) == {"TEXT": [1], "EMBEDDING": [32], "TOKENS_READ": [1]}
     assert dims(read(tmp_path / "out", "reranker"))["PASSAGE_STATES"] == [-1, 32]
     told = {key: value.string_value for key, value in read(tmp_path / "out", "rerank").parameters.items()}
     assert told == {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.calibration import Calibration, Platt
-from resrank.gateway.relevance import logit, relevance_of
+from resrank.core.calibration import Calibration, Platt, relevance_of
+from resrank.gateway.relevance import logit
 
 from .conftest import DecidedClient, Serve
 

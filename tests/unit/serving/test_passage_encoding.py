@@ -11,7 +11,7 @@ import pytest
 
 from resrank.core.errors import DeadlineExceededError, InvalidInputError, Place, QueueFullError
 from resrank.serving.embedding_cache import EmbeddingCache
-from resrank.serving.passage_encoding import Encoded, PassageEncoder, PassageError
+from resrank.serving.passage_encoding import Chunk, Encoded, PassageEncoder, PassageError
 
 
 class Encoder:
@@ -24,7 +24,7 @@ class Encoder:
         if not held:
             self.go.set()
 
-    async def __call__(self, texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    async def __call__(self, texts: Sequence[bytes]) -> Chunk:
         self.calls.append(list(texts))
         await self.go.wait()
         if self.failure is not None:
@@ -33,7 +33,7 @@ class Encoder:
             if text == b"bad":
                 raise InvalidInputError(Place("TEXT", () if len(texts) == 1 else (row,)), "empty")
         vectors = np.array([[float(text), 1.0] for text in texts], np.float32)
-        return vectors, np.array([len(text) - 1 for text in texts], np.int32)
+        return Chunk(vectors, np.array([len(text) - 1 for text in texts], np.int32), np.full(len(texts), 7, np.int32))
 
 
 def passages(*numbers: int) -> list[bytes]:
@@ -64,6 +64,7 @@ async def test_known_passages_and_repeated_ones_are_not_encoded_again() -> None:
     second = await encode(encoder, passages(4, 5, 1), by)
     assert by.calls[2:] == [passages(5)]
     assert (second.found, second.encoded) == (2, 1)
+    assert (first.tokens_read.tolist(), second.tokens_read.tolist()) == ([7, 7, 0, 7, 7], [0, 7, 0])
     np.testing.assert_array_equal(first.vectors, np.array([[1, 1], [2, 1], [1, 1], [3, 1], [4, 1]], np.float16))
     np.testing.assert_array_equal(second.vectors, np.array([[4, 1], [5, 1], [1, 1]], np.float16))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,19 @@ class Repository:
                 raise QueueFullError("Exceeds maximum queue size")
         return np.array([[float(text) if text.isdigit() else 0.0, 1.0] for text in texts], dtype=np.float32)
 
+    async def infer_outputs(
+        self, model: Model, inputs: Arrays, outputs: Sequence[Tensor], caller: StepRequest
+    ) -> Mapping[Tensor, np.ndarray]:
+        """Of a query 5 tokens were read, of a passage as many as it has digits."""
+        told = {outputs[0]: await self.infer(model, inputs, outputs[0], caller)}
+        rows = next(iter(inputs.values()))[:, 0].tolist()
+        lengths = [[5 if model is Model.RERANK else len(row)] for row in rows]
+        return told | {output: np.array(lengths, np.int32) for output in outputs[1:]}
 
-def rerank(*rows: list[str], truncate: bool = False, query: bytes = b"q") -> tuple[Any, Repository]:
+
+def rerank(
+    *rows: list[str], truncate: bool = False, query: bytes = b"q", wanted: Sequence[str] = ()
+) -> tuple[Any, Repository]:
     repository = Repository()
     step = TextRerankingStep(
         repository.infer,
@@ -48,13 +60,14 @@ def rerank(*rows: list[str], truncate: bool = False, query: bytes = b"q") -> tup
         CacheMetrics(PbMetrics(), "rerank_text", 1_000_000),
         embed_batch_size=4,
         max_passages=10,
+        infer_outputs=repository.infer_outputs if wanted else None,
     )
     inputs = {
         Tensor.QUERY: np.array([[query]] * len(rows), dtype=np.object_),
         Tensor.PASSAGES: np.array([[text.encode() for text in row] for row in rows], dtype=np.object_),
     }
     try:
-        return asyncio.run(step.answer(StepRequest(inputs, truncate))), repository
+        return asyncio.run(step.answer(StepRequest(inputs, truncate, wanted=wanted))), repository
     except ResRankError as error:
         return error, repository
 
@@ -74,6 +87,15 @@ def test_rows_stay_apart() -> None:
     outcome, repository = rerank(numbers(0, 3), numbers(10, 3), numbers(20, 3))
     assert repository.chunks == [4, 4, 1]
     np.testing.assert_array_equal(outcome[Tensor.SCORES], [[0, 1, 2], [10, 11, 12], [20, 21, 22]])
+
+
+def test_tokens_are_counted_for_who_asks_each_passage_once() -> None:
+    rows = [["1", "22", "1"], ["333", "22", "4444"]]
+    outcome, _ = rerank(*rows, wanted=("SCORES", "TOKENS_READ"))
+    assert outcome[Tensor.TOKENS_READ].tolist() == [[5 + 3], [5 + 7]]
+    np.testing.assert_array_equal(outcome[Tensor.SCORES], [[1, 22, 1], [333, 22, 4444]])
+    outcome, _ = rerank(*rows, wanted=("SCORES",))
+    assert set(outcome) == {Tensor.SCORES, Tensor.TOKENS_CUT}
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,16 @@ async def embeddings(request: Request, body: OpenAIEmbedding) -> Response:
     gateway = gateway_of(request)
     _note(request, Schema.OPENAI, body.task())
     model = gateway.model(body.model)
-    vectors = await gateway.embedder.embed(body.task())
-    return json_response(openai_vectors(vectors, body, model))
+    embedded = await gateway.embedder.embed(body.task())
+    return json_response(openai_vectors(embedded, body, model))
 
 
 @router.post("/embed", response_model=list[list[float]])
 async def embed(request: Request, body: TeiEmbed) -> Response:
     """Embed texts: TEI's schema."""
     _note(request, Schema.TEI, body.task())
-    vectors = await gateway_of(request).embedder.embed(body.task())
-    return json_response(tei_vectors(vectors, body))
+    embedded = await gateway_of(request).embedder.embed(body.task())
+    return json_response(tei_vectors(embedded.vectors, body))
 
 
 def _note(request: Request, schema: Schema, task: EmbedTask) -> None:

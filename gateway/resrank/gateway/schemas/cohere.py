@@ -157,9 +157,13 @@ class CohereMeta(Answer):
 
 
 class CohereUsage(Answer):
-    """vLLM's and Jina's; nothing is billed here, and tokens are not counted."""
+    """vLLM's and Jina's.
 
-    total_tokens: int = 0
+    Attributes:
+        total_tokens: Tokens of the query, and of those documents whose vectors were not known, that the models read.
+    """
+
+    total_tokens: int
 
 
 class CohereAnswer(Answer):
@@ -168,7 +172,7 @@ class CohereAnswer(Answer):
     id: str
     model: str
     results: list[CohereResult]
-    usage: CohereUsage = CohereUsage()
+    usage: CohereUsage
     meta: CohereMeta
 
 
@@ -187,6 +191,7 @@ def cohere_answer(ranking: Ranking, task: RerankTask, *, request_id: str, model:
         id=request_id,
         model=model,
         results=[_result(document, include_text=task.include_texts) for document in ranking.documents],
+        usage=CohereUsage(total_tokens=ranking.tokens_read),
         meta=CohereMeta(
             api_version=ApiVersion(version=version),
             warnings=_warnings(ranking, task) or None,
@@ -218,4 +223,7 @@ def _warnings(ranking: Ranking, task: RerankTask) -> list[str]:
         warnings.append(f"{task.field}: longer than the model reads, and cut: {places}")
     if not ranking.reranked:
         warnings.append(f"not reranked ({ranking.reason}): the documents stand in the order given")
+    found = [document for document in ranking.documents if document.passage is not None]
+    if task.stored and task.include_texts and any(document.text is None for document in found):
+        warnings.append("documents: the index did not answer, so that there are no texts")
     return warnings

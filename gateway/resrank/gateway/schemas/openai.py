@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from resrank.client.triton_calls import Float32
 from resrank.core.errors import InvalidInputError
 from resrank.core.truncation import Side
-from resrank.gateway.embedding import EmbedTask, InputType
+from resrank.gateway.embedding import Embedded, EmbedTask, InputType
 from resrank.gateway.schemas.common import Answer, CutSide, ForeignBody, InputKind, priority_of
 
 
@@ -61,7 +60,7 @@ class OpenAIVector(Answer):
 
 
 class OpenAIUsage(Answer):
-    """Tokens that were read."""
+    """Tokens that the encoder read, its instruction and special ones among them."""
 
     prompt_tokens: int
     total_tokens: int
@@ -76,17 +75,18 @@ class OpenAIVectors(Answer):
     usage: OpenAIUsage
 
 
-def openai_vectors(vectors: Float32, body: OpenAIEmbedding, model: str) -> OpenAIVectors:
+def openai_vectors(embedded: Embedded, body: OpenAIEmbedding, model: str) -> OpenAIVectors:
     """An answer in this schema.
 
     Args:
-        vectors: FP32 [n, d].
+        embedded: What came of it.
         body: What was asked for.
         model: The model's name.
 
     Raises:
         InvalidInputError: Vectors of another length are wanted.
     """
+    vectors, tokens_read = embedded.vectors, embedded.tokens_read
     if body.dimensions is not None and body.dimensions != vectors.shape[1]:
         raise InvalidInputError("dimensions", "vectors have one length", limit=vectors.shape[1], value=body.dimensions)
     encoded: list[Any]
@@ -97,7 +97,7 @@ def openai_vectors(vectors: Float32, body: OpenAIEmbedding, model: str) -> OpenA
     return OpenAIVectors(
         data=[OpenAIVector(index=index, embedding=each) for index, each in enumerate(encoded)],
         model=model,
-        usage=OpenAIUsage(prompt_tokens=0, total_tokens=0),
+        usage=OpenAIUsage(prompt_tokens=tokens_read, total_tokens=tokens_read),
     )
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from resrank.client import RankedPassage, SearchResult
-from resrank.core.calibration import Calibration
+from resrank.core.calibration import Calibration, relevance_of
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.metadata import MetadataValue
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
-from resrank.gateway.relevance import relevance_of
 from resrank.gateway.schemas.common import Answer, OwnBody, Score, Timings
 
 Count = Annotated[int, Field(ge=1, le=MAX_MESSAGE_RECORDS)]
