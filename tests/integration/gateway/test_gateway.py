@@ -20,11 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Page
 
 from resrank.client import RerankResult
+from resrank.client.integrations.ranking import PlacedDocument, RankingOptions, rank
+from resrank.client.integrations.searching import SearchingOptions, search
 from resrank.client.sidecar import AsyncSidecar
 from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.truncation import Side, Truncation
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 from support.browser import open_page
+from support.recipes import KEY, SERVERS, Asked
 from support.tiny_checkpoint import SENTENCES
 
 from .conftest import PASSAGES, QUERY, Served
@@ -258,6 +261,75 @@ def test_embeddings_are_the_clients(served: Served) -> None:
     assert np.array(tei) == pytest.approx(units, abs=1e-5)
     plain = post(served, "/embed", {"inputs": TEXTS[1], "normalize": False})
     assert np.array(plain) == pytest.approx(passages[1:2], abs=1e-5)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_recipe_is_answered_as_its_server_reads_it(served: Served, server: str) -> None:
+    texts = [f'{passage.text} "{passage.id}"' for passage in PASSAGES[: 32 if server == "weaviate" else 40]]
+    expected = sorted(served.client.rerank(f'"{QUERY}"', passages=texts).passages, key=lambda passage: passage.index)
+    asked: list[Asked] = []
+
+    def ask(request: Asked) -> Any:
+        asked.append(request)
+        answer = served.http.post(request.path, content=request.body, headers=dict(request.headers))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    scores = SERVERS[server](ask, f'"{QUERY}"', texts)
+    assert scores == pytest.approx([relevance(passage.score) for passage in expected], abs=1e-5)
+    (request,) = asked  # the whole list at once: in pieces its documents would not be read beside each other
+    sends_none = {"milvus", "weaviate"}  # which have no key to send here
+    assert (request.headers.get("Authorization") == f"Bearer {KEY}") != (server in sends_none)
+
+
+def test_tokens_that_were_read_are_counted(served: Served) -> None:
+    """Once for a text that is known afterwards; of ids the query's alone."""
+    texts = [f"Somebody counts the words of text {place} now." for place in range(3)]
+
+    def read(body: dict[str, Any]) -> int:
+        return int(post(served, "/v1/rerank", {"query": QUERY, **body})["usage"]["total_tokens"])
+
+    def embedded(inputs: list[str], kind: str) -> int:
+        usage = post(served, "/v1/embeddings", {"input": inputs, "input_type": kind})["usage"]
+        assert usage["prompt_tokens"] == usage["total_tokens"]
+        return int(usage["total_tokens"])
+
+    query, each = embedded([QUERY], "query"), [embedded([text], "document") for text in texts]
+    assert embedded(texts, "document") == sum(each)
+    assert embedded([f"{QUERY} again"], "query") > query > len(QUERY.split())
+    assert embedded(["a text"] * 130, "document") == 130 * embedded(["a text"], "document")  # several requests
+    assert read({"documents": [*texts, texts[0]]}) == query + sum(each)
+    assert read({"documents": texts}) == query
+    assert read({"document_ids": [passage.id for passage in PASSAGES[:5]]}) == query
+    cut = "river " * 500
+    assert embedded([cut], "document") == 64
+
+
+def test_adapters_rank_as_the_gateway_does(served: Served) -> None:
+    """What the frameworks' components are made of; they themselves are tested where the frameworks are."""
+    documents = [TEXTS[0], " ", *TEXTS[1:], TEXTS[0]]
+    expected = post(served, "/v1/rerank", {"query": QUERY, "documents": documents})["results"]
+    found = rank(served.client, QUERY, documents, RankingOptions())
+    assert [each.index for each in found] == [result["index"] for result in expected]
+    scores = [each.relevance for each in found]
+    assert scores == pytest.approx([result["relevance_score"] for result in expected], abs=1e-5)
+    assert found[-1] == PlacedDocument(1, 0.0)
+    assert rank(served.client, QUERY, documents, RankingOptions(top_n=2, min_score=scores[0])) == found[:1]
+    assert rank(served.client, QUERY, [" ", ""], RankingOptions()) == [PlacedDocument(0, 0.0), PlacedDocument(1, 0.0)]
+    ids = ["p3", "none", "p1", "p3", "p2"]
+    stored = rank(served.client, QUERY, ids, RankingOptions(stored=True))
+    expected = post(served, "/v1/rerank", {"query": QUERY, "document_ids": ids})["results"]
+    assert [each.index for each in stored] == [result["index"] for result in expected]
+    assert [each.relevance for each in stored] == pytest.approx([r["relevance_score"] for r in expected], abs=1e-5)
+    answer = post(served, "/v1/search", {"query": QUERY, "k": 5, "candidates": 20, "min_score": 0.5})["passages"]
+    searched = search(served.client, QUERY, 5, SearchingOptions(candidates=20, min_score=0.5))
+    assert [each.passage.id for each in searched] == [passage["id"] for passage in answer]
+    for each, passage in zip(searched, answer, strict=True):
+        assert each.metadata["title"] == passage["title"]
+        assert each.relevance == pytest.approx(passage["relevance_score"], abs=1e-5)
+    unranked = search(served.client, QUERY, 30, SearchingOptions(candidates=20, rerank=False))
+    assert len(unranked) == 30
+    assert {each.relevance for each in unranked} == {None}
 
 
 def test_models_health_and_metrics(served: Served) -> None:
