@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from resrank.core.sidecar.backups import RecordsDigest
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.catalog import Catalog
-from resrank.retrieval.catalog_wire import first_part, records_part
+from resrank.retrieval.catalog_wire import first_part, records_parts
 from resrank.retrieval.store import VectorStore
 
 
@@ -51,8 +51,8 @@ def _parts(store: VectorStore) -> Generator[pb.BackupPart, None, None]:
         batch = next(batches, None)
         yield first_part(store.describe().encoder if batch is None else batch.encoder)
         while batch is not None:
-            part = records_part(batch)
-            digest.add(part.records)
-            yield part
+            for part in records_parts(batch):
+                digest.add(part.records)
+                yield part
             batch = next(batches, None)
     yield pb.BackupPart(sha256=digest.value())

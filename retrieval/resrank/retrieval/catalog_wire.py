@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from resrank.core.addresses import check_target
 from resrank.core.collection_names import check_collection_name, collection_name
@@ -14,6 +15,9 @@ from resrank.retrieval.quota import Quota
 from resrank.retrieval.records import Encoder, RecordBatch
 
 _LARGEST = 2**63 - 1  # what databases count with
+
+_PART_BYTES = 2 * 1024 * 1024
+"""Of records in one message; gRPC's clients take messages of 4 MiB unless they are told otherwise."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -84,10 +88,16 @@ def first_part(encoder: Encoder | None) -> pb.BackupPart:
     return pb.BackupPart(encoder_sha256=encoder.sha256, dimension=encoder.dimension)
 
 
-def records_part(batch: RecordBatch) -> pb.BackupPart:
-    """Writes records of a backup, as Upsert takes them."""
+def records_parts(batch: RecordBatch) -> Iterator[pb.BackupPart]:
+    """Writes records of a backup, as Upsert takes them, in messages that every gRPC client reads."""
     part = pb.BackupPart()
+    size = 0
     for record, vector in zip(batch.records, batch.vectors.astype("<f2", copy=False), strict=True):
-        message = part.records.add(id=record.id, title=record.title, text=record.text, embedding=vector.tobytes())
+        message = pb.Record(id=record.id, title=record.title, text=record.text, embedding=vector.tobytes())
         set_metadata(message, record.metadata)
-    return part
+        if size and size + message.ByteSize() > _PART_BYTES:
+            yield part
+            part, size = pb.BackupPart(), 0
+        part.records.append(message)
+        size += message.ByteSize()
+    yield part

@@ -235,8 +235,11 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
                     yield part
                     self._metrics.records("read", len(part.records))
             finally:
-                # Behind a read that may still be under way where the caller has gone.
-                self._reads.submit(reader.close)
+                try:
+                    # Behind a read that may still be under way where the caller has gone.
+                    self._reads.submit(reader.close)
+                except RuntimeError:  # the service was closed beneath it, and has waited for its reads
+                    reader.close()
 
     def close(self) -> None:
         """Waits for admitted work; the store stays open."""

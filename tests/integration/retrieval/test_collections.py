@@ -261,7 +261,8 @@ def test_readers_that_go_in_the_middle_of_a_backup_hold_nothing(
     """As many as may be in flight go away, and as many others are served."""
     stub = start_sidecar("--max-inflight", "2").stub
     stub.CreateCollection(pb.CreateCollectionRequest(collection="docs"))
-    stub.Upsert(iter([into("docs", upsert_request([f"{number}" for number in range(1000)], text="x" * 20_000))]))
+    stub.Upsert(iter([into("docs", upsert_request([f"{number}" for number in range(400)], text="x" * 20_000))]))
+    assert sum(len(part.records) for part in stub.Backup(pb.BackupRequest(collection="docs"))) == 400
     for _ in range(3):
         copies = [stub.Backup(pb.BackupRequest(collection="docs")) for _ in range(2)]
         for copy in copies:
@@ -281,3 +282,16 @@ def test_readers_that_go_in_the_middle_of_a_backup_hold_nothing(
     while list(folder.iterdir()) and time.monotonic() < until:
         time.sleep(0.01)
     assert list(folder.iterdir()) == []
+
+
+def test_a_stop_ends_a_backup_that_nobody_reads(
+    start_sidecar: Any, upsert_request: UpsertRequest, tmp_path: Path
+) -> None:
+    sidecar = start_sidecar("--drain-s", "0")
+    sidecar.stub.Upsert(iter([upsert_request([f"{number}" for number in range(400)], text="x" * 20_000)]))
+    copy = sidecar.stub.Backup(pb.BackupRequest())
+    next(copy)
+    sidecar.process.terminate()
+    assert sidecar.process.wait(timeout=20) == 0
+    assert refused(lambda: list(copy))[0] is grpc.StatusCode.UNAVAILABLE
+    assert "Traceback" not in (tmp_path / "sidecar.log").read_text()
