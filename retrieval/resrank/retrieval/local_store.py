@@ -5,25 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 
-from resrank.core.errors import EncoderMismatchError, IndexFolderError, InvalidInputError
+from resrank.core.errors import IndexFolderError
 from resrank.core.filters import Filter, check_filter
-from resrank.core.fusion import Fusion
-from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.metadata import Metadata
-from resrank.core.search import SearchMode
-from resrank.core.sidecar.words import ENCODER_MISMATCH
-from resrank.core.tracing import inner_span
 from resrank.retrieval import lexical, snapshot
 from resrank.retrieval.database import Change, Database
 from resrank.retrieval.dense import FaissDenseIndex, new_index
-from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
+from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
+from resrank.retrieval.finding import NOTHING, Found, StageClock, find
+from resrank.retrieval.fusion import Ranked
 from resrank.retrieval.kept_rows import KeptRows, kept_rows
 from resrank.retrieval.lock import FolderLock
 from resrank.retrieval.quota import Usage
@@ -46,16 +42,9 @@ from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 
-RRF_DEPTH = MAX_MESSAGE_RECORDS
-"""Each list that reciprocal rank fusion joins is this long, whatever k: its scores depend on the depth, and what k
-finds is to be the beginning of what a larger k finds."""
-
-_NO_SCORES = np.empty(0, np.float32)
-
 _PROBE_DIMENSION = 960  # divisible by what product quantizers ask for; only tells a known factory string from a typo
 _SNAPSHOT_ROWS = 10_000
 _SNAPSHOT_SHARE = 0.2
-_Result = TypeVar("_Result")
 
 
 class LocalVectorStore:
@@ -139,10 +128,11 @@ class LocalVectorStore:
 
     def search(self, query: SearchQuery) -> SearchHits:
         """Finds the best records, see :meth:`resrank.retrieval.store.VectorStore.search`."""
-        clock = _StageClock()
+        clock = StageClock()
         with self._gate.read():
             encoder = self._database.encoder
-            _require_encoder(encoder, query)
+            if encoder is not None:
+                require_query_encoder(encoder, query)
             found = self._find(query, clock)
             keys = found.keys
             ids, titles, texts, metadata, vectors = clock.run("gather", lambda: self._gather(query, keys))
@@ -168,14 +158,10 @@ class LocalVectorStore:
                 # Fails before anything is stored if FAISS cannot have this dimension.
                 empty = VectorTable(np.empty(0, np.int64), np.empty((0, batch.encoder.dimension), np.float16))
                 dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, empty)
-            elif encoder == batch.encoder and self._dense is not None:
-                dense = self._dense
             else:
-                raise EncoderMismatchError(
-                    f"the index holds vectors of encoder {encoder.sha256} with dimension {encoder.dimension}, "
-                    f"the batch brings those of encoder {batch.encoder.sha256} with dimension "
-                    f"{batch.encoder.dimension}: encode with the index's encoder, or build another index"
-                )
+                require_batch_encoder(encoder, batch.encoder)
+                assert self._dense is not None
+                dense = self._dense
             with self._database.transaction():
                 change = self._database.stage_upsert(batch)
                 with self._gate.write():
@@ -247,29 +233,16 @@ class LocalVectorStore:
         self._database.close()
         self._lock.release()
 
-    def _find(self, query: SearchQuery, clock: _StageClock) -> _Found:
-        dense, embedding = self._dense, query.embedding
+    def _find(self, query: SearchQuery, clock: StageClock) -> Found:
+        dense = self._dense
         if dense is None or not self._database.record_count:
-            return _NOTHING
+            return NOTHING
         kept = None
         if (condition := query.filter) is not None:
             kept = clock.run("filter", lambda: self._kept(condition, dense))
             if not len(kept.keys):
-                return _NOTHING
-        among = None if kept is None else kept.keys
-        if query.mode is SearchMode.LEXICAL:
-            keys, scores = clock.run("lexical", lambda: self._database.search_lexical(query.text, query.k, among))
-            return _Found(keys, scores, _NO_SCORES, scores, float(scores.max(initial=0.0)))
-        if embedding is None:
-            raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
-        if query.mode is SearchMode.DENSE:
-            keys, scores = clock.run("dense", lambda: dense.search(embedding, query.k, kept))
-            return _Found(keys, scores, scores, _NO_SCORES)
-        depth = RRF_DEPTH if query.fusion is Fusion.RRF else query.k
-        nearest = clock.run("dense", lambda: dense.search(embedding, depth, kept))
-        matches = clock.run("lexical", lambda: self._database.lexical_matches(query.text, among))
-        keys, scores = clock.run("fusion", lambda: _fused(query, embedding, dense, nearest, matches))
-        return _Found(keys, scores, dense.cosines(embedding, keys), matches.scores_of(keys), matches.best)
+                return NOTHING
+        return find(query, _LocalEngine(query, dense, self._database, kept), clock)
 
     def _kept(self, condition: Filter, dense: FaissDenseIndex) -> KeptRows:
         check_filter(condition, self._database.fields)
@@ -330,60 +303,36 @@ class LocalVectorStore:
             self._unsaved = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Keys, best first, and parallel to them what they score."""
+class _LocalEngine:
+    """FAISS and FTS5, asked for one query; implements :class:`resrank.retrieval.finding.Engine`."""
 
-    keys: Keys
-    scores: FloatVector
-    cosines: FloatVector
-    bm25: FloatVector
-    best_bm25: float = 0.0
+    def __init__(self, query: SearchQuery, dense: FaissDenseIndex, database: Database, kept: KeptRows | None) -> None:
+        self._text = query.text
+        self._embedding = query.embedding
+        self._dense = dense
+        self._database = database
+        self._kept = kept
 
+    def nearest(self, k: int) -> Ranked:
+        return self._dense.search(self._query, k, self._kept)
 
-_NOTHING = _Found(np.empty(0, np.int64), _NO_SCORES, _NO_SCORES, _NO_SCORES)
+    def highest_unseen(self, nearest: Ranked) -> float:
+        return float(nearest[1].min(initial=np.inf)) if self._dense.exact else np.inf
 
+    def cosines(self, keys: Keys) -> FloatVector:
+        return self._dense.cosines(self._query, keys)
 
-class _StageClock:
-    """Milliseconds by stage."""
+    def best_matches(self, k: int) -> Ranked:
+        return self._database.search_lexical(self._text, k, self._among)
 
-    def __init__(self) -> None:
-        self.stage_ms: dict[str, float] = {}
+    def matches(self) -> lexical.LexicalMatches:
+        return self._database.lexical_matches(self._text, self._among)
 
-    def run(self, stage: str, work: Callable[[], _Result]) -> _Result:
-        """Runs and times a stage."""
-        started = time.perf_counter()
-        with inner_span(stage):
-            result = work()
-        self.stage_ms[stage] = 1e3 * (time.perf_counter() - started)
-        return result
+    @property
+    def _among(self) -> Keys | None:
+        return None if self._kept is None else self._kept.keys
 
-
-def _fused(
-    query: SearchQuery, embedding: FloatVector, dense: FaissDenseIndex, nearest: Ranked, matches: lexical.LexicalMatches
-) -> Ranked:
-    if query.fusion is Fusion.RRF:
-        return reciprocal_rank_fusion([nearest[0], matches.ranking[:RRF_DEPTH]], query.k)
-    return weighted_fusion(
-        nearest,
-        matches,
-        lambda keys: dense.cosines(embedding, keys),
-        query.cosine_map,
-        query.lexical_weight,
-        query.k,
-        highest_unseen=float(nearest[1].min(initial=np.inf)) if dense.exact else np.inf,
-    )
-
-
-def _require_encoder(encoder: Encoder | None, query: SearchQuery) -> None:
-    if encoder is None:
-        return
-    if query.encoder_sha256 is not None and query.encoder_sha256 != encoder.sha256:
-        raise EncoderMismatchError(
-            f"{ENCODER_MISMATCH} {encoder.sha256}, the query's embedding comes from {query.encoder_sha256}: "
-            "search with the index's encoder"
-        )
-    if query.embedding is not None and len(query.embedding) != encoder.dimension:
-        raise InvalidInputError(
-            "embedding", "dimension is not the index's", limit=encoder.dimension, value=len(query.embedding)
-        )
+    @property
+    def _query(self) -> FloatVector:
+        assert self._embedding is not None
+        return self._embedding

@@ -129,12 +129,7 @@ class MetadataIndex:
                 elif field.records <= 0:
                     field = replace(field, type=type_of(value))
                 elif field.type is not type_of(value):
-                    raise InvalidInputError(
-                        Place("records", (place,)),
-                        f"metadata {name!r} of id {record.id!r} is of type {type_of(value).value}, and of type "
-                        f"{field.type.value} in records that have it: a field has one type, remove those first or "
-                        "build another index",
-                    )
+                    raise other_type(place, record.id, name, type_of(value), field.type)
                 changes[name] = replace(field, records=field.records + 1)
                 rows += [(key, field.number, stored) for stored in stored_values(value)]
         writer.executemany("INSERT INTO metadata_values(key, field, value) VALUES (?, ?, ?)", rows)
@@ -206,6 +201,23 @@ def stored_values(value: MetadataValue) -> list[StoredValue]:
     if isinstance(value, tuple):
         return list(dict.fromkeys(value)) or [_EMPTY_LIST]
     return [int(value) if isinstance(value, bool) else value]
+
+
+def other_type(place: int, id_: str, name: str, given: FieldType, kept: FieldType) -> InvalidInputError:
+    """The error for a field that has another type in the records that have it.
+
+    Args:
+        place: Of the record in its batch.
+        id_: Its id.
+        name: The field.
+        given: The type that the record has.
+        kept: The others'.
+    """
+    return InvalidInputError(
+        Place("records", (place,)),
+        f"metadata {name!r} of id {id_!r} is of type {given.value}, and of type {kept.value} in records that have it "
+        "already: a field has one type, remove those records first or build another index",
+    )
 
 
 def fill(connection: sqlite3.Connection) -> None:
