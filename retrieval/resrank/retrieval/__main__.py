@@ -15,6 +15,7 @@ from resrank.core.logs import LogFormat, LogLevel, log_to_stderr
 from resrank.core.server_tls import server_tls
 from resrank.core.tracing import export_traces
 from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.store_url import INDEX_VARIABLE, STORE_VARIABLE, StoreUrl
 
 if __name__ == "__main__":
     # Until the server listens for it: an interrupt while something is imported ends the process and says nothing.
@@ -41,12 +42,23 @@ _EXTRA = {"faiss", "grpc_health", "grpc_reflection", "prometheus_client", "psuti
 """What the retrieval extra brings."""
 
 _PREFIX = "RESRANK_RETRIEVAL_"
-_DEFAULTS = SidecarSettings(index=Path())
+_DEFAULTS = SidecarSettings(StoreUrl.local(Path()))
 
 
 @app.command()
 def main(
-    index: Annotated[Path, typer.Option(envvar="RESRANK_INDEX", help="Index folder; made if it does not exist.")],
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            "--index",
+            envvar=[STORE_VARIABLE, INDEX_VARIABLE],
+            metavar="URL|DIR",
+            help="Where the collections are: postgresql://USER:PASSWORD@HOST/DATABASE, milvus://HOST/DATABASE, or a "
+            "folder, which is made if it does not exist (local:///DIR). A password is safe in RESRANK_STORE: everybody "
+            "on a machine sees its commands' options.",
+        ),
+    ],
     host: Annotated[str, typer.Option(envvar=f"{_PREFIX}HOST", help="Address to listen on.")] = _DEFAULTS.host,
     port: Annotated[
         int, typer.Option(envvar=f"{_PREFIX}PORT", min=0, max=65535, help="Port; 0 lets the system choose.")
@@ -130,7 +142,7 @@ def main(
         LogFormat, typer.Option(envvar="RESRANK_LOG_FORMAT", help="Lines for people, or one JSON object a line.")
     ] = LogFormat.TEXT,
 ) -> None:
-    """Serves one index folder over gRPC (resrank.retrieval.v1) until SIGTERM or SIGINT.
+    """Serves the collections of one store over gRPC (resrank.retrieval.v1) until SIGTERM or SIGINT.
 
     Exit codes: 0 stopped as told, 1 cannot serve (the reason is on standard error), 2 wrong usage.
     """
@@ -145,9 +157,10 @@ def main(
         _missing(error)
 
     try:
+        url = StoreUrl.read(store)
         export_traces("resrank-retrieval")
         settings = SidecarSettings(
-            index=index,
+            store=url,
             host=host,
             port=port,
             socket=socket,

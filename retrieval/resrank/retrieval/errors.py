@@ -16,3 +16,12 @@ class CollectionExistsError(RetrievalError):
 
 class CollectionInUseError(RetrievalError):
     """A collection cannot be dropped: an alias names it, or it is the default one (gRPC ``FAILED_PRECONDITION``)."""
+
+
+class StoreUnavailableError(RetrievalError):
+    """The server behind the store does not answer, or went away (gRPC ``UNAVAILABLE``).
+
+    The same call may succeed later. What it was asked to store may be stored: storing it again does no harm.
+    """
+
+    retryable = True

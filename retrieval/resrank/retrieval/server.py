@@ -17,12 +17,12 @@ from resrank.core.errors import RetrievalError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_UPLOAD_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.retrieval.access import BearerInterceptor
-from resrank.retrieval.local_catalog import LocalCatalog
 from resrank.retrieval.metrics import MetricsPage, SidecarMetrics
 from resrank.retrieval.observation import CallObserver
 from resrank.retrieval.service import RetrievalService
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.status import SERVICE, StatusInterceptor
+from resrank.retrieval.stores import open_store
 from resrank.retrieval.unix_socket import UnixSocket
 from resrank.retrieval.upload_memory import UploadMemory
 
@@ -53,15 +53,12 @@ class SidecarServer:
 
         Raises:
             IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
-            InvalidInputError: FAISS refuses the kind of dense index.
-            RetrievalError: The port or the socket is taken.
+            InvalidInputError: FAISS refuses the kind of dense index, or no kind of store has the URL's scheme.
+            RetrievalError: The store does not answer, or the port or the socket is taken.
         """
         settings = self._settings
-        self._catalog = LocalCatalog.open(
-            settings.index,
-            dense_index=settings.dense_index,
-            dense_search_parameters=settings.dense_search_parameters,
-        )
+        # In a thread: another server may take its time to answer.
+        self._catalog = await asyncio.to_thread(open_store, settings)
         self._metrics = SidecarMetrics()
         self._service = RetrievalService(
             self._catalog, self._metrics, search_threads=settings.search_threads, max_inflight=settings.max_inflight
@@ -111,7 +108,7 @@ class SidecarServer:
                 "client_certificates": settings.tls is not None and settings.tls.client_ca is not None,
                 "bearer_key": settings.bearer_key is not None,
                 "socket": None if settings.socket is None else str(settings.socket),
-                "index": str(settings.index),
+                "store": str(settings.store),
                 "metrics": None if self._page is None else self._page.url,
             },
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from resrank.core.tracing import inner_span, record_span
 from resrank.retrieval import catalog_wire, wire
 from resrank.retrieval.backup_reader import BackupReader
 from resrank.retrieval.catalog import Catalog, HeldCollection
+from resrank.retrieval.errors import StoreUnavailableError
 from resrank.retrieval.metrics import THREADS, SidecarMetrics
 from resrank.retrieval.records import IndexDescription, UpsertCounts
 from resrank.retrieval.store import VectorStore
@@ -69,9 +71,11 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         metrics.watch(
             "resrank_retrieval_index_records",
             "Passages in all collections",
-            lambda: sum(info.usage.record_count for info in catalog.collections()),
+            lambda: _figure(lambda: sum(info.usage.record_count for info in catalog.collections())),
         )
-        metrics.watch("resrank_retrieval_collections", "Collections", lambda: len(catalog.collections()))
+        metrics.watch(
+            "resrank_retrieval_collections", "Collections", lambda: _figure(lambda: len(catalog.collections()))
+        )
 
     async def Search(self, request: pb.SearchRequest, context: _Context) -> pb.SearchResponse:  # noqa: N802
         """See the proto."""
@@ -290,3 +294,11 @@ def _require_encoder(store: VectorStore, wanted: str | None) -> None:
     encoder = None if wanted is None else store.describe().encoder
     if wanted is not None and encoder is not None and wanted != encoder.sha256:
         raise EncoderMismatchError(encoder_mismatch(encoder.sha256, wanted))
+
+
+def _figure(read: Callable[[], float]) -> float:
+    """A figure of the store's; none where its server does not answer: the page still shows the others."""
+    try:
+        return read()
+    except StoreUnavailableError:
+        return math.nan

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resrank.core.server_tls import ServerTls, require_protection
+from resrank.retrieval.store_url import StoreUrl
+
+EXACT_INDEX = "Flat"
+"""The FAISS index that misses nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +18,11 @@ class SidecarSettings:
     """Settings of one sidecar; the command's options and ``RESRANK_*`` variables of the same names fill it.
 
     Attributes:
-        index: The index folder; made if it does not exist.
+        store: Where the collections are; a local folder is made if it does not exist.
         host: Address to listen on.
         port: Port to listen on; 0 lets the system choose.
         socket: Unix domain socket to listen on beside the port; None for the port alone.
-        dense_index: FAISS index_factory string.
+        dense_index: FAISS index_factory string of a local store.
         dense_search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
         search_threads: Searches that run at once, one core each.
         max_inflight: Requests admitted at once; the next one is refused with ``RESOURCE_EXHAUSTED``.
@@ -35,11 +39,11 @@ class SidecarSettings:
             certificate.
     """
 
-    index: Path
+    store: StoreUrl
     host: str = "127.0.0.1"
     port: int = 8003
     socket: Path | None = None
-    dense_index: str = "Flat"
+    dense_index: str = EXACT_INDEX
     dense_search_parameters: str = ""
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_inflight: int = 64

@@ -24,6 +24,7 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.errors import (
     CollectionExistsError,
     CollectionInUseError,
+    StoreUnavailableError,
     StoreWriteError,
 )
 from resrank.retrieval.refusal_log import RefusalLog
@@ -43,6 +44,7 @@ STATUS_TABLE: tuple[tuple[type[ResRankError], grpc.StatusCode], ...] = (
     (CollectionInUseError, grpc.StatusCode.FAILED_PRECONDITION),
     (EncoderMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreWriteError, grpc.StatusCode.FAILED_PRECONDITION),
+    (StoreUnavailableError, grpc.StatusCode.UNAVAILABLE),
     (QuotaExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (RetrievalError, grpc.StatusCode.INTERNAL),

@@ -11,16 +11,19 @@ from pathlib import Path
 from resrank.client.sidecar import AsyncSidecar
 from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.retrieval.lock import read_owner
+from resrank.retrieval.store_url import LOCAL, StoreUrl
 
 _OWNER_WAIT_S = 30.0
 
 
 @asynccontextmanager
-async def sidecar_of(index: Path, collection: str = "", *, to_fill: bool = False) -> AsyncIterator[AsyncSidecar]:
-    """The sidecar of an index folder: the one that owns it, or else one that runs in this process meanwhile.
+async def sidecar_of(
+    index: Path | StoreUrl, collection: str = "", *, to_fill: bool = False
+) -> AsyncIterator[AsyncSidecar]:
+    """The sidecar of a store: the one that owns an index folder, or else one that runs in this process meanwhile.
 
     Args:
-        index: The index folder; made if it does not exist.
+        index: The index folder, made if it does not exist, or a store's URL.
         collection: Which of its collections, by name or alias; empty for the default one.
         to_fill: Whether what follows takes long: then an owner that ends with its own command is refused, since it
             would take this one with it.
@@ -31,9 +34,10 @@ async def sidecar_of(index: Path, collection: str = "", *, to_fill: bool = False
     Raises:
         InvalidInputError: The collection's name is none.
         IndexFolderError: The folder is corrupt, foreign, not writable, or filled by another command.
-        RetrievalError: The owner does not answer.
+        RetrievalError: The owner, or the store's server, does not answer.
     """
-    address = await _owner_address(index, to_fill=to_fill)
+    store = StoreUrl.local(index) if isinstance(index, Path) else index
+    address = await _owner_address(store.folder, to_fill=to_fill) if store.scheme == LOCAL else None
     if address is not None:
         async with AsyncSidecar(address, collection=collection) as client:
             yield client
@@ -43,7 +47,7 @@ async def sidecar_of(index: Path, collection: str = "", *, to_fill: bool = False
     from resrank.retrieval.settings import SidecarSettings
 
     async with (
-        SidecarServer(SidecarSettings(index=index, port=0, transient=True)) as sidecar,
+        SidecarServer(SidecarSettings(store, port=0, transient=True)) as sidecar,
         AsyncSidecar(sidecar.address, collection=collection) as client,
     ):
         yield client

@@ -19,6 +19,7 @@ from resrank.core.limits import MAX_SOCKET_PATH_BYTES
 from resrank.core.server_tls import ServerTls, is_loopback, require_protection
 from resrank.core.sidecar.searching import encoder_mismatch
 from resrank.export.manifest import read_manifest
+from resrank.retrieval.store_url import StoreUrl
 from resrank.stack.gateway_process import GatewayProcess
 from resrank.stack.gpu import Machine
 from resrank.stack.ports import choose_ports
@@ -53,7 +54,7 @@ class LocalStack:
 
     Args:
         repository: Model repository as ``resrank export`` writes it.
-        index: Index folder; an empty or missing one is made.
+        index: Index folder, an empty or missing one is made, or a store's URL.
         host: Address that all listen on.
         triton_port: Triton's gRPC port; a free one when None.
         metrics_port: Triton's metrics port; a free one when None.
@@ -92,7 +93,7 @@ class LocalStack:
     def __init__(
         self,
         repository: Path,
-        index: Path,
+        index: Path | StoreUrl,
         *,
         host: str = "127.0.0.1",
         triton_port: int | None = None,

@@ -16,6 +16,7 @@ from resrank.core.errors import StackError
 from resrank.core.extras import install_command
 from resrank.core.server_tls import ServerTls
 from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
+from resrank.retrieval.store_url import LOCAL, STORE_VARIABLE, StoreUrl
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
 
@@ -28,10 +29,10 @@ _DESCRIBE_S = 30.0
 
 
 class SidecarProcess(ManagedProcess):
-    """Runs ``python -m resrank.retrieval`` on one index folder.
+    """Runs ``python -m resrank.retrieval`` on one store.
 
     Args:
-        index: Index folder; an empty or missing one is made.
+        index: Index folder, an empty or missing one is made, or a store's URL.
         host: Address to listen on.
         port: gRPC port; a free one when None.
         socket: Unix domain socket to listen on beside the port; None for the port alone.
@@ -51,7 +52,7 @@ class SidecarProcess(ManagedProcess):
 
     def __init__(
         self,
-        index: Path,
+        index: Path | StoreUrl,
         *,
         host: str = "127.0.0.1",
         port: int | None = None,
@@ -68,7 +69,7 @@ class SidecarProcess(ManagedProcess):
     ) -> None:
         if find_spec("faiss") is None or find_spec("grpc_health") is None:
             raise StackError(f"the retrieval sidecar is not installed here: {install_command('retrieval')}")
-        self.index = index
+        self.index = StoreUrl.local(index) if isinstance(index, Path) else index
         self.host = host
         self.socket = socket
         self.metrics_address = None if metrics_port is None else join_address(metrics_host, metrics_port)
@@ -77,7 +78,8 @@ class SidecarProcess(ManagedProcess):
             "retrieval sidecar",
             [
                 *(sys.executable, "-m", "resrank.retrieval"),
-                *("--index", index.absolute(), "--host", host, "--port", str(self.port)),
+                *(("--index", self.index.folder) if self.index.scheme == LOCAL else ()),
+                *("--host", host, "--port", str(self.port)),
                 *(() if socket is None else ("--socket", socket.absolute())),
                 *_tls_options(tls),
                 *(() if bearer_key_file is None else ("--bearer-key-file", bearer_key_file.absolute())),
@@ -85,7 +87,13 @@ class SidecarProcess(ManagedProcess):
                 *_metrics_options(metrics_host, metrics_port),
             ],
             # A user's own tunables are left alone.
-            environment={"GLIBC_TUNABLES": _HUGE_PAGES, **os.environ, **environment},
+            environment={
+                "GLIBC_TUNABLES": _HUGE_PAGES,
+                **os.environ,
+                # No option: those are shown to everybody on this machine.
+                **({} if self.index.scheme == LOCAL else {STORE_VARIABLE: self.index.secret}),
+                **environment,
+            },
             log_path=log_path,
             on_line=on_line,
             ready_timeout_s=ready_timeout_s,

@@ -15,6 +15,7 @@ from resrank.core.corpus import Passage
 from resrank.core.errors import CollectionNotFoundError, InvalidInputError, QuotaExceededError
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.store_url import StoreUrl
 
 SHA = "d" * 64
 
@@ -28,7 +29,7 @@ def passages(count: int) -> list[Passage]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> SidecarServer:
-    return SidecarServer(SidecarSettings(index=tmp_path / "index", port=0))
+    return SidecarServer(SidecarSettings(StoreUrl.local(tmp_path / "index"), port=0))
 
 
 async def test_a_backup_comes_back_as_it_was_stored(server: SidecarServer, tmp_path: Path) -> None:

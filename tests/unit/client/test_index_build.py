@@ -19,6 +19,7 @@ from resrank.core.corpus import CorpusError, Passage, read_passages
 from resrank.core.errors import IndexFolderError, InvalidInputError, Place, QueueFullError, RetrievalError
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.store_url import StoreUrl
 from resrank.stack.index_sidecar import sidecar_of
 
 SHA = "d" * 64
@@ -253,7 +254,7 @@ async def test_another_encoders_index_is_refused_before_anything_is_encoded(corp
 
 
 async def test_a_running_sidecar_is_written_through(corpus: Path, index: Path) -> None:
-    async with SidecarServer(SidecarSettings(index=index, port=0)) as running:
+    async with SidecarServer(SidecarSettings(StoreUrl.local(index), port=0)) as running:
         async with sidecar_of(index, to_fill=True) as sidecar:
             await fill_index(corpus, HashEncoder(), sidecar)
         assert running._catalog.collections()[0].usage.record_count == 300

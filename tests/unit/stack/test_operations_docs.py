@@ -10,6 +10,7 @@ import pytest
 from resrank.core.limits import MAX_UPLOAD_BYTES
 from resrank.retrieval import access, refusal_log, upload_memory
 from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.store_url import StoreUrl
 from resrank.stack import local_stack, process
 from resrank.stack.standstill import STOPPED_S
 from resrank.stack.triton_process import RESTRICTED_PROTOCOLS, SHARED_MEMORY_PREFIX
@@ -41,7 +42,7 @@ def test_the_page_on_security(sentence: str) -> None:
     "sentence",
     [
         f"gets {local_stack.DRAIN_S:g} s to finish",
-        f"(`--drain-s`, {SidecarSettings(index=Path()).drain_s:g} s)",
+        f"(`--drain-s`, {SidecarSettings(StoreUrl.local(Path())).drain_s:g} s)",
         f"answers no health check | `serve` | {local_stack._SILENCE_S:g} s",
     ],
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from resrank.core.terminal import Terminal, print_json
+from resrank.retrieval.store_url import StoreUrl
 from resrank.stack.cli.options import IndexOption, Output, OutputOption
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def drop(name: NameArgument, index: IndexOption) -> None:
     print(f"dropped {name}")
 
 
-def on_catalog(index: Path, work: Callable[[SidecarCatalog], Awaitable[_Result]]) -> _Result:
+def on_catalog(index: StoreUrl, work: Callable[[SidecarCatalog], Awaitable[_Result]]) -> _Result:
     """Does something with the collections of an index folder, by way of the sidecar that owns it.
 
     Args:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resrank.core.collection_names import DEFAULT_COLLECTION
-from resrank.core.errors import IndexFolderError
+from resrank.core.errors import IndexFolderError, InvalidInputError
 from resrank.core.terminal import Terminal, print_json, visible
+from resrank.retrieval.store_url import LOCAL, StoreUrl
 from resrank.stack.cli.options import CollectionOption, IndexOption, Output, OutputOption, TritonUrlOption
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def verify(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
     """
     from resrank.retrieval.verification import verify as run
 
-    require_folder(index)
-    found = run(index)
+    require_local(index)
+    found = run(index.folder)
     if output is Output.JSON:
         print_json({"records": found.records, "problems": list(found.problems)})
     else:
@@ -187,7 +188,9 @@ def restore(
         print(f"to have an alias lead there: resrank alias set NAME {name} --index {visible(shlex.quote(str(index)))}")
 
 
-def _fill(corpus: Path, index: Path, collection: str, triton_url: str, settings: BuildSettings, output: Output) -> None:
+def _fill(
+    corpus: Path, index: StoreUrl, collection: str, triton_url: str, settings: BuildSettings, output: Output
+) -> None:
     from resrank.client import AsyncResRankClient
     from resrank.client.index_build import fill_index
     from resrank.stack.index_sidecar import sidecar_of
@@ -251,11 +254,23 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
         yield show
 
 
-def require_folder(index: Path) -> None:
+def require_local(index: StoreUrl) -> None:
+    """Refuses a store that is no folder, or a folder that is not there.
+
+    Raises:
+        InvalidInputError: It is on another server.
+        IndexFolderError: There is no such folder.
+    """
+    if index.scheme != LOCAL:
+        raise InvalidInputError("store", f"{index} is no index folder, which alone can be verified here")
+    require_folder(index)
+
+
+def require_folder(index: StoreUrl) -> None:
     """Refuses a folder that is not there, which a sidecar would make.
 
     Raises:
         IndexFolderError: It is not.
     """
-    if not index.is_dir():
+    if index.scheme == LOCAL and not index.folder.is_dir():
         raise IndexFolderError(f"there is no index folder {index}: build one with `resrank index build`")

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from resrank.core.errors import InvalidInputError
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+from resrank.retrieval.store_url import INDEX_VARIABLE, STORE_VARIABLE, StoreUrl
 
 
 class Output(StrEnum):
@@ -56,8 +58,27 @@ RetrievalSocketOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def read_store(given: str | StoreUrl) -> StoreUrl:
+    """Reads the option below; a default is read already."""
+    try:
+        return given if isinstance(given, StoreUrl) else StoreUrl.read(given)
+    except InvalidInputError as error:
+        # In words of its own: those for a ValueError would repeat what was given, a password included.
+        raise typer.BadParameter(error.problem) from None
+
+
 IndexOption = Annotated[
-    Path, typer.Option("--index", envvar="RESRANK_INDEX", help="Index folder of the retrieval sidecar.")
+    StoreUrl,
+    typer.Option(
+        "--index",
+        "--store",
+        envvar=[STORE_VARIABLE, INDEX_VARIABLE],
+        parser=read_store,
+        metavar="DIR|URL",
+        help="Index folder, or the URL of a store on another server. A password is safe in RESRANK_STORE alone.",
+    ),
 ]
 CollectionOption = Annotated[
     str,

@@ -9,6 +9,7 @@ import typer
 
 from resrank.core.terminal import Terminal
 from resrank.core.tracing import ENDPOINT_VARIABLE
+from resrank.retrieval.store_url import StoreUrl
 from resrank.stack.cli.options import (
     HostOption,
     IndexOption,
@@ -32,7 +33,7 @@ def serve(
         Path,
         typer.Argument(envvar="RESRANK_REPOSITORY", help="Model repository, as `resrank export` writes it."),
     ],
-    index: IndexOption = Path("index"),
+    index: IndexOption = StoreUrl.local(Path("index")),  # noqa: B008  # frozen
     host: HostOption = "127.0.0.1",
     triton_port: TritonPortOption = TRITON_PORT,
     metrics_port: MetricsPortOption = METRICS_PORT,
