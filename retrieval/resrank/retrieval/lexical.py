@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from resrank.core.terms import index_text, match_expression, query_terms
 from resrank.retrieval.records import FloatVector, Keys
 
-DESCRIPTION = "SQLite FTS5 BM25, tokenizer porter unicode61, pairs of letters in scripts without blanks, title and text"
+TOKENIZER = "porter unicode61"
+DESCRIPTION = f"SQLite FTS5 BM25, tokenizer {TOKENIZER}, pairs of letters in scripts without blanks, title and text"
 
 # An external-content table: the words live once, in `records`, and triggers keep the index in the same transaction.
 # `index_text` is this program's own function, which every connection must be given before it writes or rebuilds.
-SCHEMA = """
+SCHEMA = f"""
 CREATE VIEW lexical_content AS SELECT key, index_text(title) AS title, index_text(text) AS text FROM records;
 CREATE VIRTUAL TABLE lexical USING fts5(
-    title, text, content='lexical_content', content_rowid='key', tokenize='porter unicode61'
+    title, text, content='lexical_content', content_rowid='key', tokenize='{TOKENIZER}'
 );
 CREATE TRIGGER lexical_insert AFTER INSERT ON records BEGIN
     INSERT INTO lexical(rowid, title, text) VALUES (new.key, index_text(new.title), index_text(new.text));
