@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import typer
 
-from resrank.benchmarks.clustered_vectors import clustered_vectors, nearest
+from resrank.benchmarks.clustered_vectors import clustered_vectors, nearest, recall
 from resrank.core.errors import InvalidInputError
 from resrank.core.filters import F
 from resrank.core.search import SearchMode
@@ -52,7 +52,6 @@ def main(
         print(f"records/s            {vectors / _fill(index, drawn.passages):.0f}")
         built = _wait(index, wait_s)
         print(f"index                {index.describe().dense_index}, ready {built:.0f} s after the last record")
-        best = nearest(drawn, K)
         shapes: dict[str, Callable[[int], SearchQuery]] = {
             "dense": lambda row: SearchQuery(SearchMode.DENSE, K, embedding=drawn.queries[row]),
             "dense, 1 % kept": lambda row: SearchQuery(
@@ -69,11 +68,12 @@ def main(
             except InvalidInputError as error:
                 print(f"{name:<20} {error}")
                 continue
-            recall = ""
+            figures = f"p50 {np.median(spent):.1f} ms, p95 {np.quantile(spent, 0.95):.1f} ms"
             if name == "dense":
-                hits = sum(len(set(ids) & {f"id{place}" for place in row}) for ids, row in zip(found, best, strict=True))
-                recall = f", recall@{K} {hits / best.size:.4f}"
-            print(f"{name:<20} p50 {np.median(spent):.1f} ms, p95 {np.quantile(spent, 0.95):.1f} ms{recall}")
+                places = [np.array([int(id_[2:]) for id_ in ids], np.int64) for ids in found]
+                share = recall(places, nearest(drawn, K))
+                figures += f", recall@{K} {share:.4f}"
+            print(f"{name:<20} {figures}")
     print(f"memory here          {psutil.Process().memory_info().rss / 2**20:.0f} MiB")
     if server_pid:
         print(f"memory of the server {sum(map(_memory, server_pid)) / 2**20:.0f} MiB")
