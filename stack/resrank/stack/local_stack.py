@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import StackError
 from resrank.core.limits import MAX_SOCKET_PATH_BYTES
 from resrank.core.server_tls import ServerTls, is_loopback, require_protection
@@ -215,16 +216,18 @@ class LocalStack:
             True when all are ready, False when cancelled.
 
         Raises:
-            StackError: One ended or was not ready in time, with the last lines of its log, or the index belongs to
-                another encoder than the repository's.
+            StackError: One ended or was not ready in time, with the last lines of its log, or all that the index holds
+                belongs to other encoders than the repository's.
         """
         if not all(process.wait_ready(cancelled) for process in self._processes):
             return False
         for process in self._processes:  # the one that was ready first may have died while the other loaded
             process.check_alive()
-        index_encoder = self.sidecar.encoder_sha256()
-        if index_encoder and index_encoder != self.encoder_sha256:
-            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(index_encoder, self.encoder_sha256)}")
+        encoders = self.sidecar.encoders()
+        # One collection may be of another checkpoint, which served before this one, or serves beside it.
+        if encoders and self.encoder_sha256 not in encoders.values():
+            other = encoders.get(DEFAULT_COLLECTION, next(iter(encoders.values())))
+            raise StackError(f"{self.sidecar.index}: {encoder_mismatch(other, self.encoder_sha256)}")
         return True
 
     def watch(self, stop: threading.Event) -> None:

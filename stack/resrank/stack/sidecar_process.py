@@ -120,20 +120,20 @@ class SidecarProcess(ManagedProcess):
                 return False
             return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def encoder_sha256(self) -> str:
-        """The encoder that the index belongs to; empty while it holds nothing.
+    def encoders(self) -> dict[str, str]:
+        """The encoder that each collection belongs to, by name; without those that hold nothing.
 
         Raises:
             StackError: The sidecar does not answer.
         """
         with grpc.insecure_channel(self.local_target, NO_PROXY) as channel:
             try:
-                answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).Describe(
-                    retrieval_pb2.DescribeRequest(), timeout=_DESCRIBE_S
+                answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).ListCollections(
+                    retrieval_pb2.ListCollectionsRequest(), timeout=_DESCRIBE_S
                 )
             except grpc.RpcError as error:
                 raise StackError(f"{self.name} does not say what its index holds: {error.details()}") from error
-        return str(answer.encoder_sha256)
+        return {one.name: one.encoder_sha256 for one in answer.collections if one.encoder_sha256}
 
 
 def _tls_options(tls: ServerTls | None) -> list[str | Path]:

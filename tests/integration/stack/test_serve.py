@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -26,8 +26,10 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.export.manifest import ManifestError, Runtime
 from resrank.loadtest.server_metrics import read_metrics
+from resrank.retrieval.local_catalog import LocalCatalog
 from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.lock import read_owner
+from resrank.retrieval.quota import NO_QUOTA
 from resrank.retrieval.records import Encoder, Record, RecordBatch
 from resrank.stack import local_stack
 from resrank.stack.local_stack import LocalStack
@@ -245,6 +247,12 @@ def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) 
         store.upsert(batch)
     with pytest.raises(StackError, match=f"belongs to encoder {other}, Triton serves encoder {ENCODER_SHA256}"):
         LocalStack(exported, tmp_path / "index").__enter__()
+    with closing(LocalCatalog.open(tmp_path / "index")) as catalog:
+        catalog.create("docs@v2", NO_QUOTA)
+        with catalog.collection("docs@v2") as held:
+            held.store.upsert(replace(batch, encoder=Encoder(ENCODER_SHA256, 4)))
+    with LocalStack(exported, tmp_path / "index"):  # one collection is this checkpoint's
+        pass
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": 1}'])
