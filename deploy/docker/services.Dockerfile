@@ -23,7 +23,7 @@ ENV HOME=/tmp \
 FROM service AS retrieval
 LABEL org.opencontainers.image.title="ResRank's retrieval sidecar"
 RUN --mount=type=bind,target=/src,rw \
-    pip install --no-cache-dir --constraint /src/constraints.txt "/src[retrieval,otel]" \
+    pip install --no-cache-dir --constraint /src/constraints.txt "/src[retrieval,store-postgres,otel]" \
  && python -c "import resrank.retrieval.server, opentelemetry.sdk.trace"
 COPY --chmod=0755 deploy/docker/healthcheck-retrieval /usr/local/bin/healthcheck
 RUN install -d -o 1000 -g 1000 -m 0700 /index /run/resrank

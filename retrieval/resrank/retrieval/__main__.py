@@ -36,6 +36,7 @@ try:
 except ModuleNotFoundError as error:
     _missing(error)
 
+logger = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _EXTRA = {"faiss", "grpc_health", "grpc_reflection", "prometheus_client", "psutil", "pythonjsonlogger"}
@@ -47,6 +48,7 @@ _DEFAULTS = SidecarSettings(StoreUrl.local(Path()))
 
 @app.command()
 def main(
+    context: typer.Context,
     store: Annotated[
         str,
         typer.Option(
@@ -178,6 +180,9 @@ def main(
     except InvalidInputError as error:
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+    source = context.get_parameter_source("store")
+    if url.password is not None and source is not None and source.name == "COMMANDLINE":
+        logger.warning("everybody on this machine can read the password of --store: give the URL in RESRANK_STORE")
     try:
         asyncio.run(serve(settings))
     except (ResRankError, OSError) as error:  # the second of the output, or of what the index lies on

@@ -97,7 +97,9 @@ class Connections:
         try:
             yield
         except (PoolTimeout, PoolClosed) as error:
-            raise StoreUnavailableError(f"the store {self.url} does not answer: check that its server runs") from error
+            raise StoreUnavailableError(
+                f"the store {self.url} gives no connection: check that its server runs, or send less at once"
+            ) from error
         except (errors.UndefinedTable, errors.InvalidSchemaName) as error:
             raise CollectionNotFoundError("the collection was dropped meanwhile") from error
         except _REFUSED_WRITES as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -82,6 +83,16 @@ def test_what_cannot_be_opened_says_what_to_do_without_the_password(
 
     with pytest.raises(InvalidInputError, match="dense_index: is of local stores alone"):
         open_store(SidecarSettings(StoreUrl.parse(postgres.url()), dense_index="HNSW32"))
+
+
+def test_a_missing_package_is_named_with_its_extra(open_catalog: OpenCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, package in (("postgresql", "psycopg"), ("milvus", "pymilvus")):
+        parts = f"resrank.retrieval.{kind.removesuffix('ql')}"
+        for name in [name for name in sys.modules if name.startswith((package, parts))]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(RetrievalError, match=rf"need the Python package {package}: .*\[store-"):
+            open_catalog(f"{kind}://host/x")
 
 
 def test_a_database_of_a_later_release_is_left_alone(postgres: PostgresServer, open_catalog: OpenCatalog) -> None:

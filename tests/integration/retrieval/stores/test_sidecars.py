@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.records import SearchQuery, StoredRecord
+from resrank.stack.cli.app import run
 from support.postgres_server import PASSWORD, PASSWORD_IN_URL, PostgresServer
 
 DIMENSION = 8
@@ -155,8 +157,7 @@ def test_of_two_sidecars_one_is_killed_and_nothing_acknowledged_is_lost(
 
 def test_what_cannot_be_served_is_one_sentence_without_the_password(postgres: PostgresServer) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "resrank.retrieval", "--port", "0"],
-        env={**os.environ, "RESRANK_STORE": postgres.url(password="wr0ng")},
+        [sys.executable, "-m", "resrank.retrieval", "--port", "0", "--store", postgres.url(password="wr0ng")],
         capture_output=True,
         text=True,
         timeout=60,
@@ -164,5 +165,23 @@ def test_what_cannot_be_served_is_one_sentence_without_the_password(postgres: Po
     )
     assert (ended.returncode, ended.stdout) == (1, "")
     assert not any(secret in ended.stderr for secret in SECRETS)
-    (sentence,) = ended.stderr.splitlines()
+    warning, sentence = ended.stderr.splitlines()
+    assert "give the URL in RESRANK_STORE" in warning
     assert re.fullmatch(r"resrank\.retrieval: .*resrank:\*\*\*@.*password authentication failed.*", sentence)
+
+
+def test_commands_take_a_store_in_place_of_a_folder(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESRANK_STORE", postgres.emptied())
+    assert run(["collection", "create", "docs"]) == 0
+    assert run(["index", "describe", "--collection", "docs", "--output", "json"]) == 0
+    described = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert described["collection"] == "docs"
+    assert described["path"].startswith("postgresql://resrank:***@")
+    assert run(["index", "verify"]) == 2
+    assert run(["collection", "list", "--store", f"postgresql://u:{PASSWORD}@host/x"]) == 2
+    said = capsys.readouterr().err
+    assert "is no index folder" in said
+    assert "percent-encode" in said
+    assert not any(secret in said for secret in SECRETS)
