@@ -1,15 +1,18 @@
-"""``rerank`` under 1 to 64 callers at once, against its engines alone at the batch that suits them best."""
+"""Throughput of ``rerank`` by callers at once, and of ``search``, against their engines alone at their best batch."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.benchmarks.corpus_sample import fill_with_sample
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.load import Load, closed_loop
 from resrank.benchmarks.measurement import Bound, Measurement, Side
@@ -21,7 +24,7 @@ from resrank.core.outcomes import Outcome
 from resrank.core.progress import Notify
 from resrank.loadtest.kinds import CallKind
 from resrank.serving.engines import Engine, load_engine
-from resrank.stack.triton_process import TritonProcess
+from resrank.stack.local_stack import LocalStack
 
 TARGET = 0.9
 CALLERS = (1, 2, 4, 8, 16, 32, 64)
@@ -31,8 +34,11 @@ BATCHES = (1, 2, 4, 8, 16)
 _TIMEOUT_S = 60.0
 _LEVEL_S = 6.0  # of requests at each number of callers, at the speed of one caller
 _BATCH_S = 1.5  # of calls at each batch size
-_ROUND_S = 20.0  # of one side in the judged rounds: the first and last calls of a loop have less company
+_ROUND_S = 12.0  # of one side in the judged rounds: the first and last calls of a loop have less company
 _ROUNDS = 3
+_ENGINES = "engines"
+_PASSAGES = 2000
+_FOUND = 10
 
 
 def run(
@@ -64,21 +70,23 @@ def run(
     notify(f"timing the engines alone at {', '.join(map(str, BATCHES))} rows")
     alone = {rows: engines.rows_per_s(rows, _BATCH_S) for rows in BATCHES}
     best = max(alone, key=lambda rows: alone[rows])
-    notify("starting Triton")
-    with TritonProcess(deployment.repository) as triton:
-        levels, ensemble, direct = asyncio.run(
-            _measure(triton.grpc_address, workload, engines, best, callers, rounds, notify)
+    notify("starting Triton and the sidecar")
+    with tempfile.TemporaryDirectory() as folder, LocalStack(deployment.repository, Path(folder)) as stack:
+        levels, spent = asyncio.run(_measure(stack, deployment, workload, engines, best, callers, rounds, notify))
+    direct = Side.of(f"engines alone, {best} rows a call", spent[_ENGINES])
+    measurements = tuple(
+        Measurement(
+            name=f"{kind}, {JUDGED} callers",
+            unit="requests/s",
+            measured=Side.of(f"{kind}, {JUDGED} callers", spent[kind]),
+            baseline=direct,
+            bound=Bound.AT_LEAST,
+            target=TARGET,
+            facts={"rows a call at best": best},
         )
-    measurement = Measurement(
-        name="concurrency",
-        unit="requests/s",
-        measured=Side.of(f"ensemble, {JUDGED} callers", ensemble),
-        baseline=Side.of(f"engines alone, {best} rows a call", direct),
-        bound=Bound.AT_LEAST,
-        target=TARGET,
-        facts={"rows a call at best": best},
+        for kind in (CallKind.RERANK, CallKind.SEARCH)
     )
-    return _study(levels, alone, measurement)
+    return _study(levels, alone, measurements)
 
 
 class EnginesAlone:
@@ -125,37 +133,49 @@ class EnginesAlone:
 
 
 async def _measure(
-    address: str,
+    stack: LocalStack,
+    deployment: Deployment,
     workload: RerankWorkload,
     engines: EnginesAlone,
     best: int,
     callers: Sequence[int],
     rounds: int,
     notify: Notify,
-) -> tuple[dict[int, Load], list[float], list[float]]:
-    async with AsyncResRankClient(address, timeout_s=_TIMEOUT_S) as client:
+) -> tuple[dict[int, Load], dict[str, list[float]]]:
+    """Loads by callers, and requests a second of each judged side in each round."""
+    async with AsyncResRankClient(
+        stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_TIMEOUT_S
+    ) as client:
+        digest, dimension = await client.encoder_sha256(), deployment.spec.encoder.embedding_dim
+        await asyncio.to_thread(fill_with_sample, stack.sidecar.address, digest, dimension, _PASSAGES)
 
-        async def send() -> object:
+        async def rerank() -> object:
             return await client.rerank(workload.query, workload.candidates)
 
-        warm = await closed_loop(send, callers=JUDGED, requests=JUDGED)
+        async def search() -> object:
+            return await client.search(workload.query, k=_FOUND, candidates=len(workload.candidates))
+
+        warm = await closed_loop(rerank, callers=JUDGED, requests=JUDGED)
         per_level = max(8, int(warm.answered_per_s * _LEVEL_S))
-        per_round = int(warm.answered_per_s * _ROUND_S)
+        per_round = max(4 * JUDGED, int(warm.answered_per_s * _ROUND_S))
         levels: dict[int, Load] = {}
         for number in callers:
             notify(f"{number} callers")
-            levels[number] = await closed_loop(send, callers=number, requests=max(per_level, 2 * number))
-        ensemble: list[float] = []
-        direct: list[float] = []
+            levels[number] = await closed_loop(rerank, callers=number, requests=max(per_level, 2 * number))
+        spent: dict[str, list[float]] = {CallKind.RERANK: [], CallKind.SEARCH: [], _ENGINES: []}
         for turn in range(1, rounds + 1):
-            notify(f"round {turn} of {rounds}: {JUDGED} callers, then the engines alone")
-            load = await closed_loop(send, callers=JUDGED, requests=max(per_round, 4 * JUDGED))
-            ensemble.append(load.answered_per_s)
-            direct.append(engines.rows_per_s(best, _ROUND_S))  # Triton idles meanwhile: nothing is in flight
-    return levels, ensemble, direct
+            notify(f"round {turn} of {rounds}: {JUDGED} callers of rerank, of search, then the engines alone")
+            for kind, send in ((CallKind.RERANK, rerank), (CallKind.SEARCH, search)):
+                load = await closed_loop(send, callers=JUDGED, requests=per_round)
+                spent[kind].append(load.answered_per_s)
+            spent[_ENGINES].append(engines.rows_per_s(best, _ROUND_S))  # Triton idles: nothing is in flight
+    return levels, spent
 
 
-def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: Measurement) -> Study:
+def _study(
+    levels: Mapping[int, Load], alone: Mapping[int, float], measurements: tuple[Measurement, Measurement]
+) -> Study:
+    best = measurements[0].baseline.median
     rows = []
     for number, load in levels.items():
         found = load.figures
@@ -167,11 +187,10 @@ def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: 
                 latency["p50"],
                 latency["p95"],
                 found.outcomes[Outcome.SHED],
-                load.answered_per_s / measurement.baseline.median,
+                load.answered_per_s / best,
                 load.client_cores,
             )
         )
-    best = measurement.baseline.median
     ensemble = Series("ensemble", tuple(map(float, levels)), tuple(load.answered_per_s for load in levels.values()))
     ceiling = Series("engines alone, best batch", ensemble.x, (best,) * len(ensemble.x))
     by_rows = ", ".join(f"{count}: {speed:.2f}" for count, speed in alone.items())
@@ -188,7 +207,7 @@ def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: 
             "client, cores",
         ),
         rows=tuple(rows),
-        measurements=(measurement,),
+        measurements=measurements,
         plots=(
             Plot(
                 "concurrency",
@@ -202,5 +221,6 @@ def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurement: 
         notes=(
             f"The engines alone, rows in a call to requests/s: {by_rows}.",
             "A caller who is shed comes back after half a second; latencies are those of answers.",
+            f"A search, in {_PASSAGES} passages by cosine and words, has the same two engines to run.",
         ),
     )
