@@ -153,7 +153,7 @@ async def _measure(
             return await client.rerank(workload.query, workload.candidates)
 
         async def search() -> object:
-            return await client.search(workload.query, k=_FOUND, candidates=len(workload.candidates))
+            return await client.search(workload.query, k=_FOUND, candidates=len(workload.candidates), route="server")
 
         warm = await closed_loop(rerank, callers=JUDGED, requests=JUDGED)
         per_level = max(8, int(warm.answered_per_s * _LEVEL_S))
@@ -221,6 +221,6 @@ def _study(
         notes=(
             f"The engines alone, rows in a call to requests/s: {by_rows}.",
             "A caller who is shed comes back after half a second; latencies are those of answers.",
-            f"A search, in {_PASSAGES} passages by cosine and words, has the same two engines to run.",
+            f"A search, by the model of that name in {_PASSAGES} passages, has the same two engines to run.",
         ),
     )
