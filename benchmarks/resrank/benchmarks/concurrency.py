@@ -172,9 +172,7 @@ async def _measure(
     return levels, spent
 
 
-def _study(
-    levels: Mapping[int, Load], alone: Mapping[int, float], measurements: tuple[Measurement, Measurement]
-) -> Study:
+def _study(levels: Mapping[int, Load], alone: Mapping[int, float], measurements: tuple[Measurement, ...]) -> Study:
     best = measurements[0].baseline.median
     rows = []
     for number, load in levels.items():
