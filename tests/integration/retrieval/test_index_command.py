@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from resrank.retrieval.lock import read_owner
+from resrank.stack.cli.app import run as run_here
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
 
@@ -189,3 +191,36 @@ def test_failures_are_sentences(tmp_path: Path, index: Path) -> None:
     message = run("build", corpus, "--index", index, "--triton-url", "127.0.0.1:1", code=3)
     assert "127.0.0.1:1" in message
     assert "Traceback" not in message
+
+
+def test_collections_are_built_backed_up_and_restored(
+    triton: TritonProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, index, file = tmp_path / "corpus.jsonl", tmp_path / "index", tmp_path / "docs.backup"
+    corpus.write_text("".join(json.dumps({"_id": id_, "text": f"{id_} dig"}) + "\n" for id_ in ("ants", "badgers")))
+
+    def resrank(*arguments: object, code: int = 0) -> str:
+        assert run_here([*map(str, arguments), "--index", str(index)]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    build = ("index", "build", corpus, "--triton-url", triton.grpc_address)
+    assert "2 inserted" in resrank(*build, "--collection", "docs@v1")
+    assert "2 unchanged" in resrank(*build, "--collection", "docs@v1")
+    assert resrank("alias", "set", "docs", "docs@v1") == "docs names docs@v1\n"
+    written = resrank("index", "backup", file, "--collection", "docs")
+    assert re.fullmatch(rf"2 records in {file}, sha256 [0-9a-f]{{64}}\n", written)
+    restore = ("index", "restore", file, "--collection")
+    assert "2 records restored into docs@v2 and compared" in resrank(*restore, "docs@v2")
+    assert "is not empty, in records (limit 0, got 2)" in resrank(*restore, "docs@v2", code=2)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "is damaged or not whole" in resrank(*restore, "docs@v3", code=2)
+    described = json.loads(resrank("index", "describe", "--collection", "docs@v2", "--output", "json"))
+    assert (described["record_count"], described["collection"], described["encoder_sha256"]) == (2, "docs@v2", SHA)
+    resrank("collection", "create", "small", "--max-records", 1)
+    assert "too many records (limit 1, got 2)" in resrank(*build, "--collection", "small", code=1)
+    listed = json.loads(resrank("collection", "list", "--output", "json"))
+    assert {one["name"]: one["records"] for one in listed} == {"default": 0, "docs@v1": 2, "docs@v2": 2, "small": 0}
+    assert "the alias 'docs' names" in resrank("collection", "drop", "docs@v1", code=1)
+    assert resrank("collection", "drop", "docs@v2") == "dropped docs@v2\n"
+    assert resrank("index", "verify") == "2 records compared, no problems\n"
