@@ -176,7 +176,7 @@ def checks(adapter: str, stack: Stack) -> list[Call]:
 def _problem(case: ElementTree.Element) -> str | None:
     """Why a test did not pass; one that was skipped did not."""
     wrong = [child for child in case if child.tag in ("failure", "error", "skipped")]
-    return wrong[0].attrib.get("message", wrong[0].tag)[:400] if wrong else None
+    return (wrong[0].text or wrong[0].tag).strip()[-400:] if wrong else None
 
 
 def main(repository: Path, wanted: list[str]) -> int:

@@ -17,7 +17,10 @@ from resrank.core.corpus import Passage
 TRITON = os.environ["RESRANK_ACCEPTANCE_TRITON"]
 RETRIEVAL = os.environ["RESRANK_ACCEPTANCE_RETRIEVAL"]
 TIMEOUT_S = 60.0
-PASSAGES = [Passage(line, f"d{line - 1}", f"Title {line}", text) for line, text in enumerate(DOCUMENTS, start=1)]
+PASSAGES = [
+    Passage(line, f"d{line - 1}", f"Title {line}", text, {"place": float(line - 1)})
+    for line, text in enumerate(DOCUMENTS, start=1)
+]
 NOBODY = "127.0.0.1:1"
 """An address where nothing listens."""
 

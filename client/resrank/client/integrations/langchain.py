@@ -107,13 +107,15 @@ class ResRankCompressor(BaseDocumentCompressor):
 class ResRankRetriever(BaseRetriever):
     """Searches the index behind the sidecar and reranks what it finds.
 
-    Documents have the passage's id, text as ``page_content``, and as metadata ``title``, ``relevance_score`` (0 to 1)
-    and what it is made of.
+    Documents have the passage's id, text as ``page_content``, and beside the passage's own metadata ``title``,
+    ``relevance_score`` (0 to 1) and what it is made of.
 
     Attributes:
         client: Speaks to Triton and the sidecar; whoever made it closes it.
         async_client: The same for ``ainvoke``, which without it works in a thread.
         k: Passages to return; ``invoke(query, k=3)`` goes before it.
+        filter: What a passage's metadata must meet to be found, as text: ``year >= 2020 and lang = 'en'``. None for
+            nothing; ``invoke(query, filter=…)`` goes before it.
         candidates: Passages to retrieve and rerank.
         mode: How they are found: ``hybrid``, ``dense`` or ``lexical``.
         rerank: Whether the reranker orders them.
@@ -128,6 +130,7 @@ class ResRankRetriever(BaseRetriever):
     client: ResRankClient = Field(exclude=True, repr=False)
     async_client: AsyncResRankClient | None = Field(default=None, exclude=True, repr=False)
     k: int = Field(default=DEFAULT_K, ge=1)
+    filter: str | None = None
     candidates: int = Field(default=DEFAULT_CANDIDATES, ge=1)
     mode: SearchMode = SearchMode.HYBRID
     rerank: bool = True
@@ -138,22 +141,33 @@ class ResRankRetriever(BaseRetriever):
     collection: str = ""
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: str | None = None,
     ) -> list[Document]:
-        found = search(self.client, query, self.k if k is None else k, self._options)
+        found = search(self.client, query, self.k if k is None else k, self._options(filter))
         return [_document(each) for each in found]
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: str | None = None,
     ) -> list[Document]:
         if self.async_client is None:
-            search_in_thread = partial(self._get_relevant_documents, query, run_manager=run_manager.get_sync(), k=k)
+            search_in_thread = partial(
+                self._get_relevant_documents, query, run_manager=run_manager.get_sync(), k=k, filter=filter
+            )
             return await run_in_executor(None, search_in_thread)
-        found = await search_async(self.async_client, query, self.k if k is None else k, self._options)
+        found = await search_async(self.async_client, query, self.k if k is None else k, self._options(filter))
         return [_document(each) for each in found]
 
-    @property
-    def _options(self) -> SearchingOptions:
+    def _options(self, wanted: str | None) -> SearchingOptions:
         return SearchingOptions(
             self.candidates,
             self.mode,
@@ -163,6 +177,7 @@ class ResRankRetriever(BaseRetriever):
             self.truncate,
             self.on_failure,
             self.collection,
+            self.filter if wanted is None else wanted,
         )
 
 

@@ -90,7 +90,7 @@ class ResRankRetriever(BaseRetriever):
     """Searches the index behind the sidecar and reranks what it finds.
 
     Nodes have the passage's id and text, as score its relevance (0 to 1; the retriever's own score where nothing was
-    reranked), and as metadata ``title`` and what the score is made of.
+    reranked), and beside the passage's own metadata ``title`` and what the score is made of.
 
     Args:
         client: Speaks to Triton and the sidecar; whoever made it closes it.

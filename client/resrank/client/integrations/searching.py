@@ -8,6 +8,7 @@ import numpy as np
 
 from resrank.client import AsyncResRankClient, Calibration, RankedPassage, ResRankClient, SearchResult
 from resrank.core.calibration import relevance_of
+from resrank.core.filters import Filter
 from resrank.core.search import DEFAULT_CANDIDATES, SearchMode
 
 
@@ -22,6 +23,7 @@ class SearchingOptions:
         lexical_weight: w of BM25; None for the checkpoint's.
         min_score: Least relevance of what is returned, 0 to 1; of a reranked search alone.
         collection: Whose passages, by name or alias; empty for the default one.
+        filter: What a passage's metadata must meet to be found, as the client takes it; None for nothing.
         truncate: Whether a query over the token maximum is cut, else refused.
         on_failure: What is wanted where models fail, ``error`` or ``retrieval_order``; None for the client's setting.
     """
@@ -34,6 +36,7 @@ class SearchingOptions:
     truncate: bool = True
     on_failure: str | None = None
     collection: str = ""
+    filter: Filter | str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class FoundPassage:
 
     @property
     def metadata(self) -> dict[str, object]:
-        """What frameworks keep beside a text: title, scores and place in retrieval order, as far as they are known."""
+        """What frameworks keep beside a text: the passage's own, title, scores and its place as it was found."""
         told = {
             "title": self.passage.title,
             "relevance_score": self.relevance,
@@ -59,7 +62,7 @@ class FoundPassage:
             "lexical_score": self.passage.lexical_score,
             "candidate_rank": self.passage.candidate_rank,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {**(self.passage.metadata or {}), **{name: value for name, value in told.items() if value is not None}}
 
 
 def search(client: ResRankClient, query: str, k: int, options: SearchingOptions) -> list[FoundPassage]:
@@ -87,6 +90,8 @@ def search(client: ResRankClient, query: str, k: int, options: SearchingOptions)
         truncate=options.truncate,
         on_failure=options.on_failure,
         collection=options.collection,
+        filter=options.filter,
+        include_metadata=True,
     )
     return _found(result, client.calibration(triton=result.triton) if result.reranked else None, options)
 
@@ -103,6 +108,8 @@ async def search_async(client: AsyncResRankClient, query: str, k: int, options: 
         truncate=options.truncate,
         on_failure=options.on_failure,
         collection=options.collection,
+        filter=options.filter,
+        include_metadata=True,
     )
     return _found(result, await client.calibration(triton=result.triton) if result.reranked else None, options)
 

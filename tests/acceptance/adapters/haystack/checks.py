@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from filled_index import NOBODY, RETRIEVAL, TIMEOUT_S, TRITON
-from haystack import AsyncPipeline, Document, Pipeline
+from haystack import Document, Pipeline
 from haystack.utils import Secret
 
 from acceptance import BEST, DOCUMENTS, QUERY
@@ -61,10 +61,8 @@ async def test_ranker_in_pipelines_that_are_written_and_read(client: ResRankClie
     pipeline = Pipeline()
     key = Secret.from_env_var("RESRANK_ACCEPTANCE_NO_KEY", strict=False)
     pipeline.add_component("ranker", ResRankRanker(TRITON, RETRIEVAL, key, TIMEOUT_S, top_k=2))
-    read = Pipeline.loads(pipeline.dumps())
+    read = Pipeline.loads(pipeline.dumps(), allowed_modules=["resrank.client.integrations.haystack"])
     asked = {"ranker": {"query": QUERY, "documents": GIVEN}}
     found = read.run(asked)["ranker"]["documents"]
     assert (ids(found)[0], len(found)) == (f"d{BEST}", 2)
-    concurrent = AsyncPipeline()
-    concurrent.add_component("ranker", ResRankRanker(TRITON, timeout_s=TIMEOUT_S, top_k=2))
-    assert ids((await concurrent.run_async(asked))["ranker"]["documents"]) == ids(found)
+    assert ids((await read.run_async(asked))["ranker"]["documents"]) == ids(found)

@@ -51,6 +51,10 @@ async def test_retriever_tells_ids_titles_and_scores(client: ResRankClient, asyn
     assert await ResRankRetriever(client=client, async_client=async_client).ainvoke(QUERY, k=3) == found
     assert await ResRankRetriever(client=client, k=3).ainvoke(QUERY) == found  # in a thread
     assert "relevance_score" not in ResRankRetriever(client=client, rerank=False).invoke(QUERY)[0].metadata
+    kept = ResRankRetriever(client=client, async_client=async_client, filter="place >= 3")
+    assert {document.metadata["place"] for document in kept.invoke(QUERY)} == {3.0, 4.0}
+    assert [document.id for document in await kept.ainvoke(QUERY, filter="place = 0")] == ["d0"]
+    assert [d.id for d in await ResRankRetriever(client=client).ainvoke(QUERY, filter="place = 0")] == ["d0"]
 
 
 async def test_compressor_orders(client: ResRankClient, async_client: AsyncResRankClient) -> None:

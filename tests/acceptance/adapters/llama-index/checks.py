@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from llama_index.core import Settings
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.llms.mock import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -10,7 +11,7 @@ from llama_index.core.response_synthesizers import ResponseMode, get_response_sy
 from llama_index.core.schema import NodeWithScore, TextNode
 
 from acceptance import BEST, DOCUMENTS, QUERY
-from resrank.client import AsyncResRankClient, InvalidInputError, ResRankClient
+from resrank.client import AsyncResRankClient, F, InvalidInputError, ResRankClient
 from resrank.client.integrations.llama_index import ResRankPostprocessor, ResRankRetriever
 from resrank.client.integrations.searching import SearchingOptions
 
@@ -67,10 +68,13 @@ async def test_retriever_searches(client: ResRankClient, async_client: AsyncResR
     assert await ResRankRetriever(client, similarity_top_k=3).aretrieve(QUERY) == found  # in a thread
     dense = ResRankRetriever(client, options=SearchingOptions(mode="dense", rerank=False)).retrieve(QUERY)
     assert dense[0].score == dense[0].metadata["dense_score"]
+    kept = ResRankRetriever(client, options=SearchingOptions(filter=F("place") >= 3)).retrieve(QUERY)
+    assert {node.metadata["place"] for node in kept} == {3.0, 4.0}
 
 
 def test_both_in_a_query_engine(client: ResRankClient) -> None:
-    synthesizer = get_response_synthesizer(llm=MockLLM(), response_mode=ResponseMode.NO_TEXT)
+    Settings.llm = MockLLM()  # the engine asks for one whether or not it is used
+    synthesizer = get_response_synthesizer(response_mode=ResponseMode.NO_TEXT)
     engine: BaseQueryEngine = RetrieverQueryEngine(
         ResRankRetriever(client, options=SearchingOptions(rerank=False)),
         synthesizer,
