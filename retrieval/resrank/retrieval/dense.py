@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
 from resrank.retrieval.kept_rows import KeptRows
@@ -22,8 +23,11 @@ logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 16_384  # bounds the fp32 copy of the fp16 vectors while they are added
 _POINTS_PER_CENTROID = 39  # fewer training points than this and FAISS warns (ClusteringParameters)
 _CODEBOOK_CENTROIDS = 256  # of a product quantizer with 8 bits
-_SCANNED_SHARE = 0.05
-"""Of all rows: where a filter keeps fewer, all that it keeps are compared, whatever the kind of index."""
+_SCANNED = 0.005
+"""Of all rows: where a filter keeps no more, all that it keeps are compared, whatever the kind of index."""
+_SCANNED_BESIDE_GRAPH = 0.1
+"""The same of a graph, which is lost among the few: where one of a hundred was kept, it took 200 ms for what comparing
+takes one."""
 _REBUILD_ROWS = 1000
 _REBUILD_SHARE = 0.2
 
@@ -125,18 +129,19 @@ class FaissDenseIndex:
         return keys[best], cosines[best]
 
     def _search_kept(self, query: FloatVector, k: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
-        wanted = min(k, len(kept.keys))
-        keys = kept.keys
-        parameters = self._selecting(kept)
+        wanted, keys = min(k, len(kept.keys)), kept.keys
+        if not wanted:
+            return keys, np.empty(0, np.float32)
+        parameters, flat = self._selecting(kept), self._flat()
         if parameters is not None:
             _, rows = self.index.search(query[np.newaxis], wanted, params=parameters)
-            found = rows[0][rows[0] >= 0]
-            if len(found) == wanted:
-                keys = self.table.keys[found]
+            if rows.min(initial=0) >= 0:  # -1 stands where it found too few
+                keys = self.table.keys[rows[0]]
+        if flat is not None:
+            keys = keys[_are_largest(self._products(flat, query, keys), wanted)]
         cosines = self.cosines(query, keys)
-        if wanted < len(keys):
-            to_reach = np.partition(cosines, -wanted)[-wanted]
-            keys, cosines = keys[cosines >= to_reach], cosines[cosines >= to_reach]
+        largest = _are_largest(cosines, wanted)
+        keys, cosines = keys[largest], cosines[largest]
         best = np.lexsort((keys, -cosines))[:wanted]
         return keys[best], cosines[best]
 
@@ -147,16 +152,27 @@ class FaissDenseIndex:
         without a filter, and what cannot select is not asked.
         """
         share = len(kept.keys) / max(1, self.table.rows)
-        if self.exact or share <= _SCANNED_SHARE:
-            return None
         kinds: Any = faiss  # its type stubs lack what selects, and know others' arguments
+        inner = self.index
+        if isinstance(inner, kinds.IndexPreTransform):  # which hands the parameters on
+            inner = kinds.downcast_index(inner.index)
+        if share <= (_SCANNED_BESIDE_GRAPH if isinstance(inner, kinds.IndexHNSW) else _SCANNED):
+            return None
         selector = kinds.IDSelectorBitmap(np.packbits(kept.mask, bitorder="little"))
-        if isinstance(self.index, faiss.IndexHNSW):
-            return kinds.SearchParametersHNSW(sel=selector, efSearch=math.ceil(self.index.hnsw.efSearch / share))
-        if isinstance(self.index, faiss.IndexIVF) and not isinstance(self.index, faiss.IndexIVFFastScan):
-            nprobe = min(math.ceil(self.index.nprobe / share), self.index.nlist)
-            return kinds.SearchParametersIVF(sel=selector, nprobe=nprobe)
+        if isinstance(inner, kinds.IndexHNSW):
+            return kinds.SearchParametersHNSW(sel=selector, efSearch=math.ceil(inner.hnsw.efSearch / share))
+        if isinstance(inner, kinds.IndexIVF):
+            return kinds.SearchParametersIVF(sel=selector, nprobe=min(math.ceil(inner.nprobe / share), inner.nlist))
+        if isinstance(inner, kinds.IndexScalarQuantizer):
+            return kinds.SearchParameters(sel=selector)
         return None
+
+    def _flat(self) -> Any | None:
+        """Where FAISS holds the vectors as they are compared: a flat index, or what is beneath a graph."""
+        if isinstance(self.index, faiss.IndexHNSW):
+            storage = faiss.downcast_index(self.index.storage)
+            return storage if isinstance(storage, faiss.IndexFlat) else None
+        return self.index if self.exact else None
 
     @property
     def exact(self) -> bool:
@@ -170,19 +186,22 @@ class FaissDenseIndex:
         """
         if not len(keys):
             return np.empty(0, np.float32)
-        if not self.exact:
-            vectors = _normalised(self.gather(keys))
-            # Not BLAS, whose sums depend on where in the matrix a row stands.
-            found: FloatVector = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
-            return found
-        cosines = np.empty((1, len(keys)), np.float32)
+        if self.exact:
+            return self._products(self.index, query, keys)
+        vectors = _normalised(self.gather(keys))
+        # Not BLAS, whose sums depend on where in the matrix a row stands.
+        found: FloatVector = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
+        return found
+
+    def _products(self, flat: Any, query: FloatVector, keys: Keys) -> FloatVector:
+        """A query's inner products with a flat index's vectors under live keys, fp32 [len(keys)]."""
+        products: FloatVector = np.empty(len(keys), np.float32)
         rows = self.table.rows_of(keys).astype(np.int64)[np.newaxis]
         asked = np.ascontiguousarray(query, np.float32)
-        self.index.compute_distance_subset(
-            1, faiss.swig_ptr(asked), len(keys), faiss.swig_ptr(cosines), faiss.swig_ptr(rows)
+        flat.compute_distance_subset(
+            1, faiss.swig_ptr(asked), len(keys), faiss.swig_ptr(products), faiss.swig_ptr(rows)
         )
-        (found,) = cosines
-        return found
+        return products
 
     def gather(self, keys: Keys) -> HalfMatrix:
         """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
@@ -226,6 +245,14 @@ def new_index(factory: str, dimension: int) -> Any:
         raise InvalidInputError(
             "dense_index", f"FAISS's index_factory refuses {factory!r} for dimension {dimension}"
         ) from error
+
+
+def _are_largest(numbers: FloatVector, count: int) -> NDArray[np.bool_]:
+    """Which are among so many largest, equals of the last one included; all where there are no more."""
+    if count >= len(numbers):
+        return np.ones(len(numbers), np.bool_)
+    reached: NDArray[np.bool_] = numbers >= np.partition(numbers, -count)[-count]
+    return reached
 
 
 def _is_stand_in(factory: str, index: Any) -> bool:
