@@ -15,6 +15,15 @@ from resrank.retrieval.postgres.state import CollectionState
 
 logger = logging.getLogger(__name__)
 
+QUIET_S = 5.0
+"""An index is built when nothing was written for so long."""
+
+PATIENCE_S = 900.0
+"""At the latest after so long, however much is written."""
+
+RETRY_S = 600.0
+"""So long after a failure it is tried again."""
+
 _LOCK = 0x48534E57  # "HNSW": of several sidecars one builds
 
 
@@ -30,23 +39,24 @@ class GraphBuilder:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
-        self._failed: set[int] = set()
-        self._closed = False
+        self._not_before: dict[int, float] = {}
+        self._closed = threading.Event()
 
     def build(self, state: CollectionState) -> None:
-        """Begins to build a collection's index, unless one is being built or it failed before; returns at once."""
-        if state.encoder is None or state.encoder.dimension > MAX_INDEXED_DIMENSION or state.number in self._failed:
+        """Begins to build a collection's index, unless one is being built or it failed a while ago; returns at once."""
+        if state.encoder is None or state.encoder.dimension > MAX_INDEXED_DIMENSION:
             return
         with self._lock:
-            if self._closed or self._thread is not None:
+            early = time.monotonic() < self._not_before.get(state.number, 0.0)
+            if early or self._closed.is_set() or self._thread is not None:
                 return
             self._thread = threading.Thread(target=self._run, args=(state.number,), name="hnsw", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Ends what is being built; the next start begins anew."""
+        """Ends what is being built; whoever opens the store next begins anew."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             thread = self._thread
             if self._connection is not None:
                 self._connection.cancel_safe()
@@ -54,30 +64,38 @@ class GraphBuilder:
             thread.join()
 
     def _run(self, number: int) -> None:
-        started = time.perf_counter()
         try:
             with self._connections.alone() as connection:
                 with self._lock:
-                    if self._closed:
-                        return
                     self._connection = connection
-                if _build(connection, number):
-                    seconds = round(time.perf_counter() - started, 2)
-                    logger.info("HNSW index ready", extra={"collection": number, "seconds": seconds})
+                self._wait_for_quiet(connection, number)
+                if not self._closed.is_set():
+                    _build(connection, number)
         except psycopg.Error as error:
-            if not self._closed:
-                self._failed.add(number)
-                logger.warning("no HNSW index, searches compare all vectors: %s", error, extra={"collection": number})
+            if not self._closed.is_set():
+                self._not_before[number] = time.monotonic() + RETRY_S
+                logger.warning("no HNSW index yet, all vectors are compared: %s", error, extra={"collection": number})
         finally:
             with self._lock:
                 self._connection = self._thread = None
 
+    def _wait_for_quiet(self, connection: Connection, number: int) -> None:
+        """Lets a collection be filled first: to add to a graph costs many times what storing does."""
+        until = time.monotonic() + PATIENCE_S
+        changes = None
+        while time.monotonic() < until:
+            row = connection.execute("SELECT changes FROM resrank.collections WHERE number = %s", (number,)).fetchone()
+            if row == changes or self._closed.wait(QUIET_S):
+                return
+            changes = row
 
-def _build(connection: Connection, number: int) -> bool:
-    """Whether this was the one to build it."""
+
+def _build(connection: Connection, number: int) -> None:
+    """Builds an index, unless it is there or another sidecar builds it."""
+    started = time.perf_counter()
     (ours,) = connection.execute("SELECT pg_try_advisory_lock(%s, %s::int4)", (_LOCK, number)).fetchone() or (False,)
     if not ours:
-        return False
+        return
     schema = collection_schema(number)
     # One whose building was cut short is there, and is not used.
     drop = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}.{}").format(schema, sql.Identifier(HNSW_INDEX))
@@ -86,11 +104,12 @@ def _build(connection: Connection, number: int) -> bool:
         (f"resrank_{number}.{HNSW_INDEX}",),
     ).fetchone() or (False,)
     if valid:
-        return False
+        return
     connection.execute(drop)
     connection.execute(
         sql.SQL("CREATE INDEX CONCURRENTLY {} ON {}.vectors USING hnsw (vector halfvec_cosine_ops)").format(
             sql.Identifier(HNSW_INDEX), schema
         )
     )
-    return True
+    seconds = round(time.perf_counter() - started, 2)
+    logger.info("HNSW index ready", extra={"collection": number, "seconds": seconds})

@@ -73,6 +73,7 @@ class PostgresStore:
             found = NOTHING
             if state.encoder is not None:
                 require_query_encoder(state.encoder, query)
+            self._index(state)
             if state.records:
                 condition = self._condition(connection, query.filter)
                 engine = PostgresEngine(connection, state, query.embedding, terms, self._frequencies, condition)
@@ -203,11 +204,14 @@ class PostgresStore:
         except RetrievalError as error:
             logger.warning("maintenance failed, the next write tries again: %s", error)
         else:
-            if state.records > EXACT_BELOW and not state.indexed:
-                self._graphs.build(state)
+            self._index(state)
 
     def close(self) -> None:
         """Nothing: the connections are the catalog's."""
+
+    def _index(self, state: CollectionState) -> None:
+        if state.records > EXACT_BELOW and not state.indexed:
+            self._graphs.build(state)
 
     def _condition(self, connection: Connection, wanted: Filter | None) -> Condition | None:
         if wanted is None:

@@ -14,7 +14,7 @@ from resrank.core.errors import InvalidInputError, ResRankError, RetrievalError
 from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.errors import StoreUnavailableError
-from resrank.retrieval.postgres import searching, store
+from resrank.retrieval.postgres import graph, searching, store
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -120,6 +120,7 @@ def test_of_many_the_hnsw_index_finds_the_nearest_and_never_fewer(
 ) -> None:
     for module in (searching, store):
         monkeypatch.setattr(module, "EXACT_BELOW", 400)
+    monkeypatch.setattr(graph, "QUIET_S", 0.01)
     catalog = open_catalog(postgres.emptied())
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(1500, 8)).astype(np.float16)
