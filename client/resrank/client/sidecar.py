@@ -131,7 +131,7 @@ class AsyncSidecar:
             include_metadata=include_metadata,
         )
         response = await self.call("Search", request)
-        return read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=include_embeddings)
+        return read_candidates(response, request)
 
     async def upsert(
         self, encoder_sha256: str, passages: Sequence[Passage], vectors: NDArray[np.floating[Any]]

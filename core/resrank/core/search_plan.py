@@ -221,7 +221,7 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
         include_metadata=options.include_metadata,
     )
     response = yield from _one(Retrieve(request))
-    found = read_candidates(response, encoder_sha256=encoder_sha256, include_embeddings=rerank)
+    found = read_candidates(response, request)
     watch.lap("retrieve")
     scores, rerank_scores = found.scores, None
     if found.embeddings is not None and reranker is not None and weight is not None:

@@ -83,6 +83,7 @@ class Index:
             texts=texts,
             embeddings=vectors.tobytes() if request.include_embeddings else b"",
             dimension=2 if self.size else 0,
+            collection="default",
             encoder_sha256=self.encoder if self.size else "",
             dense_scores=[1 - place / 500 for place in places] if request.embedding else [],
             lexical_scores=[place % 3 for place in places] if request.text else [],

@@ -110,24 +110,25 @@ def search_request(
     return request
 
 
-def read_candidates(
-    response: retrieval_pb2.SearchResponse, *, encoder_sha256: str | None, include_embeddings: bool
-) -> Candidates:
+def read_candidates(response: retrieval_pb2.SearchResponse, request: retrieval_pb2.SearchRequest) -> Candidates:
     """Reads an answer.
 
     Args:
         response: The sidecar's.
-        encoder_sha256: As it was sent.
-        include_embeddings: Likewise.
+        request: What it was asked.
 
     Raises:
-        RetrievalError: The index belongs to another encoder, or scores, embeddings or metadata are not what they are
-            said to be.
+        RetrievalError: The index belongs to another encoder, the sidecar knows nothing of what it was asked, or scores,
+            embeddings or metadata are not what they are said to be.
     """
-    check_encoder(response.encoder_sha256, encoder_sha256)
+    check_encoder(response.encoder_sha256, request.encoder_sha256 or None)
+    if (request.HasField("filter") or request.collection) and not response.collection:
+        raise RetrievalError(
+            "the retrieval sidecar is of a version that passes filters and collections over: bring it to this release"
+        )
     count = len(response.ids)
     embeddings = None
-    if include_embeddings and count:
+    if request.include_embeddings and count:
         expected = count * response.dimension * 2
         if len(response.embeddings) != expected:
             raise RetrievalError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
-from resrank.core.metadata import write_metadata
+from resrank.core.metadata import Metadata
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.options import CollectionOption, Output, OutputOption, RetrievalUrlOption, TritonUrlOption
@@ -119,6 +120,12 @@ def search(
         _print_table(result)
 
 
+def _metadata_text(metadata: Metadata) -> str:
+    """JSON, with whole numbers as one would write them."""
+    whole = {name: int(value) for name, value in metadata.items() if isinstance(value, float) and value.is_integer()}
+    return json.dumps({**metadata, **whole}, ensure_ascii=False, sort_keys=True)
+
+
 def _print_table(result: SearchResult) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -145,7 +152,7 @@ def _print_table(result: SearchResult) -> None:
             str(passage.candidate_rank),
             Text(visible(passage.id or "")),
             Text(visible(" ".join((passage.title or (passage.text or "")[:80]).split()))),
-            *([Text(visible(write_metadata(passage.metadata or {})))] if shows_metadata else []),
+            *([Text(visible(_metadata_text(passage.metadata or {})))] if shows_metadata else []),
         )
     console = Terminal()
     console.print(table if result.passages else "no passage found")

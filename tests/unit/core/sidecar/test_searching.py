@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import RetrievalError
+from resrank.core.filters import F
 from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.search import SearchMode
+from resrank.core.sidecar.filter_messages import filter_message
 from resrank.core.sidecar.searching import read_candidates, search_request
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
@@ -52,6 +54,10 @@ def test_hybrid_alone_sends_how_to_fuse() -> None:
     assert not request.HasField("lexical_weight")
 
 
+def asked(**fields: object) -> pb.SearchRequest:
+    return pb.SearchRequest(**fields)
+
+
 def answer(**fields: object) -> pb.SearchResponse:
     return pb.SearchResponse(ids=["a", "b"], scores=[0.5, 0.25], dimension=2, encoder_sha256=ENCODER, **fields)
 
@@ -60,8 +66,7 @@ def test_an_answer_is_read_row_by_row() -> None:
     vectors = np.array([[1, 2], [3, 4]], "<f2")
     found = read_candidates(
         answer(embeddings=vectors.tobytes(), titles=["A", "B"], texts=["1", "2"]),
-        encoder_sha256=ENCODER,
-        include_embeddings=True,
+        asked(encoder_sha256=ENCODER, include_embeddings=True),
     )
     assert (list(found.ids), list(found.scores), list(found.titles), list(found.texts)) == (
         *(["a", "b"], [0.5, 0.25]),
@@ -73,22 +78,34 @@ def test_an_answer_is_read_row_by_row() -> None:
 
 def test_the_parts_of_scores_are_read_and_must_be_as_many_as_passages() -> None:
     parts = {"dense_scores": [0.25, 0.5], "lexical_scores": [0, 7], "max_lexical_score": 9}
-    found = read_candidates(answer(**parts), encoder_sha256=None, include_embeddings=False)
+    found = read_candidates(answer(**parts), asked())
     assert found.dense_scores is not None
     assert found.lexical_scores is not None
     assert (found.dense_scores.tolist(), found.lexical_scores.tolist()) == ([0.25, 0.5], [0, 7])
     assert found.max_lexical_score == 9
     with pytest.raises(RetrievalError, match="sent 1 lexical_scores for 2 passages"):
-        read_candidates(answer(lexical_scores=[1]), encoder_sha256=None, include_embeddings=False)
+        read_candidates(answer(lexical_scores=[1]), asked())
 
 
 def test_an_empty_index_is_of_no_encoder_and_has_no_vectors() -> None:
-    found = read_candidates(pb.SearchResponse(), encoder_sha256=ENCODER, include_embeddings=True)
+    found = read_candidates(pb.SearchResponse(), asked(encoder_sha256=ENCODER, include_embeddings=True))
     assert (list(found.ids), found.embeddings) == ([], None)
 
 
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(RetrievalError, match=f"belongs to encoder {ENCODER}, Triton serves encoder {OTHER}"):
-        read_candidates(answer(), encoder_sha256=OTHER, include_embeddings=False)
+        read_candidates(answer(), asked(encoder_sha256=OTHER))
     with pytest.raises(RetrievalError, match="sent 6 bytes of embeddings where 2 x 2 fp16 take 8"):
-        read_candidates(answer(embeddings=b"123456"), encoder_sha256=ENCODER, include_embeddings=True)
+        read_candidates(answer(embeddings=b"123456"), asked(encoder_sha256=ENCODER, include_embeddings=True))
+    with pytest.raises(RetrievalError, match="sent 1 metadata for 2 passages"):
+        read_candidates(answer(metadata=[pb.Metadata()]), asked())
+    with pytest.raises(RetrievalError, match="sent metadata that is none: metadata 'x' has no value"):
+        read_candidates(answer(metadata=[pb.Metadata(values={"x": pb.Value()})] * 2), asked())
+
+
+def test_a_sidecar_that_passes_a_filter_over_is_not_believed() -> None:
+    condition = filter_message(F("year") >= 2020)
+    assert list(read_candidates(answer(collection="default"), asked(filter=condition)).ids) == ["a", "b"]
+    for request in (asked(filter=condition), asked(collection="docs")):
+        with pytest.raises(RetrievalError, match="passes filters and collections over: bring it to this release"):
+            read_candidates(answer(), request)
