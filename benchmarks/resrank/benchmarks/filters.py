@@ -56,7 +56,7 @@ def run(*, size: int = SIZE, d: int = DIMENSION, notify: Notify = lambda _: None
             notify(f"{kind.name}: searching")
             spent, rows = _measure(sidecar, size)
         for share in kept:
-            label = f"{kind.name}, {_percent(share)} kept"
+            label = f"{kind.name}, {_kept(share)}"
             found[kind.name, share] = Side.of(label, spent[share]), recall(rows[share], exact[share])
     return Study(
         name="filters",
@@ -65,7 +65,7 @@ def run(*, size: int = SIZE, d: int = DIMENSION, notify: Notify = lambda _: None
         rows=tuple(
             (
                 name,
-                "all, no filter" if share == 1.0 else _percent(share),
+                _kept(share),
                 side.median,
                 side.p95,
                 side.median / found[name, 1.0][0].median,
@@ -75,7 +75,7 @@ def run(*, size: int = SIZE, d: int = DIMENSION, notify: Notify = lambda _: None
         ),
         measurements=tuple(
             Measurement(
-                f"{name}, filter keeping {_percent(JUDGED)}",
+                f"{name}, a filter that keeps {_kept(JUDGED)}",
                 "ms",
                 found[name, JUDGED][0],
                 found[name, 1.0][0],
@@ -113,5 +113,5 @@ def _nearest_of(vectors: ClusteredVectors, rows: Rows) -> Rows:
     return rows[best]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"
+def _kept(share: float) -> str:
+    return "all, no filter" if share == 1.0 else f"{100 * share:g} %"

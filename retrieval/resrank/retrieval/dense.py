@@ -137,8 +137,8 @@ class FaissDenseIndex:
             _, rows = self.index.search(query[np.newaxis], wanted, params=parameters)
             if rows.min(initial=0) >= 0:  # -1 stands where it found too few
                 keys = self.table.keys[rows[0]]
-        if flat is not None:
-            keys = keys[_are_largest(self._products(flat, query, keys), wanted)]
+        if flat is not None and keys is kept.keys:
+            keys = keys[_are_largest(_products(flat, query, np.flatnonzero(kept.mask)), wanted)]
         cosines = self.cosines(query, keys)
         largest = _are_largest(cosines, wanted)
         keys, cosines = keys[largest], cosines[largest]
@@ -187,21 +187,11 @@ class FaissDenseIndex:
         if not len(keys):
             return np.empty(0, np.float32)
         if self.exact:
-            return self._products(self.index, query, keys)
+            return _products(self.index, query, self.table.rows_of(keys))
         vectors = _normalised(self.gather(keys))
         # Not BLAS, whose sums depend on where in the matrix a row stands.
         found: FloatVector = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
         return found
-
-    def _products(self, flat: Any, query: FloatVector, keys: Keys) -> FloatVector:
-        """A query's inner products with a flat index's vectors under live keys, fp32 [len(keys)]."""
-        products: FloatVector = np.empty(len(keys), np.float32)
-        rows = self.table.rows_of(keys).astype(np.int64)[np.newaxis]
-        asked = np.ascontiguousarray(query, np.float32)
-        flat.compute_distance_subset(
-            1, faiss.swig_ptr(asked), len(keys), faiss.swig_ptr(products), faiss.swig_ptr(rows)
-        )
-        return products
 
     def gather(self, keys: Keys) -> HalfMatrix:
         """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
@@ -245,6 +235,14 @@ def new_index(factory: str, dimension: int) -> Any:
         raise InvalidInputError(
             "dense_index", f"FAISS's index_factory refuses {factory!r} for dimension {dimension}"
         ) from error
+
+
+def _products(flat: Any, query: FloatVector, rows: NDArray[np.intp]) -> FloatVector:
+    """A query's inner products with some rows of a flat index, at least one, fp32 [len(rows)]."""
+    products: FloatVector = np.empty(len(rows), np.float32)
+    asked, rows = np.ascontiguousarray(query, np.float32), rows.astype(np.int64)
+    flat.compute_distance_subset(1, faiss.swig_ptr(asked), len(rows), faiss.swig_ptr(products), faiss.swig_ptr(rows))
+    return products
 
 
 def _are_largest(numbers: FloatVector, count: int) -> NDArray[np.bool_]:

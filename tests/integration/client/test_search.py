@@ -230,7 +230,10 @@ def test_the_command_filters_and_shows_metadata(sidecar: SidecarProcess, capsys:
     header, *rows, _ = capsys.readouterr().out.splitlines()
     assert header.split()[-1] == "metadata"
     assert {row.split()[4] for row in rows} == {"omega", "sigma"}
-    assert {row.split("  ")[-1] for row in rows} == {'{"dig": true, "letters": 13}', '{"dig": true, "letters": 8}'}
+    assert {row.rstrip().split("  ")[-1] for row in rows} == {
+        '{"dig": true, "letters": 13}',
+        '{"dig": true, "letters": 8}',
+    }
     assert run([*command, "--filter", "dig exists", "--metadata", "--output", "json"]) == 0
     passages = json.loads(capsys.readouterr().out)["passages"]
     assert {passage["id"]: passage["metadata"]["dig"] for passage in passages}["alpha"] is False
