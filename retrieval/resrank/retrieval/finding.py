@@ -27,7 +27,14 @@ _Result = TypeVar("_Result")
 
 
 class Engine(Protocol):
-    """One state of an index, asked for one query. Results come best first, ties by key."""
+    """One state of an index, asked for one query. Results come best first, ties by key.
+
+    Attributes:
+        deep: Whether a joined list begins with the 1000 nearest whatever k. The more are known, the fewer cosines of
+            passages found by words are needed to be sure of the k best: worth it where each costs a fetch.
+    """
+
+    deep: bool
 
     def nearest(self, k: int) -> Ranked:
         """Keys and cosines of the k nearest."""
@@ -88,7 +95,7 @@ def find(query: SearchQuery, engine: Engine, clock: StageClock) -> Found:
     if query.mode is SearchMode.DENSE:
         keys, scores = clock.run("dense", lambda: engine.nearest(query.k))
         return Found(keys, scores, scores, NO_SCORES)
-    depth = RRF_DEPTH if query.fusion is Fusion.RRF else query.k
+    depth = RRF_DEPTH if query.fusion is Fusion.RRF or engine.deep else query.k
     nearest = clock.run("dense", lambda: engine.nearest(depth))
     matches = clock.run("lexical", engine.matches)
     keys, scores = clock.run("fusion", lambda: _fused(query, engine, nearest, matches))

@@ -306,6 +306,8 @@ class LocalVectorStore:
 class _LocalEngine:
     """FAISS and FTS5, asked for one query; implements :class:`resrank.retrieval.finding.Engine`."""
 
+    deep = False
+
     def __init__(self, query: SearchQuery, dense: FaissDenseIndex, database: Database, kept: KeptRows | None) -> None:
         self._text = query.text
         self._embedding = query.embedding

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from pgvector.psycopg import register_vector
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from resrank.core.errors import CollectionNotFoundError, InvalidInputError, RetrievalError
@@ -20,12 +20,26 @@ from resrank.retrieval.store_url import HIDDEN, StoreUrl
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_S = 5
+LOCK_WAIT_S = 30.0
+"""So long a writer waits for its turn, and for the next step of one whose sidecar stands still."""
+
 _WAIT_S = 2.0
 _TRIES_S = 2.0  # then the next request begins to try anew, and need not wait for a time that has grown for long
 _REFUSED_WRITES = (errors.DiskFull, errors.ReadOnlySqlTransaction, errors.IoError, errors.InsufficientPrivilege)
-_OPTIONS: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "connect_timeout": _CONNECT_S}
+_OPTIONS: dict[str, Any] = {"autocommit": True, "prepare_threshold": None}
 """Nothing is prepared: each plan is made for its parameters, and poolers that hand connections round are no harm."""
+
+
+_DEFAULTS: dict[str, Any] = {
+    "application_name": "resrank",
+    "connect_timeout": 5,
+    # A server whose machine is gone says nothing; without these that is noticed after hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""What the URL may say otherwise."""
 
 
 class Connections:
@@ -89,6 +103,11 @@ class Connections:
             connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             connection.read_only = False
             with connection.transaction():
+                connection.execute(
+                    "SELECT set_config('lock_timeout', %s, true), "
+                    "set_config('idle_in_transaction_session_timeout', %s, true)",
+                    (f"{LOCK_WAIT_S}s", f"{LOCK_WAIT_S}s"),
+                )
                 yield connection
 
     @contextmanager
@@ -123,12 +142,12 @@ class Connections:
 
 def _conninfo(url: StoreUrl) -> str:
     try:
-        conninfo_to_dict(url.secret)
+        given = conninfo_to_dict(url.secret)
     except psycopg.ProgrammingError:  # whose words repeat parts of the URL
         raise InvalidInputError(
             "store", "is no URL that libpq understands: postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE"
         ) from None
-    return url.secret
+    return make_conninfo(**(_DEFAULTS | given))
 
 
 def _configure(connection: Connection) -> None:
@@ -136,4 +155,9 @@ def _configure(connection: Connection) -> None:
     # What was acknowledged must be on the disk; a setting that promises more is left alone.
     connection.execute(
         "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+    )
+    # Nor does a sidecar whose machine is gone let go of its turn to write.
+    connection.execute(
+        "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
+        "set_config('tcp_keepalives_count', '3', false)"
     )

@@ -22,7 +22,7 @@ EXACT_BELOW = 10_000
 missed."""
 
 _MOST_SEARCHED = 1000  # pgvector's bound of hnsw.ef_search
-_LEAST_SEARCHED = 100
+_LEAST_SEARCHED = 200
 
 _PACKED = "SELECT string_agg(int8send(key), ''), string_agg(halfvec_send(vector), '') FROM"
 
@@ -66,6 +66,8 @@ class PostgresEngine:
         frequencies: The collection's.
         condition: What records must fulfil.
     """
+
+    deep = True
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class PostgresEngine:
     def _nearest_by_graph(self, k: int) -> Ranked:
         # The graph compares with a query of half precision, so some more are taken and ordered exactly.
         wanted = k + max(20, k // 10)
-        searched = min(_MOST_SEARCHED, max(_LEAST_SEARCHED, 2 * k))
+        searched = min(_MOST_SEARCHED, max(_LEAST_SEARCHED, 4 * k))
         self._connection.execute(
             "SELECT set_config('hnsw.ef_search', %s, true), set_config('hnsw.iterative_scan', 'relaxed_order', true)",
             (str(searched),),

@@ -14,7 +14,7 @@ from resrank.core.errors import InvalidInputError, ResRankError, RetrievalError
 from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.errors import StoreUnavailableError
-from resrank.retrieval.postgres import graph, searching, store
+from resrank.retrieval.postgres import connections, graph, searching, store
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -59,6 +59,21 @@ def _tried_again(work: Callable[[], UpsertCounts]) -> UpsertCounts:
         except StoreUnavailableError:
             if time.monotonic() > until:
                 raise
+
+
+def test_a_writer_does_not_wait_forever_for_its_turn(
+    postgres: PostgresServer, open_catalog: OpenCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOCK_WAIT_S", 0.2)
+    url = postgres.emptied()
+    catalog = open_catalog(url)
+    with catalog.collection("default") as held, psycopg.connect(url) as other:
+        held.store.upsert(batch(["a"]))
+        other.execute("SELECT FROM resrank.collections FOR UPDATE")
+        with pytest.raises(StoreUnavailableError, match="lock timeout"):
+            held.store.upsert(batch(["b"]))
+        other.rollback()
+        assert held.store.upsert(batch(["b"])).inserted == 1
 
 
 def test_what_cannot_be_opened_says_what_to_do_without_the_password(
