@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from resrank.core.errors import (
@@ -28,6 +29,7 @@ from resrank.retrieval.local_store import LocalVectorStore
 from resrank.retrieval.quota import NO_QUOTA, Quota
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
 from resrank.retrieval.store import VectorStore
+from support.metadata_strategies import NUMBERS, STRINGS, TYPES, filters
 
 ENCODER = Encoder("a" * 64, 8)
 OTHER = Encoder("b" * 64, 8)
@@ -234,6 +236,34 @@ def test_filters_mean_what_the_reference_says(store: VectorStore) -> None:
     for condition, problem in ((F("langs") == "x", "langs"), (F("year") == "2010", "year"), (F("tags") > "a", "tags")):
         with pytest.raises(InvalidInputError, match=f"filter: .*{problem}"):
             store.search(dense(query, 3, condition))
+
+
+def test_any_filter_means_what_the_reference_says(store: VectorStore) -> None:
+    generator = np.random.default_rng(3)
+    known: list[Metadata] = [
+        {
+            name: [
+                STRINGS[generator.integers(len(STRINGS))],
+                NUMBERS[generator.integers(len(NUMBERS))],
+                bool(generator.integers(2)),
+                tuple(generator.choice(STRINGS, generator.integers(3)).tolist()),
+            ][list(FieldType).index(kind)]
+            for name, kind in TYPES.items()
+            if generator.random() < 0.8
+        }
+        for _ in range(60)
+    ]
+    ids = [f"id{number:02}" for number in range(len(known))]
+    store.upsert(batch(ids, metadata=known))
+    query = unit(vectors(1, seed=4)[0])
+
+    @settings(max_examples=30)
+    @given(condition=filters)
+    def check(condition: Filter) -> None:
+        kept = {id_ for id_, metadata in zip(ids, known, strict=True) if matches(condition, metadata)}
+        assert set(store.search(dense(query, 1000, condition)).ids) == kept
+
+    check()
 
 
 def test_a_field_has_one_type_and_a_refused_batch_leaves_nothing(store: VectorStore) -> None:
