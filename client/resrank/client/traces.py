@@ -82,9 +82,13 @@ def trace_metadata(server: Server) -> Metadata:
     """
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
-    traceparent = write_traceparent()
+    traceparent = sampled_traceparent() if server is Server.TRITON else write_traceparent()
+    carrier.pop(TRACEPARENT, None)
     if traceparent is not None:
         carrier[TRACEPARENT] = traceparent
-        if server is Server.TRITON and not trace.get_current_span().get_span_context().trace_flags.sampled:
-            del carrier[TRACEPARENT]
     return tuple(carrier.items())
+
+
+def sampled_traceparent() -> str | None:
+    """The current span as W3C has it; None where there is none, or it was decided against."""
+    return write_traceparent() if trace.get_current_span().get_span_context().trace_flags.sampled else None

@@ -22,6 +22,7 @@ from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 from resrank.client.calls import Call, Server
 from resrank.client.inputs import Float16
+from resrank.client.traces import sampled_traceparent
 from resrank.core.errors import Place, ResRankError
 from resrank.core.fail_open import Failure
 from resrank.core.filter_text import filter_text
@@ -371,6 +372,8 @@ def _infer(
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
         if priority is not None:
             request.parameters["priority"].int64_param = priority
+        if (traceparent := sampled_traceparent()) is not None:  # Triton 2.51 may lose the header, never a parameter
+            request.parameters[Parameter.TRACEPARENT.value].string_param = traceparent
         truncation = Truncation.of(truncate)
         if truncation is not None:
             request.parameters[Parameter.TRUNCATE.value].bool_param = True

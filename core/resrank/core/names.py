@@ -107,7 +107,7 @@ class Parameter(StrEnum):
     TOKEN_BUCKETS = "token_buckets"  # config of `passage_tokenizer`, `query_tokenizer`; `encoder`
     SEQUENCE_BUCKETS = "sequence_buckets"  # config of `rerank_prompt`; `reranker`
     CANDIDATE_BUCKETS = "candidate_buckets"  # config of `rerank_prompt`; `reranker`
-    TRACEPARENT = "traceparent"  # request between models of one Triton: the trace that it belongs to, as W3C has it
+    TRACEPARENT = "traceparent"  # request, also between models: the trace that it belongs to, as W3C has it
     TRUNCATE = "truncate"  # request: cut texts over the token maximum instead of refusing them
     TRUNCATION_SIDE = "truncation_side"  # request: which end is cut off, left or right
     TOKEN_LIMIT = "token_limit"  # request: tokens of a passage that are read at most

@@ -2,6 +2,10 @@
 
 Triton makes a span for each model of a request that came with a trace context, and tells the model of it. It makes none
 for requests between models: there the context travels as a request parameter, and the models' own spans stand alone.
+
+Triton 2.51 takes the header's value to end at the next zero byte in memory (``GrpcServerCarrier::Get`` calls strlen),
+and where that is not its end begins a trace of its own: of a hundred requests one to six. Clients send the parameter,
+too, so that the models know better.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry.context import Context
+from opentelemetry.trace import get_current_span
 
 from resrank.core.names import Parameter
 from resrank.core.tracing import Attributes, read_context, span, write_traceparent
@@ -49,12 +54,17 @@ def read_trace(request: Any, parameters: Mapping[str, object]) -> RequestTrace |
     """
     trace = getattr(request, "trace", None)  # Tritons before 24.03 have none
     told = None if trace is None else trace().get_context()
-    if told:
-        return RequestTrace(read_context(json.loads(told).get(Parameter.TRACEPARENT, "")), seen_by_triton=True)
     given = parameters.get(Parameter.TRACEPARENT)
-    if isinstance(given, str) and (context := read_context(given)):
-        return RequestTrace(context, seen_by_triton=False)
-    return None
+    named = read_context(given) if isinstance(given, str) else None
+    if told:
+        context = read_context(json.loads(told).get(Parameter.TRACEPARENT, ""))
+        if not named or _trace_id(named) == _trace_id(context):
+            return RequestTrace(context, seen_by_triton=True)
+    return RequestTrace(named, seen_by_triton=False) if named else None
+
+
+def _trace_id(context: Context) -> int:
+    return get_current_span(context).get_span_context().trace_id
 
 
 @contextmanager

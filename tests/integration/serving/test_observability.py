@@ -69,10 +69,21 @@ class Traced:
     client: ResRankClient
 
     def tree(self, ask: Callable[[], object], complete: Callable[[Tree], bool]) -> Tree:
-        """What arrives of a call's trace, once it is complete."""
+        """What arrives of a call's trace, once it is complete.
+
+        Triton's own spans are looked for, and it loses the way to one trace in a hundred (`request_trace`): then the
+        call is made once more.
+        """
+        try:
+            return self.arrived(self._asked(ask), complete)
+        except AssertionError:
+            return self.arrived(self._asked(ask), complete)
+
+    @staticmethod
+    def _asked(ask: Callable[[], object]) -> str:
         with span("application") as outer:
             ask()
-        return self.arrived(format_trace_id(outer.get_span_context().trace_id), complete)
+        return format_trace_id(outer.get_span_context().trace_id)
 
     def arrived(self, trace_id: str, complete: Callable[[Tree], bool]) -> Tree:
         until = time.monotonic() + 20
@@ -135,7 +146,7 @@ def test_a_search_step_by_step_is_one_tree(traced: Traced) -> None:
 def test_a_search_inside_triton_is_one_tree_too(traced: Traced) -> None:
     tree = traced.tree(
         lambda: traced.client.search(QUERY, candidates=CANDIDATES, route="server"),
-        lambda tree: len(tree.of("reranker")) == 4 and len(tree.of("score_pass")) == 6,
+        lambda tree: len(tree.of("reranker")) == 4 and len(tree.of("score_pass")) == 6 and bool(tree.of("search")),
     )
     assert tree.roots == ["application"]
     assert tree.of("resrank search") == ["ModelInfer model 'search'"]
@@ -154,7 +165,7 @@ def test_a_search_inside_triton_is_one_tree_too(traced: Traced) -> None:
 def test_texts_to_rerank_show_what_is_encoded_for_them(traced: Traced) -> None:
     tree = traced.tree(
         lambda: traced.client.rerank(QUERY, passages=["a text of its own", "and another"]),
-        lambda tree: "residual_scoring compute" in tree.of("rerank"),
+        lambda tree: "residual_scoring compute" in tree.of("rerank") and bool(tree.of("rerank_text")),
     )
     assert [name for name in tree.of("rerank_text") if name != "compute"] == ["embed_passage", "rerank"]
     assert set(tree.of("embed_passage")) == {"passage_tokenizer compute", "encoder queue", "encoder compute"}
@@ -201,25 +212,14 @@ def gateway(traced: Traced) -> str:
     return traced.stack.gateway.address
 
 
-def asked_over_http(traced: Traced, gateway: str, trace_id: str, *, may_be_lost: bool) -> Tree | None:
+def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
     body = json.dumps({"query": QUERY, "k": 3, "candidates": 12}).encode()
     headers = {"Content-Type": "application/json", "traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
     request = urllib.request.Request(f"http://{gateway}/v1/search", body, headers)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
         assert answer.status == 200
-    try:
-        return traced.arrived(trace_id, lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"))
-    except AssertionError:
-        if may_be_lost:
-            return None
-        raise
-
-
-def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
-    tree = asked_over_http(traced, gateway, "0af7651916cd43dd8448eb211c80319c", may_be_lost=True)
-    # Exporters send a span once: one that a busy machine lost is not sent again, and a second request has its own.
-    tree = tree or asked_over_http(traced, gateway, "0af7651916cd43dd8448eb211c80319d", may_be_lost=False)
-    assert tree is not None
+    tree = traced.arrived(trace_id, lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"))
     (root,) = [span for span in tree.spans if span.parent_id == "b7ad6b7169203331"]
     assert root.service == "resrank-gateway"
     assert "resrank search" in tree.of(root.name)

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from opentelemetry import trace
 
+from resrank.client import triton_calls
 from resrank.client.calls import Call, Server
 from resrank.client.settings import ClientSettings
 from resrank.client.traces import call_span, caller_context, request_span, trace_metadata
 from resrank.core.errors import InvalidInputError, QueueFullError
+from resrank.core.names import Model
 from resrank.core.tracing import read_context, span, write_traceparent
 from support.spans import Spans
 
@@ -73,3 +75,15 @@ def test_triton_is_not_told_of_a_trace_that_was_decided_against(monkeypatch: pyt
         assert int(decided.rpartition("-")[2], 16) & 1 == 0, "sampled"
         assert trace_metadata(Server.TRITON) == ()
         assert trace_metadata(Server.RETRIEVAL) == (("traceparent", decided),)
+
+
+def test_triton_is_told_of_a_trace_by_a_parameter_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It misreads a header now and then."""
+    call = triton_calls.embed(Model.EMBED_QUERY, [b"a text"], truncate=False)
+    assert "traceparent" not in call.build(1.0).parameters
+    Spans(monkeypatch)
+    with call_span("embed_queries", read_context("")) as context, request_span(call, "here", context) as metadata:
+        assert call.build(1.0).parameters["traceparent"].string_param == dict(metadata)["traceparent"]
+    Spans(monkeypatch, share=0.0)
+    with call_span("embed_queries", read_context("")) as context, request_span(call, "here", context):
+        assert "traceparent" not in call.build(1.0).parameters
