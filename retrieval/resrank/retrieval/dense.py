@@ -151,6 +151,8 @@ class FaissDenseIndex:
         A flat index would compare the same vectors. The others look at as many kept vectors as they would at vectors
         without a filter, and what cannot select is not asked.
         """
+        if self.exact:
+            return None
         share = len(kept.keys) / max(1, self.table.rows)
         kinds: Any = faiss  # its type stubs lack what selects, and know others' arguments
         inner = self.index
