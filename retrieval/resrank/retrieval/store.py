@@ -23,10 +23,13 @@ class VectorStore(Protocol):
     """Records, their vectors, and search over both. Methods may be called from several threads at once."""
 
     def search(self, query: SearchQuery) -> SearchHits:
-        """Finds the best records.
+        """Finds the best records, of those that meet the filter as many as are wanted or there are.
+
+        What a filter means is what :func:`resrank.core.filters.matches` says. An empty index has no results.
 
         Raises:
-            InvalidInputError: The embedding's dimension is not the index's.
+            InvalidInputError: The embedding's dimension is not the index's, or the filter does not fit the fields
+                (:func:`resrank.core.filters.check_filter`).
             EncoderMismatchError: The query names another encoder than the index's.
         """
 
@@ -34,6 +37,7 @@ class VectorStore(Protocol):
         """Stores a batch durably, all of it or nothing; on return it survives a crash and is found by search.
 
         Raises:
+            InvalidInputError: A record has a field of metadata with another type than the others that have it.
             EncoderMismatchError: The index belongs to another encoder.
             StoreWriteError: The disk refused; nothing of the batch is stored.
         """
