@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import socket
 import subprocess
@@ -69,7 +70,27 @@ class MilvusServer:
     def emptied(self) -> str:
         """Makes an empty database; returns its URL."""
         self._databases += 1
-        client = MilvusClient(f"http://127.0.0.1:{self.port}", dedicated=True)
-        client.create_database(f"test{self._databases}")
-        client.close()
-        return f"milvus://127.0.0.1:{self.port}/test{self._databases}"
+        return new_database(f"127.0.0.1:{self.port}", f"test{self._databases}")
+
+
+class RunningMilvus:
+    """A server that somebody runs, where it is not these tests' to stop.
+
+    Args:
+        address: ``host:port``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def emptied(self) -> str:
+        """Makes an empty database, which stays; returns its URL."""
+        return new_database(self._address, f"test_{secrets.token_hex(8)}")
+
+
+def new_database(address: str, name: str) -> str:
+    """Makes an empty database; returns its URL."""
+    client = MilvusClient(f"http://{address}", dedicated=True)
+    client.create_database(name)
+    client.close()
+    return f"milvus://{address}/{name}"

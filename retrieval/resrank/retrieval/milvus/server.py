@@ -22,6 +22,7 @@ from resrank.retrieval.store_url import HIDDEN, StoreUrl
 
 _PORT = 19530
 _CALL_S = 10.0
+_CHANGE_S = 60.0  # of collections: an index is made, and loaded on several nodes
 _CONNECT_S = 5.0
 _RACE_S = 2.0
 _NOT_LOADED = ("not loaded", "'released'")
@@ -83,7 +84,9 @@ class MilvusServer:
         """
         if not self._call("has_collection", collection):
             try:
-                self._call("create_collection", collection, schema=schema, consistency_level="Strong")
+                self._call(
+                    "create_collection", collection, schema=schema, consistency_level="Strong", timeout=_CHANGE_S
+                )
             except RetrievalError:
                 # Perhaps another sidecar is faster, and not yet done.
                 until = time.monotonic() + _RACE_S
@@ -93,13 +96,13 @@ class MilvusServer:
                     time.sleep(0.05)
         # Also where it was there: whoever made it may have died before this.
         if not self._call("list_indexes", collection):
-            self._call("create_index", collection, index)
-        self._call("load_collection", collection)
+            self._call("create_index", collection, index, timeout=_CHANGE_S)
+        self._call("load_collection", collection, timeout=_CHANGE_S)
 
     def drop(self, collection: str) -> None:
         """Removes a collection with all it holds; nothing where there is none."""
         if self._call("has_collection", collection):
-            self._call("drop_collection", collection)
+            self._call("drop_collection", collection, timeout=_CHANGE_S)
 
     def search(
         self, collection: str, field: str, vector: Sequence[float], limit: int, condition: str, fields: list[str]
@@ -147,8 +150,8 @@ class MilvusServer:
         """Removes the rows that meet a condition on their primary key."""
         self._call("delete", collection, filter=condition)
 
-    def _call(self, method: str, collection: str, *arguments: Any, **options: Any) -> Any:
-        work = partial(getattr(self._client, method), collection, *arguments, timeout=_CALL_S, **options)
+    def _call(self, method: str, collection: str, *arguments: Any, timeout: float = _CALL_S, **options: Any) -> Any:
+        work = partial(getattr(self._client, method), collection, *arguments, timeout=timeout, **options)
         with self._translated():
             try:
                 return work()
@@ -156,7 +159,7 @@ class MilvusServer:
                 if not any(words in str(error.message) for words in _NOT_LOADED):
                     raise
                 # The server was started anew, or somebody released the collection.
-                self._client.load_collection(collection, timeout=_CALL_S)
+                self._client.load_collection(collection, timeout=_CHANGE_S)
                 return work()
 
     @contextmanager

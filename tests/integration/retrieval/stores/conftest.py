@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
 from resrank.retrieval.stores import open_store
-from support.milvus_server import MilvusServer, NoMilvus
+from support.milvus_server import MilvusServer, NoMilvus, RunningMilvus
 from support.postgres_server import NoPostgres, PostgresServer
 
 KINDS = ("local", "postgresql", "milvus")
@@ -29,7 +30,10 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def milvus() -> Iterator[MilvusServer]:
+def milvus() -> Iterator[MilvusServer | RunningMilvus]:
+    if address := os.environ.get("RESRANK_TEST_MILVUS"):
+        yield RunningMilvus(address)
+        return
     try:
         server = MilvusServer()
     except NoMilvus as error:

@@ -34,7 +34,9 @@ def batch(ids: list[str]) -> RecordBatch:
 def test_a_server_that_goes_away_is_unavailable_until_it_is_back(
     kind: str, store_url: str, open_catalog: OpenCatalog, request: pytest.FixtureRequest
 ) -> None:
-    server: PostgresServer | MilvusServer = request.getfixturevalue("postgres" if kind == "postgresql" else "milvus")
+    server = request.getfixturevalue("postgres" if kind == "postgresql" else "milvus")
+    if not isinstance(server, PostgresServer | MilvusServer):
+        pytest.skip("the server is not ours to stop")
     catalog = open_catalog(store_url)
     with catalog.collection("default") as held:
         store = held.store
