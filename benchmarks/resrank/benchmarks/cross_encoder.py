@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from resrank.benchmarks.measurement import BenchmarkError
+from resrank.core.errors import InvalidInputError
 from resrank.export.written_aside import written_aside
 from resrank.model.quiet import quiet_transformers
 from resrank.training.lists import CandidateList
@@ -69,11 +69,11 @@ def train(
         notify: Called after each step with the lists seen so far and the step's loss.
 
     Raises:
-        BenchmarkError: There is no list.
+        InvalidInputError: There is no list.
         CheckpointError: ``out`` exists or cannot be written.
     """
     if not lists:
-        raise BenchmarkError("no list has anything to rank")
+        raise InvalidInputError("lists", "none has anything to rank")
     started, seen = time.monotonic(), 0
     with written_aside(out) as partial, torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(_SEED)  # the head is drawn, and so is dropout
@@ -110,14 +110,15 @@ def read_facts(folder: Path) -> TrainingFacts:
     """How the cross-encoder in a folder came about.
 
     Raises:
-        BenchmarkError: The folder is none of :func:`train`.
+        InvalidInputError: The folder is none of :func:`train`.
     """
     try:
         found = TrainingFacts(**json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BenchmarkError(
-            f"{folder} holds no cross-encoder of scripts/train_cross_encoder.py, which makes one: "
-            f"{TRAINING_FILE} cannot be read ({error})"
+        raise InvalidInputError(
+            "cross_encoder",
+            f"{folder} holds none of scripts/train_cross_encoder.py, which makes one: {TRAINING_FILE} cannot be read "
+            f"({error})",
         ) from error
     return found
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from resrank.benchmarks.cross_encoder import read_facts
 from resrank.benchmarks.deployment import Deployment
 from resrank.benchmarks.interleaving import interleave
-from resrank.benchmarks.measurement import BenchmarkError, Side
+from resrank.benchmarks.measurement import Side
 from resrank.benchmarks.stored_vectors import store_passages
 from resrank.benchmarks.study import Plot, PlotKind, Series, Study
 from resrank.benchmarks.text_models import PAIR_TOKENS, PairScorer
 from resrank.client import ResRankClient
+from resrank.core.errors import InvalidInputError
 from resrank.core.limits import MAX_BATCH_SIZE
 from resrank.core.measures import per_question, ranked
 from resrank.core.progress import Notify
@@ -83,17 +84,17 @@ def run(
         Each way's measure with its interval, what it gains over hybrid search, and milliseconds of one search.
 
     Raises:
-        InvalidInputError: The collection is wrong; the message names file and line.
+        InvalidInputError: The collection is wrong, or questions of it are passages themselves; ``llm_repository`` has
+            another encoder or the same checkpoint, or ``cross_encoder`` holds none.
         ManifestError: ``llm_repository`` is no repository.
-        BenchmarkError: It has another encoder or the same checkpoint, ``cross_encoder`` is none, or questions are
-            passages themselves.
         StackError: A server cannot be started.
     """
     judged = JudgedCollection.load(collection, _SPLIT, questions=questions)
     if judged.own_passages:
-        raise BenchmarkError(
+        raise InvalidInputError(
+            "collection",
             f"{len(judged.own_passages)} questions of {judged.name} are passages themselves, which every search would "
-            "find first: judge it with resrank eval"
+            "find first: judge it with resrank eval",
         )
     facts = None if cross_encoder is None else read_facts(cross_encoder)
     with _served(deployment, judged, llm_repository, cross_encoder, notify) as ways:
@@ -197,9 +198,12 @@ def _served(
     own = deployment.manifest.checkpoint
     llm = None if llm_repository is None else read_manifest(llm_repository).checkpoint
     if llm is not None and llm.encoder_sha256 != own.encoder_sha256:
-        raise BenchmarkError(f"{llm_repository}: {encoder_mismatch(own.encoder_sha256, llm.encoder_sha256)}")
+        problem = encoder_mismatch(own.encoder_sha256, llm.encoder_sha256)
+        raise InvalidInputError("llm_repository", f"{llm_repository}: {problem}")
     if llm is not None and llm.name == own.name:
-        raise BenchmarkError(f"{llm_repository} and {deployment.repository} both serve {own.name}: nothing to compare")
+        raise InvalidInputError(
+            "llm_repository", f"{llm_repository} serves {own.name}, as {deployment.repository} does: nothing to compare"
+        )
     pairs = None if cross_encoder is None else PairScorer(cross_encoder, PAIR_TOKENS)
     with ExitStack() as stack:
         index = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -11,9 +11,9 @@ import pytest
 
 from resrank.benchmarks.cross_encoder import train
 from resrank.benchmarks.deployment import Deployment
-from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.quality import run
 from resrank.core.checkpoint import ENCODER_DIR
+from resrank.core.errors import InvalidInputError
 from resrank.core.names import MANIFEST_FILE
 from resrank.training.listwise_file import ListwiseFile
 
@@ -49,7 +49,7 @@ def test_all_ways_are_asked_and_a_reranker_of_another_encoder_is_refused(
 
     manifest["checkpoint"]["encoder_sha256"] = "0" * 64
     (other / MANIFEST_FILE).write_text(json.dumps(manifest))
-    with pytest.raises(BenchmarkError, match=f"{other}: the index belongs to encoder"):
+    with pytest.raises(InvalidInputError, match=f"llm_repository: {other}: the index belongs to encoder"):
         run(deployment, EXAMPLES / "hotpotqa-mini", QUESTIONS, other, None)
-    with pytest.raises(BenchmarkError, match="nothing to compare"):
+    with pytest.raises(InvalidInputError, match="nothing to compare"):
         run(deployment, EXAMPLES / "hotpotqa-mini", QUESTIONS, made.repository, None)

@@ -8,10 +8,9 @@ import pytest
 
 from resrank.benchmarks import cross_encoder
 from resrank.benchmarks.cross_encoder import read_facts, train
-from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.text_models import PairScorer
 from resrank.core.checkpoint import ENCODER_DIR
-from resrank.core.errors import CheckpointError
+from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
 from support.tiny_checkpoint import make_tiny_checkpoint
 
@@ -57,9 +56,9 @@ def test_training_learns_the_lists_and_leaves_a_folder_that_is_read_back(
 
 
 def test_a_folder_of_something_else_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match=r"no cross-encoder of scripts/train_cross_encoder\.py"):
+    with pytest.raises(InvalidInputError, match=r"cross_encoder.* holds none of scripts/train_cross_encoder\.py"):
         read_facts(base)
-    with pytest.raises(BenchmarkError, match="no list has anything to rank"):
+    with pytest.raises(InvalidInputError, match=r"lists.* none has anything to rank"):
         train(base, "tiny", [], tmp_path / "out", [0.0])
 
 
