@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from resrank.client.sidecar import AsyncSidecar, in_blocks
+from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages, rereadable
 from resrank.core.errors import (
     InvalidInputError,
@@ -52,12 +53,14 @@ class BuildSettings:
         in_flight: Requests under way at once: while one is computed, the others travel, wait and are stored.
         skip_unchanged: Leave out what the index holds with the same content already, which makes a run resumable.
         prune: Remove what the index holds and the corpus does not, once all of the corpus is stored.
+        make_collection: Make the sidecar's collection where it does not exist, once the corpus is checked.
     """
 
     batch_size: int = MAX_BATCH_SIZE
     in_flight: int = 4
     skip_unchanged: bool = True
     prune: bool = False
+    make_collection: bool = False
 
     @property
     def batch_timeout_s(self) -> float:
@@ -137,6 +140,8 @@ async def _fill(
 ) -> BuildReport:
     ids, repeated = await asyncio.to_thread(check_corpus, corpus)
     encoder_sha256 = await encoder.encoder_sha256()
+    if settings.make_collection:
+        await SidecarCatalog(sidecar).make_if_missing(sidecar.collection)
     check_encoder((await sidecar.describe()).encoder_sha256, encoder_sha256)
     report = BuildReport(len(ids))
     started = time.perf_counter()

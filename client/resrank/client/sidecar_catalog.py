@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from resrank.client.sidecar import AsyncSidecar
 from resrank.core.collection_names import check_collection_name
+from resrank.core.errors import InvalidInputError
+from resrank.core.limits import LARGEST_QUOTA
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 
 
@@ -31,8 +33,18 @@ class SidecarCatalog:
             max_bytes: Of ids, titles, texts, metadata and embeddings together; 0 for no bound.
         """
         check_collection_name("collection", name)
+        for unit, bound in (("records", max_records), ("bytes", max_bytes)):
+            if not 0 <= bound <= LARGEST_QUOTA:
+                raise InvalidInputError(f"quota.{unit}", "out of range", limit=f"0 to {LARGEST_QUOTA}", value=bound)
         quota = pb.Quota(records=max_records, bytes=max_bytes)
         await self._sidecar.call("CreateCollection", pb.CreateCollectionRequest(collection=name, quota=quota))
+
+    async def make_if_missing(self, name: str) -> None:
+        """Makes an empty collection, without a bound, unless a collection or an alias has the name."""
+        names = {collection.name for collection in await self.collections()}
+        names |= {alias.name for alias in await self.aliases()}
+        if name not in names:
+            await self.create(name)
 
     async def collections(self) -> Sequence[pb.Collection]:
         """All collections, by name."""

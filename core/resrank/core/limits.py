@@ -48,6 +48,9 @@ MAX_COLLECTIONS = 100
 MAX_ALIASES = 1000
 """Aliases of one sidecar."""
 
+LARGEST_QUOTA = 2**63 - 1
+"""Records or bytes that a collection's quota can be: what databases count with."""
+
 MAX_FIELD_BYTES = 256
 """Longest name of metadata that is no string, in UTF-8 bytes. That of a string keeps ``MAX_METADATA_BYTES`` alone, as
 before there were other types."""

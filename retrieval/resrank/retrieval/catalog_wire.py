@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from resrank.core.addresses import check_target
 from resrank.core.collection_names import check_collection_name, collection_name
 from resrank.core.errors import InvalidInputError
+from resrank.core.limits import LARGEST_QUOTA
 from resrank.core.sidecar.metadata_messages import set_metadata
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.catalog import Alias, CollectionInfo
 from resrank.retrieval.quota import Quota
 from resrank.retrieval.records import Encoder, RecordBatch
-
-_LARGEST = 2**63 - 1  # what databases count with
 
 _PART_BYTES = 2 * 1024 * 1024
 """Of records in one message; gRPC's clients take messages of 4 MiB unless they are told otherwise."""
@@ -38,8 +37,8 @@ def parse_new_collection(request: pb.CreateCollectionRequest) -> tuple[str, Quot
         InvalidInputError: One of them breaks its rule.
     """
     for unit in ("records", "bytes"):
-        if (value := getattr(request.quota, unit)) > _LARGEST:
-            raise InvalidInputError(f"quota.{unit}", "too large", limit=_LARGEST, value=value)
+        if (value := getattr(request.quota, unit)) > LARGEST_QUOTA:
+            raise InvalidInputError(f"quota.{unit}", "too large", limit=LARGEST_QUOTA, value=value)
     return (
         check_collection_name("collection", request.collection),
         Quota(records=request.quota.records, bytes=request.quota.bytes),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from resrank.client import index_build
 from resrank.client.index_build import BuildReport, BuildSettings, fill_index
+from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import CorpusError, Passage, read_passages
 from resrank.core.errors import IndexFolderError, InvalidInputError, Place, QueueFullError, RetrievalError
 from resrank.retrieval.server import SidecarServer
@@ -265,3 +266,28 @@ async def test_delete_reports_what_was_missing(corpus: Path, index: Path) -> Non
     async with sidecar_of(index) as sidecar:
         assert await sidecar.delete(["d3", "nobody", "d3", "d4"]) == ["nobody"]
         assert (await sidecar.describe()).record_count == 298
+
+
+async def test_a_collection_is_made_for_a_corpus_without_bad_lines_alone(tmp_path: Path, index: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", {"a": "text"})
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(corpus.read_text() + "{\n")
+    async with sidecar_of(index, "docs") as sidecar:
+        catalog = SidecarCatalog(sidecar)
+        with pytest.raises(CorpusError, match="bad.jsonl:2"):
+            await fill_index(bad, HashEncoder(), sidecar, BuildSettings(make_collection=True))
+        assert [one.name for one in await catalog.collections()] == ["default"]
+        for _ in range(2):
+            await fill_index(corpus, HashEncoder(), sidecar, BuildSettings(make_collection=True))
+        assert [(one.name, one.record_count) for one in await catalog.collections()] == [("default", 0), ("docs", 1)]
+
+
+async def test_a_quota_that_is_none_is_refused_by_name(index: Path) -> None:
+    async with sidecar_of(index) as sidecar:
+        catalog = SidecarCatalog(sidecar)
+        for bounds in ({"max_records": 2**63}, {"max_records": -1}):
+            with pytest.raises(InvalidInputError, match=r"quota\.records: out of range \(limit 0 to 9223372036854775807"):
+                await catalog.create("docs", **bounds)
+        with pytest.raises(InvalidInputError, match=r"quota\.bytes"):
+            await catalog.create("docs", max_bytes=2**64)
+        assert len(await catalog.collections()) == 1

@@ -20,7 +20,6 @@ from resrank.stack.cli.options import CollectionOption, IndexOption, Output, Out
 
 if TYPE_CHECKING:
     from resrank.client.index_build import BuildReport, BuildSettings
-    from resrank.client.sidecar import AsyncSidecar
 
 app = typer.Typer(no_args_is_help=True, help="Build, change and inspect an index.", rich_markup_mode="markdown")
 
@@ -49,7 +48,7 @@ def build(
     """
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, collection, triton_url, BuildSettings(prune=prune), output)
+    _fill(corpus, index, collection, triton_url, BuildSettings(prune=prune, make_collection=True), output)
 
 
 @app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
@@ -63,7 +62,7 @@ def upsert(
     """Embed and store every passage of a file, also those that the index holds unchanged."""
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, collection, triton_url, BuildSettings(skip_unchanged=False), output)
+    _fill(corpus, index, collection, triton_url, BuildSettings(skip_unchanged=False, make_collection=True), output)
 
 
 @app.command(epilog="Example: `resrank index delete doc-17 doc-18 --index var/index`")
@@ -200,7 +199,6 @@ def _fill(
             AsyncResRankClient(triton_url, timeout_s=settings.batch_timeout_s) as client,
             sidecar_of(index, collection, to_fill=True) as sidecar,
         ):
-            await _make_if_missing(sidecar)
             return await fill_index(corpus, client, sidecar, settings, progress)
 
     with _progress_bar() as progress:
@@ -218,18 +216,6 @@ def _fill(
         print(f"{report.pruned} passages that the corpus does not have were removed")
     if report.others and settings.skip_unchanged:
         print(f"{report.others} passages of the index are not in the corpus: --prune removes them")
-
-
-async def _make_if_missing(sidecar: AsyncSidecar) -> None:
-    from resrank.client.sidecar_catalog import SidecarCatalog
-
-    if sidecar.collection == DEFAULT_COLLECTION:
-        return
-    catalog = SidecarCatalog(sidecar)
-    names = {collection.name for collection in await catalog.collections()}
-    names |= {alias.name for alias in await catalog.aliases()}
-    if sidecar.collection not in names:
-        await catalog.create(sidecar.collection)
 
 
 @contextmanager
