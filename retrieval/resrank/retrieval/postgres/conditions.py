@@ -50,7 +50,7 @@ def condition_of(condition: Filter, fields: Mapping[str, FieldType]) -> Conditio
 
 
 def _equal(name: str, values: tuple[str | float | bool, ...], kind: FieldType) -> Condition:
-    # No record has a NUL character, see `refuse_nul`.
+    # No record has a NUL character, see `refuse_unstorable`.
     possible = [value for value in values if not (isinstance(value, str) and "\0" in value)]
     wanted = [json.dumps({name: [value] if kind is FieldType.STRINGS else value}) for value in possible]
     return Condition("fields @> ANY(%s::text[]::jsonb[])", (wanted,))

@@ -95,6 +95,9 @@ class Connections:
     def writing(self) -> Iterator[Connection]:
         """A transaction that is durable when this ends, and undone when that is by an exception.
 
+        What was acknowledged must be on the disk: ``synchronous_commit`` is switched on, and a setting that promises
+        more is left alone.
+
         Raises:
             StoreUnavailableError: The server does not answer, or went away.
             StoreWriteError: It refused.
@@ -107,6 +110,11 @@ class Connections:
                     "SELECT set_config('lock_timeout', %s, true), "
                     "set_config('idle_in_transaction_session_timeout', %s, true)",
                     (f"{LOCK_WAIT_S}s", f"{LOCK_WAIT_S}s"),
+                )
+                # In each transaction: behind a pooler the next one may run in another session.
+                connection.execute(
+                    "SELECT set_config('synchronous_commit', 'on', true) "
+                    "WHERE current_setting('synchronous_commit') = 'off'"
                 )
                 yield connection
 
@@ -125,6 +133,8 @@ class Connections:
             raise StoreWriteError(
                 f"the store {self.url} refused a write ({self._words(error)}): nothing was stored"
             ) from error
+        except errors.ProgramLimitExceeded as error:  # of psycopg's operational errors, and the same at each try
+            raise RetrievalError(f"cannot {action} the store {self.url}: {self._words(error)}") from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise StoreUnavailableError(f"cannot {action} the store {self.url}: {self._words(error)}") from error
         except psycopg.Error as error:
@@ -152,11 +162,7 @@ def _conninfo(url: StoreUrl) -> str:
 
 def _configure(connection: Connection) -> None:
     register_vector(connection)
-    # What was acknowledged must be on the disk; a setting that promises more is left alone.
-    connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-    )
-    # Nor does a sidecar whose machine is gone let go of its turn to write.
+    # A sidecar whose machine is gone does not keep its turn to write.
     connection.execute(
         "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
         "set_config('tcp_keepalives_count', '3', false)"

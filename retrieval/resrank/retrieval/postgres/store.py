@@ -22,7 +22,7 @@ from resrank.retrieval.postgres.graph import GraphBuilder
 from resrank.retrieval.postgres.schema import MAX_DIMENSION, Connection, collection_schema, make_vectors
 from resrank.retrieval.postgres.searching import EXACT_BELOW, PostgresEngine, WordFrequencies, read_vectors, vectors_of
 from resrank.retrieval.postgres.state import CollectionState, read_fields, read_state
-from resrank.retrieval.postgres.writing import possible_ids, refuse_nul, remove, write
+from resrank.retrieval.postgres.writing import possible_ids, refuse_unstorable, remove, write
 from resrank.retrieval.records import (
     Encoder,
     HalfMatrix,
@@ -95,7 +95,7 @@ class PostgresStore:
 
     def upsert(self, batch: RecordBatch) -> UpsertCounts:
         """Stores a batch, see :meth:`resrank.retrieval.store.VectorStore.upsert`."""
-        refuse_nul(batch.records)
+        refuse_unstorable(batch.records)
         if batch.encoder.dimension > MAX_DIMENSION:
             raise InvalidInputError(
                 "dimension", "more than pgvector's halfvec has", limit=MAX_DIMENSION, value=batch.encoder.dimension

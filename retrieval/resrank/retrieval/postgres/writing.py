@@ -20,13 +20,24 @@ from resrank.retrieval.postgres.state import CollectionState
 from resrank.retrieval.records import Record, RecordBatch
 
 
-def refuse_nul(records: Sequence[Record]) -> None:
-    """Refuses texts that PostgreSQL has no place for.
+_LONGEST_NAME = 2048  # bytes; PostgreSQL's indexes take a third of a page, 2704 with what is around
+
+
+def refuse_unstorable(records: Sequence[Record]) -> None:
+    """Refuses records that PostgreSQL has no place for.
 
     Raises:
-        InvalidInputError: A title, text or metadata holds a NUL character.
+        InvalidInputError: A title, text or metadata holds a NUL character, or a name in the metadata is too long.
     """
     for index, record in enumerate(records):
+        for name in record.metadata:
+            if (size := len(name.encode())) > _LONGEST_NAME:
+                raise InvalidInputError(
+                    Place("records", (index,)),
+                    f"a name in the metadata of id {record.id!r} longer than PostgreSQL takes, in bytes",
+                    limit=_LONGEST_NAME,
+                    value=size,
+                )
         parts = {"title": record.title, "text": record.text, "metadata": "".join(_strings(record))}
         for what, part in parts.items():
             if "\0" in part:

@@ -15,6 +15,7 @@ from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.errors import StoreUnavailableError
 from resrank.retrieval.postgres import connections, graph, searching, store
+from resrank.retrieval.postgres.catalog import PostgresCatalog
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -121,15 +122,28 @@ def test_a_database_of_a_later_release_is_left_alone(postgres: PostgresServer, o
         open_catalog(url)
 
 
-def test_postgres_refuses_a_nul_character_by_name(postgres: PostgresServer, open_catalog: OpenCatalog) -> None:
+def test_postgres_refuses_by_name_what_it_has_no_place_for(postgres: PostgresServer, open_catalog: OpenCatalog) -> None:
     catalog = open_catalog(postgres.emptied())
     with catalog.collection("default") as held:
         for record in (Record("b", "\0", ""), Record("b", "", "x\0"), Record("b", "", "", {"k": ("\0",)})):
             vectors = np.ones((2, 8), np.float16)
             with pytest.raises(InvalidInputError, match=r"records\[1\]: .*'b'.*NUL"):
                 held.store.upsert(RecordBatch(ENCODER, (Record("a", "", ""), record), vectors))
+        long = Record("b", "", "", {"k" * 2049: "v"})
+        with pytest.raises(InvalidInputError, match=r"records\[1\]: .*'b'.*limit 2048, got 2049"):
+            held.store.upsert(RecordBatch(ENCODER, (Record("a", "", ""), long), vectors))
         assert held.store.get(["\0"], include_texts=True, include_embeddings=True) == {}
         assert held.store.delete(["a", "\0"]) == ["a", "\0"]
+
+
+def test_postgres_flushes_whatever_the_database_says(postgres: PostgresServer, open_catalog: OpenCatalog) -> None:
+    catalog = open_catalog(postgres.emptied())
+    assert isinstance(catalog, PostgresCatalog)
+    for given, wanted in (("off", "on"), ("remote_apply", "remote_apply")):
+        with catalog._connections.writing() as connection:  # as a pooler hands on another's session
+            connection.execute("SELECT set_config('synchronous_commit', %s, false)", (given,))
+        with catalog._connections.writing() as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchone() == (wanted,)
 
 
 def test_of_many_the_hnsw_index_finds_the_nearest_and_never_fewer(
