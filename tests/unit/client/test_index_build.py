@@ -274,7 +274,7 @@ async def test_a_collection_is_made_for_a_corpus_without_bad_lines_alone(tmp_pat
     bad.write_text(corpus.read_text() + "{\n")
     async with sidecar_of(index, "docs") as sidecar:
         catalog = SidecarCatalog(sidecar)
-        with pytest.raises(CorpusError, match="bad.jsonl:2"):
+        with pytest.raises(CorpusError, match=r"bad\.jsonl:2"):
             await fill_index(bad, HashEncoder(), sidecar, BuildSettings(make_collection=True))
         assert [one.name for one in await catalog.collections()] == ["default"]
         for _ in range(2):
@@ -286,7 +286,7 @@ async def test_a_quota_that_is_none_is_refused_by_name(index: Path) -> None:
     async with sidecar_of(index) as sidecar:
         catalog = SidecarCatalog(sidecar)
         for bounds in ({"max_records": 2**63}, {"max_records": -1}):
-            with pytest.raises(InvalidInputError, match=r"quota\.records: out of range \(limit 0 to 9223372036854775807"):
+            with pytest.raises(InvalidInputError, match=r"quota\.records: out of range \(limit 0 to 9223372036854"):
                 await catalog.create("docs", **bounds)
         with pytest.raises(InvalidInputError, match=r"quota\.bytes"):
             await catalog.create("docs", max_bytes=2**64)

@@ -34,7 +34,7 @@ def condition_of(condition: Filter, fields: Mapping[str, FieldType]) -> str:
 
 def _holds(comparison: Comparison, kind: FieldType) -> str:
     field = f"metadata[{quoted(comparison.field)}]"
-    values = [json.dumps(value, ensure_ascii=False) for value in comparison.values]
+    values = [quoted(value) if isinstance(value, str) else json.dumps(value) for value in comparison.values]
     if comparison.operator is Operator.EXISTS:
         return f"(exists {field})"
     if comparison.operator in _ORDER:

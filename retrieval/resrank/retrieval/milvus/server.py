@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -183,4 +182,7 @@ class MilvusServer:
 
 def quoted(text: str) -> str:
     """A string in Milvus' language of filters."""
-    return json.dumps(text, ensure_ascii=False)
+    # Not as JSON: not every server reads its \\u, and all take other control characters as they are.
+    for sign, escaped in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n"), ("\r", r"\r")):
+        text = text.replace(sign, escaped)
+    return f'"{text}"'

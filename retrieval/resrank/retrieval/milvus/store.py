@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _MOST = 16_384  # rows in one answer of Milvus
 _LONGEST = 65_535  # bytes of a VARCHAR
+_LONGEST_NAME = 768  # bytes; with the collection's it is a key of the catalog, which has 1024
 _MESSAGE_BYTES = 16 << 20
 _FIELDS = ["id", "key", "title", "text", "metadata"]
 
@@ -269,6 +270,14 @@ def _row(place: int, record: Record, vector: HalfMatrix, encoder: Encoder) -> Ro
                 f"{what} of id {record.id!r} longer than Milvus takes, in bytes",
                 limit=_LONGEST,
                 value=len(text.encode()),
+            )
+    for name in record.metadata:
+        if (size := len(name.encode())) > _LONGEST_NAME:
+            raise InvalidInputError(
+                Place("records", (place,)),
+                f"a name in the metadata of id {record.id!r} longer than Milvus takes, in bytes",
+                limit=_LONGEST_NAME,
+                value=size,
             )
     return {
         "id": record.id,

@@ -19,7 +19,6 @@ from resrank.retrieval.postgres.schema import Connection, collection_schema
 from resrank.retrieval.postgres.state import CollectionState
 from resrank.retrieval.records import Record, RecordBatch
 
-
 _LONGEST_NAME = 2048  # bytes; PostgreSQL's indexes take a third of a page, 2704 with what is around
 
 

@@ -185,13 +185,14 @@ def test_another_encoder_is_refused_by_digest_and_by_dimension(store: VectorStor
     assert store.list_ids("", 10) == ["a"]
 
 
+ODD = 'odd "name\\ /\n\x01'
 FILTERED: list[Metadata] = [
     {
         **({"lang": ["en", "de", "fr", "é", ""][number % 5]} if number % 7 else {}),
         **({"year": float(2000 + number % 30)} if number % 3 else {}),
         **({"draft": number % 2 == 0} if number % 5 else {}),
         **({"tags": (("a", "b c", "ü")[: number % 4])} if number % 4 else {}),
-        **({'odd "name\\': "x"} if number == 11 else {}),
+        **({ODD: "\x01\r\n'"} if number == 11 else {}),
     }
     for number in range(90)
 ]
@@ -216,7 +217,8 @@ FILTERS: list[Filter] = [
     F("tags") != "ü",
     F("tags").is_in("b c", "ü"),
     F("tags").exists(),
-    F('odd "name\\') == "x",
+    F(ODD) == "\x01\r\n'",
+    F(ODD).is_in('" or "" == "', "\\"),
     (F("lang") == "de") & (F("year") > 2010),
     (F("lang") == "de") | (F("year") > 2025) | (F("tags") == "ü"),
     ~((F("lang") == "de") & ~(F("year") > 2010)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import numpy as np
 import psycopg
@@ -15,7 +16,6 @@ from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.errors import StoreUnavailableError
 from resrank.retrieval.postgres import connections, graph, searching, store
-from resrank.retrieval.postgres.catalog import PostgresCatalog
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -136,14 +136,14 @@ def test_postgres_refuses_by_name_what_it_has_no_place_for(postgres: PostgresSer
         assert held.store.delete(["a", "\0"]) == ["a", "\0"]
 
 
-def test_postgres_flushes_whatever_the_database_says(postgres: PostgresServer, open_catalog: OpenCatalog) -> None:
-    catalog = open_catalog(postgres.emptied())
-    assert isinstance(catalog, PostgresCatalog)
-    for given, wanted in (("off", "on"), ("remote_apply", "remote_apply")):
-        with catalog._connections.writing() as connection:  # as a pooler hands on another's session
-            connection.execute("SELECT set_config('synchronous_commit', %s, false)", (given,))
-        with catalog._connections.writing() as connection:
-            assert connection.execute("SHOW synchronous_commit").fetchone() == (wanted,)
+def test_postgres_flushes_whatever_the_session_says(postgres: PostgresServer) -> None:
+    database = connections.Connections(StoreUrl.parse(postgres.emptied()), 1)
+    with closing(database):
+        for given, wanted in (("off", "on"), ("remote_apply", "remote_apply")):
+            with database.reading() as connection:  # as a pooler hands on another's session
+                connection.execute("SELECT set_config('synchronous_commit', %s, false)", (given,))
+            with database.writing() as connection:
+                assert connection.execute("SHOW synchronous_commit").fetchone() == (wanted,)
 
 
 def test_of_many_the_hnsw_index_finds_the_nearest_and_never_fewer(
