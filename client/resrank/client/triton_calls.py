@@ -424,7 +424,8 @@ def _output(
         for output, size in zip(response.outputs, sizes, strict=False)
     )
     raise ResRankError(
-        f"model '{model}' answered without a {name} {datatype} {list(shape)}; it sent: {answered or 'nothing'}"
+        f"model '{model}' answered without a {name} {datatype} {list(shape)} (of an earlier version? Export it "
+        f"again); it sent: {answered or 'nothing'}"
     )
 
 

@@ -17,7 +17,10 @@ INDEX_VARIABLE = "RESRANK_INDEX"
 HIDDEN = "***"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-_SECRET_PARAMETER = re.compile(r"(?i)((?:^|[?&])[^=&]*(?:password|token|secret)[^=&]*=)[^&]*")
+_PARAMETER = re.compile(r"([^=&]*=)[^&]*")
+_SECRET = re.compile(r"(?i)password|token|secret")
+_NO_FOLDER = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/|.*\bpassword\s*=")
+"""A URL that lacks a stroke, and what libpq takes in place of a URL: read as a folder's name, it would be shown."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ class StoreUrl:
         """
         if not text:
             raise InvalidInputError("store", "the path is empty: name a folder or a URL")
-        return cls.parse(text) if "://" in text else cls.local(Path(text))
+        if "://" in text:
+            return cls.parse(text)
+        if _NO_FOLDER.match(text):
+            raise InvalidInputError("store", "must be a folder, or a URL with ://, as postgresql://HOST/DATABASE")
+        return cls.local(Path(text))
 
     @classmethod
     def local(cls, folder: Path) -> Self:
@@ -83,7 +90,10 @@ class StoreUrl:
         path = self.secret.removeprefix(f"{LOCAL}://")
         if not path.startswith("/"):
             raise InvalidInputError("store", f"a local store is local:///DIR, with an absolute folder, not {path!r}")
-        return Path(unquote(path, errors="surrogateescape"))
+        folder = unquote(path, errors="surrogateescape")
+        if "\0" in folder:
+            raise InvalidInputError("store", f"a folder's name has no NUL character, as {path!r}")
+        return Path(folder)
 
     @property
     def password(self) -> str | None:
@@ -98,5 +108,9 @@ class StoreUrl:
         scheme, _, rest = self.secret.partition("://")
         address, query, parameters = rest.partition("?")
         address = re.sub(r"^([^@/:]*):[^@/]*@", rf"\1:{HIDDEN}@", address)
-        parameters = _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", parameters)
+        parameters = _PARAMETER.sub(_without_secret, parameters)
         return f"{scheme}://{address}{query}{parameters}"
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    return f"{parameter[1]}{HIDDEN}" if _SECRET.search(unquote(parameter[1])) else parameter[0]

@@ -20,6 +20,7 @@ from resrank.retrieval.store_url import StoreUrl
         ("postgresql://:s3cret@db/x", "postgresql://:***@db/x"),
         ("postgresql://db/x?user=u&password=s3cret&port=1", "postgresql://db/x?user=u&password=***&port=1"),
         ("postgresql://db/x?sslpassword=s3cret", "postgresql://db/x?sslpassword=***"),
+        ("postgresql://db/x?port=1&p%61ssword=s3cret", "postgresql://db/x?port=1&p%61ssword=***"),
         ("postgresql://u:s3cret@one:1,[::2]:2,three/x", "postgresql://u:***@one:1,[::2]:2,three/x"),
         ("milvus://root:s3cret@host:19530/db", "milvus://root:***@host:19530/db"),
         ("postgresql:///x?host=/var/run", "postgresql:///x?host=/var/run"),
@@ -53,6 +54,14 @@ def test_what_can_be_read_in_two_ways_is_refused_and_not_repeated(url: str) -> N
     with pytest.raises(InvalidInputError, match=r"^store: ") as raised:
         StoreUrl.parse(url)
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["postgresql:/u:s3cret@db/x", "host=db password=s3cret", "HOST=db PASSWORD = s3cret", "local:///a%00b"]
+)
+def test_what_is_neither_folder_nor_url_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"^store: "):
+        StoreUrl.read(text)
 
 
 def test_a_local_store_is_an_absolute_folder() -> None:
