@@ -113,7 +113,8 @@ async def restore_backup(sidecar: AsyncSidecar, path: Path) -> BackupFacts:
 
     Raises:
         InvalidInputError: The file is no whole backup, or the collection holds something or is an alias.
-        RetrievalError: The sidecar refused or failed; a collection that was made for it is dropped.
+        RetrievalError: The sidecar refused or failed; a collection that was made for it is dropped, in one that was
+            there what is stored so far stays.
     """
     facts = read_backup(path)
     catalog, name = SidecarCatalog(sidecar), sidecar.collection

@@ -9,7 +9,7 @@ import typer
 
 from resrank.core.terminal import Terminal, print_json, visible
 from resrank.stack.cli.collection import NameArgument, on_catalog
-from resrank.stack.cli.options import IndexOption, Output, OutputOption
+from resrank.stack.cli.options import IndexOption, Output, OutputOption, index_arguments
 
 if TYPE_CHECKING:
     from resrank.client.sidecar_catalog import SidecarCatalog
@@ -61,7 +61,7 @@ def set_(
         return
     print(f"{name} names {collection}" + (f" at {triton}" if triton else ""))
     if previous is not None and (previous.collection, previous.triton) != (collection, triton):
-        old = ["resrank", "alias", "set", name, previous.collection, "--index", str(index)]
+        old = ["resrank", "alias", "set", name, previous.collection, *index_arguments(index)]
         old += ["--triton", previous.triton] if previous.triton else []
         print(f"back to what it was: {visible(shlex.join(old))}")
 

@@ -16,7 +16,14 @@ from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import IndexFolderError, InvalidInputError
 from resrank.core.terminal import Terminal, print_json, visible
 from resrank.retrieval.store_url import LOCAL, StoreUrl
-from resrank.stack.cli.options import CollectionOption, IndexOption, Output, OutputOption, TritonUrlOption
+from resrank.stack.cli.options import (
+    CollectionOption,
+    IndexOption,
+    Output,
+    OutputOption,
+    TritonUrlOption,
+    index_arguments,
+)
 
 if TYPE_CHECKING:
     from resrank.client.index_build import BuildReport, BuildSettings
@@ -184,7 +191,8 @@ def restore(
         return
     print(f"{facts.records} records restored into {name} and compared, sha256 {facts.sha256}")
     if collection:
-        print(f"to have an alias lead there: resrank alias set NAME {name} --index {visible(shlex.quote(str(index)))}")
+        command = shlex.join(["resrank", "alias", "set", "NAME", name, *index_arguments(index)])
+        print(f"to have an alias lead there: {visible(command)}")
 
 
 def _fill(

@@ -10,7 +10,7 @@ import typer
 
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
-from resrank.retrieval.store_url import INDEX_VARIABLE, STORE_VARIABLE, StoreUrl
+from resrank.retrieval.store_url import INDEX_VARIABLE, LOCAL, STORE_VARIABLE, StoreUrl
 
 
 class Output(StrEnum):
@@ -96,3 +96,8 @@ RetrievalUrlOption = Annotated[
     str, typer.Option("--retrieval-url", envvar="RESRANK_RETRIEVAL_URL", help="host:port of the retrieval sidecar.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="For people or for programs.")]
+
+
+def index_arguments(index: StoreUrl) -> list[str]:
+    """``--index`` of a command to be copied: none for a URL with a hidden password, which the variable has."""
+    return ["--index", str(index)] if index.scheme == LOCAL or str(index) == index.secret else []

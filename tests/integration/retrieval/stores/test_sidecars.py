@@ -179,6 +179,9 @@ def test_commands_take_a_store_in_place_of_a_folder(
     described = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert described["collection"] == "docs"
     assert described["path"].startswith("postgresql://resrank:***@")
+    for collection in ("docs", "default"):
+        assert run(["alias", "set", "now", collection]) == 0
+    assert capsys.readouterr().out.endswith("back to what it was: resrank alias set now docs\n")
     assert run(["index", "verify"]) == 2
     assert run(["collection", "list", "--store", f"postgresql://u:{PASSWORD}@host/x"]) == 2
     said = capsys.readouterr().err
