@@ -17,7 +17,7 @@ from resrank.benchmarks.in_process import RerankInProcess
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.scoring import Float32, normalize, ranking
 from resrank.core.search import SearchMode
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
 
 STAGES = ("encode", "retrieve", "rerank")

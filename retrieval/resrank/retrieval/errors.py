@@ -1,6 +1,9 @@
 """Errors of the sidecar beyond the shared tree in :mod:`resrank.core.errors`."""
 
-from resrank.core.errors import RetrievalError
+from __future__ import annotations
+
+from resrank.core.errors import InvalidInputError, Place, RetrievalError
+from resrank.core.metadata import FieldType
 
 
 class StoreWriteError(RetrievalError):
@@ -25,3 +28,20 @@ class StoreUnavailableError(RetrievalError):
     """
 
     retryable = True
+
+
+def other_type(place: int, id_: str, name: str, given: FieldType, kept: FieldType) -> InvalidInputError:
+    """The error for a field that has another type in the records that have it.
+
+    Args:
+        place: Of the record in its batch.
+        id_: Its id.
+        name: The field.
+        given: The type that the record has.
+        kept: The others'.
+    """
+    return InvalidInputError(
+        Place("records", (place,)),
+        f"metadata {name!r} of id {id_!r} is of type {given.value}, and of type {kept.value} in records that have it "
+        "already: a field has one type, remove those records first or build another index",
+    )

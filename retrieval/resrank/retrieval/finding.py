@@ -15,7 +15,7 @@ from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.search import SearchMode
 from resrank.core.tracing import inner_span
 from resrank.retrieval.fusion import Ranked, reciprocal_rank_fusion, weighted_fusion
-from resrank.retrieval.lexical import LexicalMatches
+from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.records import FloatVector, Keys, SearchQuery
 
 RRF_DEPTH = MAX_MESSAGE_RECORDS

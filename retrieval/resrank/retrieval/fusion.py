@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from resrank.core.fusion import CosineMap, joint_scores
-from resrank.retrieval.lexical import LexicalMatches
+from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.records import FloatVector, Keys
 
 RRF_K = 60

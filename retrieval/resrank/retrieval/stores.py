@@ -9,7 +9,7 @@ from typing import TypeAlias
 from resrank.core.errors import InvalidInputError, RetrievalError
 from resrank.core.extras import install_command
 from resrank.retrieval.catalog import Catalog
-from resrank.retrieval.local_catalog import LocalCatalog
+from resrank.retrieval.local.catalog import LocalCatalog
 from resrank.retrieval.settings import EXACT_INDEX, SidecarSettings
 from resrank.retrieval.store_url import LOCAL, StoreUrl
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.terms import index_text, match_expression, query_terms
-from resrank.retrieval.lexical import FLOOD_DOCUMENTS, MAX_TERMS, TOKENIZER, LexicalMatches
+from resrank.retrieval.matches import FLOOD_DOCUMENTS, MAX_TERMS, TOKENIZER, LexicalMatches
 from resrank.retrieval.records import Keys
 
 K1 = 1.2
@@ -107,7 +107,7 @@ class Tokenizer:
 
 
 def telling_terms(frequencies: Mapping[Term, int], terms: Sequence[Term], documents: int) -> list[Term]:
-    """Those terms of a query that are searched for, as :meth:`resrank.retrieval.lexical.LexicalIndex.search` says.
+    """Those terms of a query that are searched for, by the rule of the local store's index.
 
     Args:
         frequencies: In how many documents each stands.

@@ -28,7 +28,7 @@ from resrank.core.measures import per_question, ranked
 from resrank.core.search import SearchMode
 from resrank.evaluation.significance import difference
 from resrank.loadtest.figures import Latency
-from resrank.retrieval.lock import read_owner
+from resrank.retrieval.local.lock import read_owner
 from resrank.stack.index_sidecar import sidecar_of
 from resrank.stack.local_stack import LocalStack
 from resrank.stack.own_name import own_name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from resrank.client.sidecar import AsyncSidecar
 from resrank.core.errors import IndexFolderError, RetrievalError
-from resrank.retrieval.lock import read_owner
+from resrank.retrieval.local.lock import read_owner
 from resrank.retrieval.store_url import LOCAL, StoreUrl
 
 _OWNER_WAIT_S = 30.0

@@ -10,8 +10,8 @@ import faiss
 import numpy as np
 
 from resrank.core.scoring import normalize
-from resrank.retrieval.schema import STORE_FILE
-from resrank.retrieval.stored_texts import stored_texts
+from resrank.retrieval.local.schema import STORE_FILE
+from resrank.retrieval.local.stored_texts import stored_texts
 from resrank.training.lists import TrainingPassage
 from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows
 from resrank.training.passages import corpus_passages

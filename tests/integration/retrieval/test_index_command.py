@@ -20,7 +20,7 @@ import pytest
 
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
-from resrank.retrieval.lock import read_owner
+from resrank.retrieval.local.lock import read_owner
 from resrank.stack.cli.app import run as run_here
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess

@@ -26,9 +26,9 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
 from resrank.export.manifest import ManifestError, Runtime
 from resrank.loadtest.server_metrics import read_metrics
-from resrank.retrieval.local_catalog import LocalCatalog
-from resrank.retrieval.local_store import LocalVectorStore
-from resrank.retrieval.lock import read_owner
+from resrank.retrieval.local.catalog import LocalCatalog
+from resrank.retrieval.local.lock import read_owner
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.quota import NO_QUOTA
 from resrank.retrieval.records import Encoder, Record, RecordBatch
 from resrank.stack import local_stack

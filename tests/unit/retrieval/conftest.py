@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.records import Encoder, Record, RecordBatch
 
 ENCODER = Encoder(sha256="a" * 64, dimension=8)

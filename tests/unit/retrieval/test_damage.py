@@ -19,13 +19,13 @@ from resrank.core.filters import F
 from resrank.core.metadata import MetadataValue
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
-from resrank.retrieval import checksums
 from resrank.retrieval.errors import StoreWriteError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local import checksums
+from resrank.retrieval.local.schema import STORE_FILE
+from resrank.retrieval.local.snapshot import SNAPSHOT_FILE
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.verification import verify
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
-from resrank.retrieval.schema import STORE_FILE
-from resrank.retrieval.snapshot import SNAPSHOT_FILE
-from resrank.retrieval.verification import verify
 
 D = 8
 ENCODER = Encoder("a" * 64, D)

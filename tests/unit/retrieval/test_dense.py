@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
-from resrank.retrieval.dense import FaissDenseIndex
-from resrank.retrieval.vector_table import VectorTable
+from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.vector_table import VectorTable
 
 NOTHING = np.empty(0, np.int64)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import RetrievalError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.records import RecordBatch
 
 OpenStore = Callable[..., LocalVectorStore]

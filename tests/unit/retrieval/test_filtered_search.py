@@ -16,11 +16,11 @@ from resrank.core.filters import F, Filter, check_filter, matches
 from resrank.core.fusion import CosineMap, Fusion
 from resrank.core.metadata import FieldType, MetadataValue, type_of
 from resrank.core.search import SearchMode
-from resrank.retrieval.dense import FaissDenseIndex
-from resrank.retrieval.kept_rows import KeptRows
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.kept_rows import KeptRows
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import Encoder, FloatVector, HalfMatrix, Record, RecordBatch, SearchQuery
-from resrank.retrieval.vector_table import VectorTable
 from support.metadata_strategies import NUMBERS, STRINGS, filters
 
 D = 6

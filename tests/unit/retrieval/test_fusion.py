@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from resrank.core.fusion import IDENTITY, CosineMap
 from resrank.retrieval.fusion import reciprocal_rank_fusion, weighted_fusion
-from resrank.retrieval.lexical import LexicalMatches
+from resrank.retrieval.matches import LexicalMatches
 
 KEYS = st.lists(st.integers(1, 30), unique=True, max_size=20)
 

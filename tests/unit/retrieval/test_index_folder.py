@@ -15,11 +15,11 @@ from resrank.core.errors import IndexFolderError, InvalidInputError
 from resrank.core.filters import F
 from resrank.core.metadata import FieldType
 from resrank.core.search import SearchMode
-from resrank.retrieval import snapshot
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local import snapshot
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.verification import verify
 from resrank.retrieval.quota import TAKEN
 from resrank.retrieval.records import Record, RecordBatch, SearchQuery, StoredRecord
-from resrank.retrieval.verification import verify
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]

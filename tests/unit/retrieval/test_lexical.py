@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resrank.core.terms import query_terms
-from resrank.retrieval import lexical
-from resrank.retrieval.lexical import LexicalIndex
+from resrank.retrieval.local import lexical
+from resrank.retrieval.local.lexical import LexicalIndex
 
 Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
 

@@ -22,16 +22,16 @@ from resrank.core.errors import (
     ResRankError,
 )
 from resrank.core.search import SearchMode
-from resrank.retrieval import local_catalog
 from resrank.retrieval.catalog import Alias
-from resrank.retrieval.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER
 from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
-from resrank.retrieval.local_catalog import LocalCatalog
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local import catalog as local_catalog
+from resrank.retrieval.local.catalog import LocalCatalog
+from resrank.retrieval.local.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER
+from resrank.retrieval.local.schema import STORE_FILE
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.verification import verify
 from resrank.retrieval.quota import NO_QUOTA, Quota
 from resrank.retrieval.records import Encoder, RecordBatch, SearchQuery
-from resrank.retrieval.schema import STORE_FILE
-from resrank.retrieval.verification import verify
 
 BatchOf = Callable[..., RecordBatch]
 

@@ -15,11 +15,11 @@ from resrank.core.errors import EncoderMismatchError, InvalidInputError, Retriev
 from resrank.core.fusion import IDENTITY, CosineMap, Fusion
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
-from resrank.retrieval.dense import FaissDenseIndex
 from resrank.retrieval.errors import StoreWriteError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.snapshot import SNAPSHOT_FILE
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery, UpsertCounts
-from resrank.retrieval.snapshot import SNAPSHOT_FILE
 
 OpenStore = Callable[..., LocalVectorStore]
 BatchOf = Callable[..., RecordBatch]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval.lock import LOCK_FILE, FolderLock, Owner, read_owner
+from resrank.retrieval.local.lock import LOCK_FILE, FolderLock, Owner, read_owner
 
 HOLD = """
 import sys, pathlib
-from resrank.retrieval.lock import FolderLock
+from resrank.retrieval.local.lock import FolderLock
 lock = FolderLock.acquire(pathlib.Path(sys.argv[1]))
 lock.announce("127.0.0.1:1234")
 print("held", flush=True)
@@ -21,7 +21,7 @@ sys.stdin.read()
 
 ASK = """
 import sys, pathlib
-from resrank.retrieval.lock import read_owner
+from resrank.retrieval.local.lock import read_owner
 print("asking", flush=True)
 while True:
     read_owner(pathlib.Path(sys.argv[1]))

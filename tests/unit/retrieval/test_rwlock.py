@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from resrank.retrieval.rwlock import ReadWriteLock
+from resrank.retrieval.local.rwlock import ReadWriteLock
 
 WAIT_S = 5.0
 NOT_YET_S = 0.05

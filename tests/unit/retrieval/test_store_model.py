@@ -16,10 +16,10 @@ from resrank.core.errors import InvalidInputError
 from resrank.core.filters import Comparison, Filter, Not, matches
 from resrank.core.metadata import FieldType, MetadataValue, type_of
 from resrank.core.search import SearchMode
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.snapshot import SNAPSHOT_FILE
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.verification import verify
 from resrank.retrieval.records import Encoder, FloatVector, Record, RecordBatch, SearchQuery, UpsertCounts
-from resrank.retrieval.snapshot import SNAPSHOT_FILE
-from resrank.retrieval.verification import verify
 from support.metadata_strategies import filters, metadata
 
 

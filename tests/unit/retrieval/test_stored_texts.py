@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.local.stored_texts import stored_texts
 from resrank.retrieval.records import Encoder, Record, RecordBatch
-from resrank.retrieval.stored_texts import stored_texts
 
 
 def batch(*ids: str) -> RecordBatch:

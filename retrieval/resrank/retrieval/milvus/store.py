@@ -18,8 +18,8 @@ from resrank.core.metadata import FieldType, read_metadata, type_of, write_metad
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
+from resrank.retrieval.errors import other_type
 from resrank.retrieval.finding import NO_SCORES, StageClock
-from resrank.retrieval.metadata_index import other_type
 from resrank.retrieval.milvus.conditions import condition_of
 from resrank.retrieval.milvus.names import FIELD, Names, milvus_name
 from resrank.retrieval.milvus.server import MilvusServer, Row, quoted

@@ -10,7 +10,7 @@ from pgvector import HalfVector, Vector
 from psycopg import sql
 
 from resrank.retrieval.fusion import Ranked
-from resrank.retrieval.lexical import LexicalMatches
+from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.postgres.conditions import Condition
 from resrank.retrieval.postgres.schema import Connection, collection_schema
 from resrank.retrieval.postgres.state import CollectionState

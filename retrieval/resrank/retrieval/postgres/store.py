@@ -13,9 +13,9 @@ from resrank.core.errors import InvalidInputError, RetrievalError
 from resrank.core.filters import Filter, check_filter
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.metadata import read_metadata
-from resrank.retrieval import lexical
 from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
 from resrank.retrieval.finding import NOTHING, StageClock, find
+from resrank.retrieval.matches import RANKING
 from resrank.retrieval.postgres.conditions import Condition, condition_of
 from resrank.retrieval.postgres.connections import Connections
 from resrank.retrieval.postgres.graph import GraphBuilder
@@ -191,7 +191,7 @@ class PostgresStore:
             record_count=state.records,
             encoder=state.encoder,
             dense_index="pgvector HNSW" if state.indexed else "exact",
-            lexical_index=f"postings in PostgreSQL, {lexical.DESCRIPTION.removeprefix('SQLite FTS5 ')}",
+            lexical_index=f"postings in PostgreSQL, {RANKING}",
             path=str(self._connections.url),
             fields=fields,
         )

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.metadata import FieldType, type_of, write_metadata
 from resrank.core.passage import content_sha256
-from resrank.retrieval.metadata_index import other_type
+from resrank.retrieval.errors import other_type
 from resrank.retrieval.postgres.schema import Connection, collection_schema
 from resrank.retrieval.postgres.state import CollectionState
 from resrank.retrieval.records import Record, RecordBatch

@@ -125,7 +125,7 @@ def verify(index: IndexOption, output: OutputOption = Output.TEXT) -> None:
 
     For an index that no sidecar serves. Exit code 1 when something is damaged, with a line for each.
     """
-    from resrank.retrieval.verification import verify as run
+    from resrank.retrieval.local.verification import verify as run
 
     require_local(index)
     found = run(index.folder)

@@ -25,7 +25,7 @@ from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Alias, Catalog
 from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.quota import NO_QUOTA, Quota
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
 from resrank.retrieval.store import VectorStore

@@ -14,14 +14,18 @@ import numpy as np
 from resrank.core.errors import IndexFolderError
 from resrank.core.filters import Filter, check_filter
 from resrank.core.metadata import Metadata
-from resrank.retrieval import lexical, snapshot
-from resrank.retrieval.database import Change, Database
-from resrank.retrieval.dense import FaissDenseIndex, new_index
 from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
 from resrank.retrieval.finding import NOTHING, Found, StageClock, find
 from resrank.retrieval.fusion import Ranked
-from resrank.retrieval.kept_rows import KeptRows, kept_rows
-from resrank.retrieval.lock import FolderLock
+from resrank.retrieval.local import lexical, snapshot
+from resrank.retrieval.local.database import Change, Database
+from resrank.retrieval.local.dense import FaissDenseIndex, new_index
+from resrank.retrieval.local.kept_rows import KeptRows, kept_rows
+from resrank.retrieval.local.lock import FolderLock
+from resrank.retrieval.local.rwlock import ReadWriteLock
+from resrank.retrieval.local.schema import refuse_foreign
+from resrank.retrieval.local.vector_table import VectorTable
+from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.quota import Usage
 from resrank.retrieval.records import (
     Encoder,
@@ -36,9 +40,6 @@ from resrank.retrieval.records import (
     UpsertCounts,
     WordScores,
 )
-from resrank.retrieval.rwlock import ReadWriteLock
-from resrank.retrieval.schema import refuse_foreign
-from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 
@@ -327,7 +328,7 @@ class _LocalEngine:
     def best_matches(self, k: int) -> Ranked:
         return self._database.search_lexical(self._text, k, self._among)
 
-    def matches(self) -> lexical.LexicalMatches:
+    def matches(self) -> LexicalMatches:
         return self._database.lexical_matches(self._text, self._among)
 
     @property

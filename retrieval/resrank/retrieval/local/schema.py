@@ -9,8 +9,9 @@ from pathlib import Path
 
 from resrank.core.durability import flush
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval import checksums, lexical, metadata_index, quota
-from resrank.retrieval.lock import LOCK_FILE
+from resrank.retrieval import quota
+from resrank.retrieval.local import checksums, lexical, metadata_index
+from resrank.retrieval.local.lock import LOCK_FILE
 from resrank.retrieval.quota import NO_QUOTA, Quota
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ import faiss
 import numpy as np
 
 from resrank.core.durability import flush, private
-from resrank.retrieval.checksums import Checksums, of_vectors
-from resrank.retrieval.dense import FaissDenseIndex
+from resrank.retrieval.local.checksums import Checksums, of_vectors
+from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import HalfMatrix, Keys
-from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 

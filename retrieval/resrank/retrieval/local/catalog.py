@@ -24,11 +24,11 @@ from resrank.core.errors import (
 from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
 from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, QUOTA_EXCEEDED
 from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
-from resrank.retrieval.catalog_file import COLLECTIONS_FOLDER, CatalogFile
 from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError, StoreWriteError
-from resrank.retrieval.local_store import LocalVectorStore
+from resrank.retrieval.local.catalog_file import COLLECTIONS_FOLDER, CatalogFile
+from resrank.retrieval.local.schema import make_store
+from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.quota import Quota
-from resrank.retrieval.schema import make_store
 
 logger = logging.getLogger(__name__)
 

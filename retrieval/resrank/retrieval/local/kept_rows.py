@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.filters import AllOf, AnyOf, Comparison, Filter, Not, Operator
-from resrank.retrieval.checksums import damaged
+from resrank.retrieval.local.checksums import damaged
+from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import Keys
-from resrank.retrieval.vector_table import VectorTable
 
 Mask = NDArray[np.bool_]
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
-from resrank.retrieval.kept_rows import KeptRows
+from resrank.retrieval.local.kept_rows import KeptRows
+from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
-from resrank.retrieval.vector_table import VectorTable
 
 logger = logging.getLogger(__name__)
 

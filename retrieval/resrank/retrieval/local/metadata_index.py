@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from cachetools import LRUCache
 
-from resrank.core.errors import InvalidInputError, Place
 from resrank.core.filters import Comparison, Operator
 from resrank.core.metadata import FieldType, MetadataValue, read_metadata, type_of
-from resrank.retrieval import checksums
+from resrank.retrieval.errors import other_type
+from resrank.retrieval.local import checksums
 from resrank.retrieval.records import Keys, Record
 
 logger = logging.getLogger(__name__)
@@ -201,23 +201,6 @@ def stored_values(value: MetadataValue) -> list[StoredValue]:
     if isinstance(value, tuple):
         return list(dict.fromkeys(value)) or [_EMPTY_LIST]
     return [int(value) if isinstance(value, bool) else value]
-
-
-def other_type(place: int, id_: str, name: str, given: FieldType, kept: FieldType) -> InvalidInputError:
-    """The error for a field that has another type in the records that have it.
-
-    Args:
-        place: Of the record in its batch.
-        id_: Its id.
-        name: The field.
-        given: The type that the record has.
-        kept: The others'.
-    """
-    return InvalidInputError(
-        Place("records", (place,)),
-        f"metadata {name!r} of id {id_!r} is of type {given.value}, and of type {kept.value} in records that have it "
-        "already: a field has one type, remove those records first or build another index",
-    )
 
 
 def fill(connection: sqlite3.Connection) -> None:

@@ -22,10 +22,13 @@ from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.core.filters import Comparison
 from resrank.core.metadata import FieldType, Metadata, read_metadata, write_metadata
 from resrank.core.passage import content_sha256
-from resrank.retrieval import checksums, lexical, quota
-from resrank.retrieval.checksums import Checksums, damaged
+from resrank.retrieval import quota
 from resrank.retrieval.errors import StoreWriteError
-from resrank.retrieval.metadata_index import FieldChanges, MetadataIndex
+from resrank.retrieval.local import checksums, lexical
+from resrank.retrieval.local.checksums import Checksums, damaged
+from resrank.retrieval.local.metadata_index import FieldChanges, MetadataIndex
+from resrank.retrieval.local.schema import STORE_FILE, make_store, prepare
+from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.records import (
     Encoder,
     FloatVector,
@@ -36,7 +39,6 @@ from resrank.retrieval.records import (
     StoredRecord,
     WordScores,
 )
-from resrank.retrieval.schema import STORE_FILE, make_store, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -274,17 +276,17 @@ class Database:
         return self._metadata.types
 
     def keys_where(self, comparison: Comparison, among: Keys | None = None) -> Keys:
-        """Keys by their metadata, see :meth:`resrank.retrieval.metadata_index.MetadataIndex.keys`."""
+        """Keys by their metadata, see :meth:`resrank.retrieval.local.metadata_index.MetadataIndex.keys`."""
         with self._reading() as connection:
             return self._metadata.keys(connection, comparison, among)
 
     def are_at_most(self, count: int, comparison: Comparison) -> bool:
-        """See :meth:`resrank.retrieval.metadata_index.MetadataIndex.are_at_most`."""
+        """See :meth:`resrank.retrieval.local.metadata_index.MetadataIndex.are_at_most`."""
         with self._reading() as connection:
             return self._metadata.are_at_most(connection, count, comparison)
 
-    def lexical_matches(self, text: str, kept: Keys | None = None) -> lexical.LexicalMatches:
-        """BM25 of all that match, see :meth:`resrank.retrieval.lexical.LexicalIndex.matches`."""
+    def lexical_matches(self, text: str, kept: Keys | None = None) -> LexicalMatches:
+        """BM25 of all that match, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.matches`."""
         with self._reading() as connection:
             return self._lexical.matches(connection, text, self.record_count, kept)
 
@@ -301,7 +303,7 @@ class Database:
         return WordScores(dict(zip(keys, scores.tolist(), strict=True)), matches.best)
 
     def search_lexical(self, text: str, k: int, kept: Keys | None = None) -> tuple[Keys, FloatVector]:
-        """BM25 over title and text, see :meth:`resrank.retrieval.lexical.LexicalIndex.search`."""
+        """BM25 over title and text, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.search`."""
         with self._reading() as connection:
             return self._lexical.search(connection, text, k, self.record_count, kept)
 

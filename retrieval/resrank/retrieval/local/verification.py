@@ -14,11 +14,12 @@ import numpy as np
 from resrank.core.errors import IndexFolderError
 from resrank.core.metadata import Metadata, read_metadata, type_of
 from resrank.core.passage import content_sha256
-from resrank.retrieval import checksums, lexical, quota, snapshot
-from resrank.retrieval.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER, CatalogFile
-from resrank.retrieval.lock import FolderLock
-from resrank.retrieval.metadata_index import StoredValue, stored_values
-from resrank.retrieval.schema import APPLICATION_ID, SCHEMA_VERSION, STORE_FILE
+from resrank.retrieval import quota
+from resrank.retrieval.local import checksums, lexical, snapshot
+from resrank.retrieval.local.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER, CatalogFile
+from resrank.retrieval.local.lock import FolderLock
+from resrank.retrieval.local.metadata_index import StoredValue, stored_values
+from resrank.retrieval.local.schema import APPLICATION_ID, SCHEMA_VERSION, STORE_FILE
 
 _RECORDS = """
 SELECT r.key, r.id, r.title, r.text, r.metadata, r.content_sha256, v.vector, s.id, s.content,

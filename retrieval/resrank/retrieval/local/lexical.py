@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.terms import index_text, match_expression, query_terms
+from resrank.retrieval.matches import FLOOD_DOCUMENTS, MAX_TERMS, RANKING, TOKENIZER, LexicalMatches, are_among
 from resrank.retrieval.records import FloatVector, Keys
 
-TOKENIZER = "porter unicode61"
-DESCRIPTION = f"SQLite FTS5 BM25, tokenizer {TOKENIZER}, pairs of letters in scripts without blanks, title and text"
+DESCRIPTION = f"SQLite FTS5 {RANKING}"
 
 # An external-content table: the words live once, in `records`, and triggers keep the index in the same transaction.
 # `index_text` is this program's own function, which every connection must be given before it writes or rebuilds.
@@ -46,13 +44,6 @@ INSERT INTO lexical(lexical) VALUES ('rebuild');
 """
 """From the first schema, which knew no words in scripts without blanks. The index is derived, so it is built anew."""
 
-MAX_TERMS = 64
-"""Terms of a query that are searched for: the rarest ones. Longer queries are pasted documents, whose rarest words
-decide their ranking anyway."""
-
-FLOOD_DOCUMENTS = 1000
-"""From this many documents on, a term that stands in more than half of them is left out (see `LexicalIndex.search`)."""
-
 FEW_DOCUMENTS = 0.1
 """Up to this share of all documents, those that a filter keeps are named to SQLite; of more, all are scored and the
 others left out."""
@@ -63,42 +54,6 @@ _CACHED_FREQUENCIES = 50_000  # some megabytes; forgotten at the next write
 def register(connection: sqlite3.Connection) -> None:
     """Gives a connection the function that the schema uses."""
     connection.create_function("index_text", 1, index_text, deterministic=True)
-
-
-@dataclass(frozen=True)
-class LexicalMatches:
-    """Every document in which a term of the query stands.
-
-    Attributes:
-        keys: Ascending.
-        scores: BM25, fp64 [len(keys)].
-    """
-
-    keys: Keys
-    scores: NDArray[np.float64]
-
-    @property
-    def best(self) -> float:
-        """The best score, 0 where nothing matches."""
-        return float(self.scores.max(initial=0.0))
-
-    @cached_property
-    def ranking(self) -> Keys:
-        """Keys, best first, ties by key."""
-        ranked: Keys = self.keys[np.lexsort((self.keys, -self.scores))]
-        return ranked
-
-    def scores_of(self, keys: Keys) -> FloatVector:
-        """BM25 of any keys, fp32 [len(keys)]; 0 for what does not match."""
-        if not len(self.keys):
-            return np.zeros(len(keys), np.float32)
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, self.scores[places], 0.0).astype(np.float32)
-
-    def among(self, keys: Keys) -> LexicalMatches:
-        """Those of some keys, at least one, ascending."""
-        kept = _are_among(self.keys, keys)
-        return LexicalMatches(self.keys[kept], self.scores[kept])
 
 
 class LexicalIndex:
@@ -137,7 +92,7 @@ class LexicalIndex:
         fetched = math.ceil(2 * k * documents / len(kept))  # so that k of them are kept, as a rule
         while True:
             keys, scores = self._rows(connection, text, documents, best, fetched)
-            chosen = _are_among(keys, kept)
+            chosen = are_among(keys, kept)
             if len(keys) < fetched or chosen.sum() >= k:
                 return keys[chosen][:k], scores[chosen][:k].astype(np.float32)
             fetched *= 4
@@ -202,9 +157,3 @@ class LexicalIndex:
         if len(self._frequencies) < _CACHED_FREQUENCIES:
             self._frequencies[term] = count
         return int(count)
-
-
-def _are_among(keys: Keys, others: Keys) -> NDArray[np.bool_]:
-    """Of each key whether it is among others, at least one, ascending."""
-    found: NDArray[np.bool_] = others[np.minimum(np.searchsorted(others, keys), len(others) - 1)] == keys
-    return found

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval.schema import APPLICATION_ID, STORE_FILE
+from resrank.retrieval.local.schema import APPLICATION_ID, STORE_FILE
 
 
 def stored_texts(folder: Path) -> Iterator[tuple[str, str]]:
