@@ -219,8 +219,9 @@ def test_a_fusion_that_cannot_be_is_refused(changes: dict[str, Any], sentence: s
 def test_a_backup_restores_metadata_with_its_types(held: list[dict[str, MetadataValue]]) -> None:
     records = tuple(Record(str(place), "t", "x", each) for place, each in enumerate(held))
     stored = RecordBatch(Encoder(SHA, 4), records, np.ones((len(records), 4), np.float16))
-    part = pb.BackupPart.FromString(catalog_wire.records_part(stored).SerializeToString())
-    assert wire.parse_batch(batch(*part.records)).records == records
+    parts = [pb.BackupPart.FromString(part.SerializeToString()) for part in catalog_wire.records_parts(stored)]
+    restored = [record for part in parts for record in part.records]
+    assert wire.parse_batch(batch(*restored)).records == records
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=20))
