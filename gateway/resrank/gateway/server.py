@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import ResRankError
 from resrank.core.logs import log_to_stderr
+from resrank.core.signals import STOPS, ignore_stops
 from resrank.core.tracing import export_traces
 from resrank.gateway.app import create_app
 from resrank.gateway.settings import GatewaySettings
@@ -92,11 +92,12 @@ def serve(settings: GatewaySettings) -> None:
     listener = listen(settings)
 
     async def run() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPS:
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
         await server.serve([listener])
 
     asyncio.run(run())
+    ignore_stops()
     logger.info("stopped", extra={"address": server.address})
 
 

@@ -13,6 +13,7 @@ from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.extras import install_command
 from resrank.core.logs import LogFormat, LogLevel, log_to_stderr
 from resrank.core.server_tls import server_tls
+from resrank.core.signals import ignore_stops
 from resrank.core.tracing import export_traces
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import INDEX_VARIABLE, STORE_VARIABLE, StoreUrl
@@ -185,6 +186,7 @@ def main(
         logger.warning("everybody on this machine can read the password of --store: give the URL in RESRANK_STORE")
     try:
         asyncio.run(serve(settings))
+        ignore_stops()
     except (ResRankError, OSError) as error:  # the second of the output, or of what the index lies on
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +15,7 @@ from resrank.core.addresses import join_address
 from resrank.core.errors import RetrievalError
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES, MAX_UPLOAD_BYTES
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.core.signals import STOPS
 from resrank.retrieval.access import BearerInterceptor
 from resrank.retrieval.metrics import MetricsPage, SidecarMetrics
 from resrank.retrieval.observation import CallObserver
@@ -154,7 +154,7 @@ class SidecarServer:
 async def serve(settings: SidecarSettings) -> None:
     """Serves until SIGTERM or SIGINT, then drains and stops. Prints the address on standard output once ready."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with SidecarServer(settings) as sidecar:
         print(f"resrank.retrieval listening on {sidecar.address}", flush=True)

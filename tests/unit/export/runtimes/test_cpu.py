@@ -18,6 +18,7 @@ from resrank.export.manifest import read_manifest
 from resrank.export.parity import TOLERANCES, Tolerance
 from resrank.export.runtimes import cpu
 from resrank.serving.engines.base import EngineKind, Precision
+from resrank.stack.gpu import cpu_has_bf16
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 COMPACT: dict[str, Any] = {
@@ -28,12 +29,17 @@ COMPACT: dict[str, Any] = {
     "query_residual": True,
 }
 
+needs_bf16 = pytest.mark.skipif(not cpu_has_bf16(), reason="this CPU has no bf16 instructions")
 needs_vnni = pytest.mark.skipif(not has_vnni(), reason="this CPU has no VNNI instructions")
 
 
 @pytest.mark.parametrize(
     ("asked_for", "tried"),
-    [(None, {Precision.FP32}), (Precision.BF16, {Precision.BF16}), (Precision.FP32, {Precision.FP32})],
+    [
+        (None, {Precision.FP32}),
+        pytest.param(Precision.BF16, {Precision.BF16}, marks=needs_bf16),
+        (Precision.FP32, {Precision.FP32}),
+    ],
 )
 def test_a_decoder_that_reads_slots_alone_is_not_rounded_unless_that_is_asked_for(
     tmp_path: Path, asked_for: Precision | None, tried: set[Precision]
