@@ -277,7 +277,12 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
         column: list[bytes] = _output(response, Model.SEARCH, name, (1, None), "BYTES")[0].tolist()
         return [element.decode() for element in column]
 
+    # A server of before passes over parameters that it does not know, and would search all passages of the default
+    # collection. It does not have this output either, so that its answer is refused.
+    asks_for_metadata = options.include_metadata or options.filter is not None or bool(options.collection)
+
     def parse(response: Any) -> FoundPassages:
+        metadata = list(map(read_metadata, texts_of(response, Tensor.METADATA))) if asks_for_metadata else None
         return FoundPassages(
             texts_of(response, Tensor.IDS),
             texts_of(response, Tensor.TITLES),
@@ -290,7 +295,7 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
             _output(response, Model.SEARCH, Tensor.RERANK_SCORES, (1, None))[0],
             _output(response, Model.SEARCH, Tensor.STAGE_MS, (1, 3))[0],
             Failure.parse(texts_of(response, Tensor.FAILURE)[0]),
-            list(map(read_metadata, texts_of(response, Tensor.METADATA))) if options.include_metadata else None,
+            metadata if options.include_metadata else None,
         )
 
     asked: dict[Parameter, bool | int | float | str] = {
@@ -303,7 +308,7 @@ def search(query: bytes, options: SearchOptions, *, truncate: Truncate) -> Call[
     }
     if options.filter is not None:
         asked[Parameter.FILTER] = filter_text(options.filter)
-    if options.include_metadata:
+    if asks_for_metadata:
         asked[Parameter.INCLUDE_METADATA] = True
     if options.lexical_weight is not None:
         asked[Parameter.LEXICAL_WEIGHT] = options.lexical_weight

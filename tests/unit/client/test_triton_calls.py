@@ -6,7 +6,9 @@ from tritonclient.grpc import service_pb2
 
 from resrank.client import triton_calls
 from resrank.core.errors import ResRankError
-from resrank.core.names import Model
+from resrank.core.filters import F
+from resrank.core.names import Model, Tensor
+from resrank.core.search import SearchOptions
 
 SCORES = np.array([0.5, -0.25], "<f4")
 
@@ -50,3 +52,25 @@ def test_only_bulk_work_is_sent_at_a_lower_priority(model: Model, priority: int)
     request = triton_calls.embed(model, [b"a text"], truncate=False).build(1.0)
     assert request.model_name == model
     assert request.parameters["priority"].int64_param == priority
+
+
+def test_a_server_that_knows_no_filters_is_not_believed() -> None:
+    """It passes the parameter over, and would answer from all passages."""
+    columns = {
+        **dict.fromkeys((Tensor.IDS, Tensor.TITLES, Tensor.TEXTS), ("BYTES", [1, 0], b"")),
+        **dict.fromkeys(
+            (Tensor.SCORES, Tensor.CANDIDATE_SCORES, Tensor.DENSE_SCORES, Tensor.LEXICAL_SCORES, Tensor.RERANK_SCORES),
+            ("FP32", [1, 0], b""),
+        ),
+        Tensor.CANDIDATE_RANKS: ("INT32", [1, 0], b""),
+        Tensor.STAGE_MS: ("FP32", [1, 3], bytes(12)),
+        Tensor.FAILURE: ("BYTES", [1, 1], bytes(4)),
+    }
+    response = service_pb2.ModelInferResponse()
+    for name, (datatype, shape, content) in columns.items():
+        response.outputs.add(name=name, datatype=datatype, shape=shape)
+        response.raw_output_contents.append(content)
+    assert triton_calls.search(b"q", SearchOptions(), truncate=False).parse(response).ids == []
+    for asked in (SearchOptions(filter=F("year") >= 2020), SearchOptions(collection="docs")):
+        with pytest.raises(ResRankError, match="without a METADATA"):
+            triton_calls.search(b"q", asked, truncate=False).parse(response)

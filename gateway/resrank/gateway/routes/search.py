@@ -30,7 +30,7 @@ async def search(request: Request, body: Search) -> Response:
         fusion=body.fusion,
         lexical_weight=body.lexical_weight,
         rerank=body.rerank,
-        collection=body.collection,
+        collection=body.collection or "",
         filter=body.filter,
         include_metadata=body.include_metadata,
         truncate=body.truncate,

@@ -43,7 +43,7 @@ class CohereRerank(RerankOptions):
     query: str
     documents: Annotated[list[Document], Field(min_length=1)] | None = None
     document_ids: Annotated[list[str], Field(min_length=1)] | None = None
-    collection: str = ""
+    collection: str | None = None
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
@@ -86,7 +86,7 @@ class CohereRerank(RerankOptions):
             token_limit=self._token_limit,
             strict=self.strict,
             lexical_weight=self.lexical_weight,
-            collection=self.collection,
+            collection=self.collection or "",
             include_texts=include_texts if self.return_documents is None else self.return_documents,
             on_failure=self.on_failure,
             priority=priority_of(self.priority),

@@ -46,7 +46,7 @@ class Search(OwnBody):
     fusion: Fusion = Fusion.WEIGHTED
     rerank: bool = True
     lexical_weight: Annotated[float, Field(ge=0, le=MAX_LEXICAL_WEIGHT)] | None = None
-    collection: str = ""
+    collection: str | None = None
     filter: Annotated[str, Field(examples=["year >= 2020 and lang in (en, de)"])] | None = None
     include_metadata: bool = False
     min_score: Score | None = None
