@@ -30,6 +30,7 @@ VALID: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}),
     ("/embed", {"inputs": "a", "normalize": True}),
     ("/v1/search", {"query": QUERY, "k": 2, "candidates": 5, "mode": "hybrid"}),
+    ("/v1/search", {"query": QUERY, "filter": "not x exists", "collection": "default", "include_metadata": True}),
 )
 ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 2**70, 1e308, "", " ", "\x00", "\ud800", "é" * 3000, [], {}, [[]], {"text": 1}),
