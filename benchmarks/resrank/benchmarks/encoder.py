@@ -143,7 +143,7 @@ def run(deployment: Deployment, *, notify: Notify = lambda _: None) -> Study:
         ),
         notes=(
             "Arithmetic is that of products alone: two operations a weight and token, and attention's two products.",
-            "The peak is a product of two 1024 x 1024 matrices, timed in turn with the engines of each row.",
+            "The peak is a product of two 2048 x 2048 matrices, timed in turn with the engines of each row.",
             *(() if has_vnni() else ("This CPU has no VNNI instructions, so there is no int8 engine.",)),
         ),
         facts={"threads": threads, "parameters": size.parameters},

@@ -40,7 +40,7 @@ class PeakProduct:
         flops: Operations of one call.
     """
 
-    _SIZE = 1024  # as fast as larger ones, in a few times ten milliseconds
+    _SIZE = 2048  # long enough that waking a thread is nothing
 
     def __init__(self, threads: int) -> None:
         """Allocates it.
