@@ -142,6 +142,8 @@ _RULES = (
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"protocol is restricted", _access),
     # Loaded once, and unloaded when the server stops.
     _Rule(Server.TRITON, None, "|".join(STOPPING), _stopping),
+    # A server that ends cancels what is still under way; calls that this client cancels itself do not come here.
+    _Rule(Server.TRITON, Code.CANCELLED, r"", _stopping),
     _Rule(Server.TRITON, Code.UNAVAILABLE, r"is not ready|is not available", _not_ready),
     _Rule(Server.TRITON, Code.NOT_FOUND, r"", _not_ready),
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}{COLLECTION_NOT_FOUND}", _collection_not_found),

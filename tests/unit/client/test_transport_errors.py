@@ -70,6 +70,7 @@ def error_of(server: Server, code: StatusCode, details: str, deadline: Deadline 
         (TRITON, StatusCode.INVALID_ARGUMENT, "in ensemble 'rerank', QUERY: empty", InvalidInputError),
         (TRITON, StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)", InvalidInputError),
         (TRITON, StatusCode.INTERNAL, "Failed to process the request(s), message: ValueError: x", ServerFailedError),
+        (TRITON, StatusCode.CANCELLED, "CANCELLED", ServerUnavailableError),  # at the end of a stop
         (TRITON, StatusCode.UNAUTHENTICATED, "no token", ResRankError),
         (TRITON, StatusCode.INTERNAL, "retrieval: the index belongs to another encoder", RetrievalError),
         (
