@@ -168,7 +168,7 @@ def healthcheck(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
-    # A container has no other servers; this machine may have those of other tests, models stopped on purpose among them.
+    # A container has no other servers; here may be those of other tests, with models that are stopped on purpose.
     monkeypatch.setattr(module.psutil, "process_iter", lambda: iter(()))
     return module
 
