@@ -16,18 +16,23 @@ from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.durability import flush
 from resrank.core.errors import (
     CollectionNotFoundError,
-    EncoderMismatchError,
     IndexFolderError,
-    InvalidInputError,
-    QuotaExceededError,
 )
 from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
-from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, QUOTA_EXCEEDED
 from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
-from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError, StoreWriteError
+from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.local.catalog_file import COLLECTIONS_FOLDER, CatalogFile
 from resrank.retrieval.local.schema import make_store
 from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.name_rules import (
+    not_found,
+    refuse_alias,
+    refuse_more,
+    refuse_named,
+    refuse_no_collection,
+    refuse_taken,
+    require_alias_encoder,
+)
 from resrank.retrieval.quota import Quota
 
 logger = logging.getLogger(__name__)
@@ -148,8 +153,8 @@ class LocalCatalog:
     def create(self, name: str, quota: Quota) -> None:
         """Makes a collection, see :meth:`resrank.retrieval.catalog.Catalog.create`."""
         with self._changing:
-            self._refuse_taken(name)
-            _refuse_more("collections", MAX_COLLECTIONS, len(self._opened))
+            refuse_taken(name, is_collection=name in self._opened, is_alias=name in self._aliases)
+            refuse_more("collections", MAX_COLLECTIONS, len(self._opened))
             place = self._free_folder(name)
             self._file.begin_collection(place)
             try:
@@ -176,18 +181,12 @@ class LocalCatalog:
     def drop(self, name: str) -> None:
         """Removes a collection, see :meth:`resrank.retrieval.catalog.Catalog.drop`."""
         with self._changing:
-            if name == DEFAULT_COLLECTION:
-                raise CollectionInUseError(f"the collection {name!r} always exists: delete its records instead")
-            if name in self._aliases:
-                raise CollectionInUseError(f"{name!r} is an alias: delete the alias, or drop the collection it names")
+            refuse_no_collection(name, is_alias=name in self._aliases)
             collection = self._opened.get(name)
             if collection is None:
-                raise _not_found(name)
+                raise not_found(name)
             names = [alias.name for alias in self._aliases.values() if alias.collection == name]
-            if names:
-                raise CollectionInUseError(
-                    f"the alias {names[0]!r} names the collection {name!r}: point it elsewhere or delete it first"
-                )
+            refuse_named(name, names[0] if names else None)
             self._file.remove_collection(name, collection.folder)
             with self._names:
                 del self._opened[name]
@@ -200,24 +199,15 @@ class LocalCatalog:
     def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
         """Points an alias, see :meth:`resrank.retrieval.catalog.Catalog.set_alias`."""
         with self._changing:
-            if alias.name in self._opened:
-                raise CollectionExistsError(f"{alias.name!r} is a collection: give the alias another name")
-            if alias.collection in self._aliases or alias.collection == alias.name:
-                raise InvalidInputError(
-                    "alias.collection", f"{alias.collection!r} is an alias itself: name a collection"
-                )
+            refuse_alias(alias, is_collection=alias.name in self._opened, onto_alias=alias.collection in self._aliases)
             collection = self._opened.get(alias.collection)
             if collection is None:
-                raise _not_found(alias.collection)
+                raise not_found(alias.collection)
             encoder = collection.store.describe().encoder
-            if encoder_sha256 is not None and encoder is not None and encoder.sha256 != encoder_sha256:
-                raise EncoderMismatchError(
-                    f"the collection {alias.collection!r} belongs to encoder {encoder.sha256}, "
-                    f"{alias.triton or 'the Triton named'} serves encoder {encoder_sha256}: the alias stays as it was"
-                )
+            require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
             previous = self._aliases.get(alias.name)
             if previous is None:
-                _refuse_more("aliases", MAX_ALIASES, len(self._aliases))
+                refuse_more("aliases", MAX_ALIASES, len(self._aliases))
             self._file.set_alias(alias)
             with self._names:
                 self._aliases[alias.name] = alias
@@ -253,14 +243,8 @@ class LocalCatalog:
         alias = self._aliases.get(name)
         resolved = name if alias is None else alias.collection
         if resolved not in self._opened:
-            raise _not_found(name)
+            raise not_found(name)
         return resolved
-
-    def _refuse_taken(self, name: str) -> None:
-        if name in self._opened:
-            raise CollectionExistsError(f"there is a collection {name!r} already: drop it, or choose another name")
-        if name in self._aliases:
-            raise CollectionExistsError(f"there is an alias {name!r} already: choose another name")
 
     def _free_folder(self, name: str) -> str:
         """The collection's name, or with a number behind it where a dropped one of that name is still in use."""
@@ -302,12 +286,3 @@ def _remove(folder: Path, place: str, file: CatalogFile) -> None:
     except OSError as error:
         raise StoreWriteError(f"the disk refused to remove {path} ({error})") from error
     file.forget(place)
-
-
-def _refuse_more(what: str, limit: int, count: int) -> None:
-    if count >= limit:
-        raise QuotaExceededError(f"{QUOTA_EXCEEDED}: too many {what} (limit {limit}, got {count + 1}); remove some")
-
-
-def _not_found(name: str) -> CollectionNotFoundError:
-    return CollectionNotFoundError(f"{COLLECTION_NOT_FOUND} and no alias {name!r}")

@@ -8,14 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from resrank.core.collection_names import DEFAULT_COLLECTION
-from resrank.core.errors import CollectionNotFoundError, EncoderMismatchError, InvalidInputError, QuotaExceededError
+from resrank.core.errors import CollectionNotFoundError, InvalidInputError
 from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
-from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, QUOTA_EXCEEDED
 from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
-from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
 from resrank.retrieval.milvus.names import ALIAS, COLLECTION, FIELD, Names, milvus_name
 from resrank.retrieval.milvus.server import MilvusServer
 from resrank.retrieval.milvus.store import MilvusStore
+from resrank.retrieval.name_rules import (
+    not_found,
+    refuse_alias,
+    refuse_more,
+    refuse_named,
+    refuse_no_collection,
+    refuse_taken,
+    require_alias_encoder,
+)
 from resrank.retrieval.quota import NO_QUOTA, Quota, Usage
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -70,11 +77,10 @@ class MilvusCatalog:
         if quota.bytes:
             raise InvalidInputError("quota.bytes", "a Milvus store counts records alone: leave it at 0")
         with self._changing:
-            if self._quota(name) is not None:
-                raise CollectionExistsError(f"there is a collection {name!r} already: drop it, or choose another name")
-            if self._names.read(ALIAS, name) is not None:
-                raise CollectionExistsError(f"there is an alias {name!r} already: choose another name")
-            _refuse_more("collections", MAX_COLLECTIONS, len(self._names.all(COLLECTION)) + 1)
+            refuse_taken(
+                name, is_collection=self._quota(name) is not None, is_alias=self._names.read(ALIAS, name) is not None
+            )
+            refuse_more("collections", MAX_COLLECTIONS, len(self._names.all(COLLECTION)))
             self._server.drop(milvus_name(name))  # what is left of one whose dropping was cut short
             self._names.write({"records": quota.records}, COLLECTION, name)
         logger.info("collection created", extra={"collection": name, "records": quota.records})
@@ -92,18 +98,12 @@ class MilvusCatalog:
     def drop(self, name: str) -> None:
         """Removes a collection, see :meth:`resrank.retrieval.catalog.Catalog.drop`."""
         with self._changing:
-            if name == DEFAULT_COLLECTION:
-                raise CollectionInUseError(f"the collection {name!r} always exists: delete its records instead")
             aliases = self.aliases()
-            if any(alias.name == name for alias in aliases):
-                raise CollectionInUseError(f"{name!r} is an alias: delete the alias, or drop the collection it names")
+            refuse_no_collection(name, is_alias=any(alias.name == name for alias in aliases))
             if self._quota(name) is None:
-                raise _not_found(name)
+                raise not_found(name)
             named = [alias.name for alias in aliases if alias.collection == name]
-            if named:
-                raise CollectionInUseError(
-                    f"the alias {named[0]!r} names the collection {name!r}: point it elsewhere or delete it first"
-                )
+            refuse_named(name, named[0] if named else None)
             self._names.delete(COLLECTION, name)
             self._server.drop(milvus_name(name))
             for field in self._names.all(FIELD, milvus_name(name)):
@@ -113,24 +113,19 @@ class MilvusCatalog:
     def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
         """Points an alias, see :meth:`resrank.retrieval.catalog.Catalog.set_alias`."""
         with self._changing:
-            if self._quota(alias.name) is not None:
-                raise CollectionExistsError(f"{alias.name!r} is a collection: give the alias another name")
-            if alias.collection == alias.name or self._names.read(ALIAS, alias.collection) is not None:
-                raise InvalidInputError(
-                    "alias.collection", f"{alias.collection!r} is an alias itself: name a collection"
-                )
+            refuse_alias(
+                alias,
+                is_collection=self._quota(alias.name) is not None,
+                onto_alias=self._names.read(ALIAS, alias.collection) is not None,
+            )
             quota = self._quota(alias.collection)
             if quota is None:
-                raise _not_found(alias.collection)
+                raise not_found(alias.collection)
             encoder = self._store(alias.collection, quota).encoder
-            if encoder_sha256 is not None and encoder is not None and encoder.sha256 != encoder_sha256:
-                raise EncoderMismatchError(
-                    f"the collection {alias.collection!r} belongs to encoder {encoder.sha256}, "
-                    f"{alias.triton or 'the Triton named'} serves encoder {encoder_sha256}: the alias stays as it was"
-                )
+            require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
             before = self._names.read(ALIAS, alias.name)
             if before is None:
-                _refuse_more("aliases", MAX_ALIASES, len(self._names.all(ALIAS)) + 1)
+                refuse_more("aliases", MAX_ALIASES, len(self._names.all(ALIAS)))
             self._names.write({"collection": alias.collection, "triton": alias.triton}, ALIAS, alias.name)
         logger.info(
             "alias set", extra={"alias": alias.name, "collection": alias.collection, "triton": alias.triton or None}
@@ -170,14 +165,5 @@ class MilvusCatalog:
         alias = self._names.read(ALIAS, name)
         quota = None if alias is None else self._quota(alias["collection"])
         if alias is None or quota is None:
-            raise _not_found(name)
+            raise not_found(name)
         return alias["collection"], quota
-
-
-def _refuse_more(what: str, limit: int, count: int) -> None:
-    if count > limit:
-        raise QuotaExceededError(f"{QUOTA_EXCEEDED}: too many {what} (limit {limit}, got {count}); remove some")
-
-
-def _not_found(name: str) -> CollectionNotFoundError:
-    return CollectionNotFoundError(f"{COLLECTION_NOT_FOUND} and no alias {name!r}")

@@ -11,12 +11,18 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
-from resrank.core.collection_names import DEFAULT_COLLECTION
-from resrank.core.errors import CollectionNotFoundError, EncoderMismatchError, InvalidInputError, QuotaExceededError
+from resrank.core.errors import CollectionNotFoundError
 from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
-from resrank.core.sidecar.words import COLLECTION_NOT_FOUND, QUOTA_EXCEEDED
 from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
-from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
+from resrank.retrieval.name_rules import (
+    not_found,
+    refuse_alias,
+    refuse_more,
+    refuse_named,
+    refuse_no_collection,
+    refuse_taken,
+    require_alias_encoder,
+)
 from resrank.retrieval.postgres.connections import Connections
 from resrank.retrieval.postgres.graph import GraphBuilder
 from resrank.retrieval.postgres.schema import Connection, make_collection
@@ -94,10 +100,11 @@ class PostgresCatalog:
     def create(self, name: str, quota: Quota) -> None:
         """Makes a collection, see :meth:`resrank.retrieval.catalog.Catalog.create`."""
         with self._changing() as connection:
-            if _exists(connection, "collections", name):
-                raise CollectionExistsError(f"there is a collection {name!r} already: drop it, or choose another name")
-            if _exists(connection, "aliases", name):
-                raise CollectionExistsError(f"there is an alias {name!r} already: choose another name")
+            refuse_taken(
+                name,
+                is_collection=_exists(connection, "collections", name),
+                is_alias=_exists(connection, "aliases", name),
+            )
             _refuse_more(connection, "collections", MAX_COLLECTIONS)
             row = connection.execute(
                 "INSERT INTO resrank.collections (name, quota_records, quota_bytes) VALUES (%s, %s, %s) "
@@ -125,23 +132,17 @@ class PostgresCatalog:
     def drop(self, name: str) -> None:
         """Removes a collection, see :meth:`resrank.retrieval.catalog.Catalog.drop`."""
         with self._changing() as connection:
-            if name == DEFAULT_COLLECTION:
-                raise CollectionInUseError(f"the collection {name!r} always exists: delete its records instead")
-            if _exists(connection, "aliases", name):
-                raise CollectionInUseError(f"{name!r} is an alias: delete the alias, or drop the collection it names")
+            refuse_no_collection(name, is_alias=_exists(connection, "aliases", name))
             named = connection.execute(
                 "SELECT aliases.name FROM resrank.aliases JOIN resrank.collections ON collection = number "
                 "WHERE collections.name = %s ORDER BY 1",
                 (name,),
             ).fetchone()
-            if named is not None:
-                raise CollectionInUseError(
-                    f"the alias {named[0]!r} names the collection {name!r}: point it elsewhere or delete it first"
-                )
+            refuse_named(name, named[0] if named else None)
             gone = connection.execute("DELETE FROM resrank.collections WHERE name = %s RETURNING number", (name,))
             row = gone.fetchone()
             if row is None:
-                raise _not_found(name)
+                raise not_found(name)
         with self._lock:
             self._stores.pop(row[0], None)
         logger.info("collection dropped", extra={"collection": name})
@@ -150,24 +151,19 @@ class PostgresCatalog:
     def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
         """Points an alias, see :meth:`resrank.retrieval.catalog.Catalog.set_alias`."""
         with self._changing() as connection:
-            if _exists(connection, "collections", alias.name):
-                raise CollectionExistsError(f"{alias.name!r} is a collection: give the alias another name")
-            if alias.collection == alias.name or _exists(connection, "aliases", alias.collection):
-                raise InvalidInputError(
-                    "alias.collection", f"{alias.collection!r} is an alias itself: name a collection"
-                )
+            refuse_alias(
+                alias,
+                is_collection=_exists(connection, "collections", alias.name),
+                onto_alias=_exists(connection, "aliases", alias.collection),
+            )
             # Locked: a first batch may be binding it to an encoder.
             row = connection.execute(
                 "SELECT number, encoder_sha256 FROM resrank.collections WHERE name = %s FOR UPDATE", (alias.collection,)
             ).fetchone()
             if row is None:
-                raise _not_found(alias.collection)
+                raise not_found(alias.collection)
             number, found = row
-            if encoder_sha256 is not None and found is not None and found != encoder_sha256:
-                raise EncoderMismatchError(
-                    f"the collection {alias.collection!r} belongs to encoder {found}, "
-                    f"{alias.triton or 'the Triton named'} serves encoder {encoder_sha256}: the alias stays as it was"
-                )
+            require_alias_encoder(alias, found, encoder_sha256)
             before = _aliases(connection, "WHERE aliases.name = %s", (alias.name,))
             if not before:
                 _refuse_more(connection, "aliases", MAX_ALIASES)
@@ -207,7 +203,7 @@ class PostgresCatalog:
             (name, name),
         )
         if not rows:
-            raise _not_found(name)
+            raise not_found(name)
         ((number, resolved),) = rows
         return number, resolved
 
@@ -243,8 +239,8 @@ def _exists(connection: Connection, table: str, name: str) -> bool:
 
 def _refuse_more(connection: Connection, table: str, limit: int) -> None:
     row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier("resrank", table))).fetchone()
-    if row is not None and row[0] >= limit:
-        raise QuotaExceededError(f"{QUOTA_EXCEEDED}: too many {table} (limit {limit}, got {row[0] + 1}); remove some")
+    if row is not None:
+        refuse_more(table, limit, row[0])
 
 
 def _aliases(connection: Connection, where: str = "", parameters: tuple[Any, ...] = ()) -> list[Alias]:
@@ -254,7 +250,3 @@ def _aliases(connection: Connection, where: str = "", parameters: tuple[Any, ...
         parameters,
     )
     return [Alias(*row) for row in rows]
-
-
-def _not_found(name: str) -> CollectionNotFoundError:
-    return CollectionNotFoundError(f"{COLLECTION_NOT_FOUND} and no alias {name!r}")
