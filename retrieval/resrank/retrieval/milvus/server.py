@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -81,21 +81,22 @@ class MilvusServer:
             schema: pymilvus' schema.
             index: pymilvus' index parameters.
         """
-        if not self._call("has_collection", collection):
-            try:
-                self._call(
-                    "create_collection", collection, schema=schema, consistency_level="Strong", timeout=_CHANGE_S
-                )
-            except RetrievalError:
-                # Perhaps another sidecar is faster, and not yet done.
-                until = time.monotonic() + _RACE_S
-                while not self._call("has_collection", collection):
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.05)
-        # Also where it was there: whoever made it may have died before this.
-        if not self._call("list_indexes", collection):
-            self._call("create_index", collection, index, timeout=_CHANGE_S)
+        self._make_one(
+            partial(self._call, "has_collection", collection),
+            partial(
+                self._call,
+                "create_collection",
+                collection,
+                schema=schema,
+                consistency_level="Strong",
+                timeout=_CHANGE_S,
+            ),
+        )
+        # Also where the collection was there: whoever made it may have died before this.
+        self._make_one(
+            partial(self._call, "list_indexes", collection),
+            partial(self._call, "create_index", collection, index, timeout=_CHANGE_S),
+        )
         self._call("load_collection", collection, timeout=_CHANGE_S)
 
     def drop(self, collection: str) -> None:
@@ -148,6 +149,19 @@ class MilvusServer:
     def delete(self, collection: str, condition: str) -> None:
         """Removes the rows that meet a condition on their primary key."""
         self._call("delete", collection, filter=condition)
+
+    def _make_one(self, there: Callable[[], Any], make: Callable[[], Any]) -> None:
+        if there():
+            return
+        try:
+            make()
+        except RetrievalError:
+            # Perhaps another sidecar is faster, and not yet done.
+            until = time.monotonic() + _RACE_S
+            while not there():
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
 
     def _call(self, method: str, collection: str, *arguments: Any, timeout: float = _CALL_S, **options: Any) -> Any:
         work = partial(getattr(self._client, method), collection, *arguments, timeout=timeout, **options)
