@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,14 @@ from resrank.client.backup import read_backup, restore_backup, write_backup
 from resrank.client.sidecar import AsyncSidecar
 from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import Passage
-from resrank.core.errors import CollectionNotFoundError, InvalidInputError, QuotaExceededError
+from resrank.core.errors import (
+    CollectionNotFoundError,
+    EncoderMismatchError,
+    InvalidInputError,
+    QuotaExceededError,
+    RetrievalError,
+)
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -52,8 +61,11 @@ async def test_a_backup_comes_back_as_it_was_stored(server: SidecarServer, tmp_p
             stored = await copy.vectors([passage.id for passage in passages(300)])
             assert np.stack(list(stored.values())).tobytes() == vectors.tobytes()
             assert await write_backup(copy, tmp_path / "again.backup") == written
-            with pytest.raises(InvalidInputError, match=r"'copy' is not empty, in records \(limit 0, got 300\)"):
+            assert await restore_backup(copy, file) == written  # nothing is left to do
+            await copy.upsert(SHA, passages(301)[300:], vectors[:1])
+            with pytest.raises(InvalidInputError, match="'copy' is not empty, and its record 'd300' is not one of the"):
                 await restore_backup(copy, file)
+            await copy.delete(["d300"])
         assert (tmp_path / "again.backup").read_bytes() == file.read_bytes()
         await catalog.set_alias("name", "copy")
         async with AsyncSidecar(server.address, collection="name") as named:
@@ -116,6 +128,97 @@ def test_what_is_no_backup(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(InvalidInputError, match="is no backup of a collection"):
             read_backup(tmp_path / "file")
+
+
+class _Stopped(Exception):
+    """What a program that is killed meets, as far as its sidecar can tell."""
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_the_same_command_goes_on_with_a_restore_that_was_cut_short(
+    server: SidecarServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, there: bool
+) -> None:
+    """In a collection that was there; and in a new one, whose restore was killed before it could drop it."""
+    file = tmp_path / "docs.backup"
+    vectors = np.random.default_rng(0).normal(size=(600, 6)).astype(np.float16)
+    async with server, AsyncSidecar(server.address) as sidecar, AsyncSidecar(server.address, collection="b") as other:
+        await sidecar.upsert(SHA, passages(600), vectors)
+        written = await write_backup(sidecar, file)
+        store, stored = other.upsert_records, 0
+
+        async def stopping(*arguments: Any) -> Any:
+            nonlocal stored
+            stored += 1
+            if stored == 3:
+                raise _Stopped
+            return await store(*arguments)
+
+        async def killed(*arguments: Any) -> None:
+            raise RetrievalError("nobody is left to drop it")
+
+        monkeypatch.setattr(other, "upsert_records", stopping)
+        if there:
+            await SidecarCatalog(sidecar).create("b")
+        else:
+            monkeypatch.setattr(SidecarCatalog, "drop", killed)
+        with pytest.raises(_Stopped):
+            await restore_backup(other, file)
+        assert 0 < (await other.describe()).record_count < 600
+        stored = 3
+        assert await restore_backup(other, file) == written
+        assert stored == 4  # one batch was left
+
+
+async def test_what_is_not_the_backups_is_never_taken_for_a_part_of_it(server: SidecarServer, tmp_path: Path) -> None:
+    file = tmp_path / "docs.backup"
+    async with server, AsyncSidecar(server.address) as sidecar:
+        await sidecar.upsert(SHA, passages(40), np.ones((40, 6)))
+        await write_backup(sidecar, file)
+        for name, held, vector, encoder in (
+            ("vector", passages(1), 2.0, SHA),
+            ("text", [Passage(0, "d000", "Title 0", "Other", {"lang": "en", "row": "0"})], 1.0, SHA),
+            ("metadata", [Passage(0, "d000", "Title 0", "Text « 0 »", {"lang": "en"})], 1.0, SHA),
+            ("before", [Passage(0, "a", "", "", {})], 1.0, SHA),
+            ("behind", [Passage(0, "z", "", "", {})], 1.0, SHA),
+            ("encoder", passages(1), 1.0, "e" * 64),
+        ):
+            await SidecarCatalog(sidecar).create(name)
+            async with AsyncSidecar(server.address, collection=name) as other:
+                await other.upsert(encoder, held, np.full((1, 6), vector))
+                with pytest.raises((InvalidInputError, EncoderMismatchError), match=f"'{name}' "):
+                    await restore_backup(other, file)
+                assert [id_ async for id_ in other.ids()] == [held[0].id]
+
+
+async def test_of_two_backups_onto_one_file_one_is_refused(server: SidecarServer, tmp_path: Path) -> None:
+    file = tmp_path / "docs.backup"
+    async with server, AsyncSidecar(server.address) as one, AsyncSidecar(server.address, collection="b") as other:
+        await one.upsert(SHA, passages(600), np.ones((600, 6)))
+        await SidecarCatalog(one).create("b")
+        await other.upsert(SHA, passages(900), np.full((900, 6), 2.0))
+        in_the_middle, go_on = asyncio.Event(), asyncio.Event()
+        parts = one.backup
+
+        async def slowly() -> AsyncIterator[pb.BackupPart]:
+            async for part in parts():
+                if part.records:
+                    in_the_middle.set()
+                    await go_on.wait()
+                yield part
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(one, "backup", slowly)
+            slow = asyncio.create_task(write_backup(one, file))
+            await in_the_middle.wait()
+            with pytest.raises(InvalidInputError, match=r"^file: another backup is being written to .*docs.backup"):
+                await write_backup(other, file)
+            go_on.set()
+            assert (await slow).records == 600
+        assert read_backup(file).records == 600
+        (tmp_path / "docs.backup.unfinished").write_bytes(b"of one that was killed" * 100_000)
+        assert (await write_backup(other, file)).records == 900
+        assert read_backup(file).records == 900
+        assert [path.name for path in tmp_path.glob("docs*")] == ["docs.backup"]
 
 
 async def test_an_empty_collection_comes_back_empty(server: SidecarServer, tmp_path: Path) -> None:

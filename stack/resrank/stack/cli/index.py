@@ -148,7 +148,8 @@ def backup(
 ) -> None:
     """Write a collection into one file, as it is at one moment, while it is served and written to.
 
-    The file has records and vectors as they were stored, and a digest; it is written beside its name and renamed.
+    The file has records and vectors as they were stored, and a digest; it is written beside its name and renamed. A
+    second backup onto the same file meanwhile is refused.
     """
     from resrank.client.backup import BackupFacts, write_backup
     from resrank.stack.index_sidecar import sidecar_of
@@ -175,7 +176,8 @@ def restore(
 ) -> None:
     """Restore a file into a collection that is empty or does not exist yet, and compare it by its digest.
 
-    The file is read to its end first: of one that is damaged or not whole nothing is stored. Nothing is encoded.
+    The file is read to its end first: of one that is damaged or not whole nothing is stored. Nothing is encoded. A
+    restore that was cut short goes on when the same command is given again.
     """
     from resrank.client.backup import BackupFacts, restore_backup
     from resrank.stack.index_sidecar import sidecar_of
