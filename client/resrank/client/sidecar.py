@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -170,7 +170,7 @@ class AsyncSidecar:
         response: pb.UpsertResponse = await self.call("Upsert", iter([request]))
         return response
 
-    async def backup(self) -> AsyncIterator[pb.BackupPart]:
+    async def backup(self) -> AsyncGenerator[pb.BackupPart, None]:
         """All records as they are at one moment, while others write; the parts are as the proto has them."""
         request = pb.BackupRequest(collection=self.collection)
         try:
