@@ -8,6 +8,10 @@ REPOSITORY := var/repository
 INDEX := var/index
 HTTP := 8080
 
+# Images of containers often forbid Python to keep what it compiled. Here hundreds of processes import the same packages,
+# which an installer leaves as source: torch alone would be compiled for two seconds in each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full unit integration e2e acceptance docs lint serve bench sbom clean
 
