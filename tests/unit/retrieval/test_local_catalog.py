@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,10 +26,11 @@ from resrank.core.errors import (
 )
 from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Alias
-from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
+from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError, StoreWriteError
 from resrank.retrieval.local import catalog as local_catalog
 from resrank.retrieval.local.catalog import LocalCatalog
-from resrank.retrieval.local.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER
+from resrank.retrieval.local.catalog_file import CATALOG_FILE, COLLECTIONS_FOLDER, CatalogFile
+from resrank.retrieval.local.database import Change, Database
 from resrank.retrieval.local.schema import STORE_FILE
 from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.local.verification import verify
@@ -145,6 +149,32 @@ def test_what_an_alias_may_not_be(catalog: LocalCatalog, batch_of: BatchOf) -> N
         catalog.delete_alias("v1")
 
 
+def test_an_alias_waits_for_a_first_batch_that_binds_its_collection(
+    catalog: LocalCatalog, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog.create("docs@v1", NO_QUOTA)
+    storing, go_on = threading.Event(), threading.Event()
+    stage = Database.stage_upsert
+
+    def slowly(self: Database, batch: RecordBatch) -> Change:
+        storing.set()
+        go_on.wait()
+        return stage(self, batch)
+
+    monkeypatch.setattr(Database, "stage_upsert", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        stored = threads.submit(upsert, catalog, "docs@v1", batch_of(["a"], encoder=Encoder("b" * 64, 8)))
+        storing.wait()
+        alias = threads.submit(catalog.set_alias, Alias("docs", "docs@v1"), "a" * 64)
+        wait([alias], timeout=0.2)  # time in which it would be done, were it not to wait
+        go_on.set()
+        stored.result()
+        with pytest.raises(EncoderMismatchError, match=f"belongs to encoder {'b' * 64}"):
+            alias.result()
+    assert catalog.aliases() == []
+    catalog.set_alias(Alias("docs", "docs@v1"), "b" * 64)
+
+
 def test_what_cannot_be_dropped(catalog: LocalCatalog) -> None:
     catalog.create("v1", NO_QUOTA)
     catalog.set_alias(Alias("docs", "v1"), None)
@@ -227,6 +257,50 @@ def test_what_a_dead_process_left_is_removed_at_the_next_start(folder: Path, bat
         assert ids_of(catalog, "kept") == ["a"]
         catalog.create("half", NO_QUOTA)
     assert sorted(path.name for path in (folder / COLLECTIONS_FOLDER).iterdir()) == ["half", "kept", "strange"]
+
+
+def test_a_name_is_free_again_after_a_making_that_the_disk_refused_even_to_undo(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def refused(*_: object) -> None:
+        raise StoreWriteError("the disk refused to write")
+
+    with closing(LocalCatalog.open(folder)) as catalog:
+        with monkeypatch.context() as patch:
+            patch.setattr(local_catalog, "make_store", full)
+            patch.setattr(CatalogFile, "forget", refused)
+            with pytest.raises(StoreWriteError, match="No space left"):
+                catalog.create("docs", NO_QUOTA)
+        catalog.create("docs", NO_QUOTA)
+        catalog.drop("docs")
+        catalog.create("docs", NO_QUOTA)
+    with closing(LocalCatalog.open(folder)) as catalog:
+        assert [info.name for info in catalog.collections()] == ["default", "docs"]
+
+
+def test_a_leftover_that_cannot_be_removed_keeps_no_folder_from_being_served(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(LocalCatalog.open(folder)) as catalog:
+        catalog.create("kept", NO_QUOTA)
+    (folder / COLLECTIONS_FOLDER / "docs").mkdir()
+    with closing(sqlite3.connect(folder / CATALOG_FILE)) as connection, connection:
+        connection.execute("INSERT INTO leftovers VALUES ('docs')")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refused)
+        with closing(LocalCatalog.open(folder)) as catalog:
+            catalog.create("docs", NO_QUOTA)  # in another folder
+            assert [info.name for info in catalog.collections()] == ["default", "docs", "kept"]
+    with closing(LocalCatalog.open(folder)) as catalog:
+        assert [info.name for info in catalog.collections()] == ["default", "docs", "kept"]
+    assert sorted(path.name for path in (folder / COLLECTIONS_FOLDER).iterdir()) == ["docs~2", "kept"]
 
 
 def _no_catalog(folder: Path) -> None:

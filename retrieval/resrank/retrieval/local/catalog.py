@@ -113,7 +113,10 @@ class LocalCatalog:
             undone.callback(file.close)
             for leftover in file.leftovers():
                 logger.info("removing what is left of a collection", extra={"folder": leftover})
-                _remove(folder, leftover, file)
+                try:
+                    _remove(folder, leftover, file)
+                except StoreWriteError as error:  # of use to nobody, and in nobody's way
+                    logger.warning("what is left of a collection is not removed, the next start tries again: %s", error)
             for name, place in file.collections().items():
                 path = folder / COLLECTIONS_FOLDER / place
                 if not path.is_dir():
@@ -203,14 +206,15 @@ class LocalCatalog:
             collection = self._opened.get(alias.collection)
             if collection is None:
                 raise not_found(alias.collection)
-            encoder = collection.store.describe().encoder
-            require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
             previous = self._aliases.get(alias.name)
             if previous is None:
                 refuse_more("aliases", MAX_ALIASES, len(self._aliases))
-            self._file.set_alias(alias)
-            with self._names:
-                self._aliases[alias.name] = alias
+            # Held: a first batch may be binding it to an encoder.
+            with collection.store.settled_encoder() as encoder:
+                require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
+                self._file.set_alias(alias)
+                with self._names:
+                    self._aliases[alias.name] = alias
         logger.info(
             "alias set", extra={"alias": alias.name, "collection": alias.collection, "triton": alias.triton or None}
         )

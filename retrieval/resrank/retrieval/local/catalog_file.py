@@ -87,8 +87,8 @@ class CatalogFile:
         return [row[0] for row in self._connection.execute("SELECT folder FROM leftovers")]
 
     def begin_collection(self, folder: str) -> None:
-        """Notes a folder as a leftover for as long as it is no collection."""
-        self._write(("INSERT INTO leftovers(folder) VALUES (?)", (folder,)))
+        """Notes a folder as a leftover for as long as it is no collection, if it is not one already."""
+        self._write(("INSERT OR IGNORE INTO leftovers(folder) VALUES (?)", (folder,)))
 
     def add_collection(self, name: str, folder: str) -> None:
         """Makes a collection of a folder that is complete."""
@@ -101,7 +101,7 @@ class CatalogFile:
         """Makes a leftover of a collection."""
         self._write(
             ("DELETE FROM collections WHERE name = ?", (name,)),
-            ("INSERT INTO leftovers(folder) VALUES (?)", (folder,)),
+            ("INSERT OR IGNORE INTO leftovers(folder) VALUES (?)", (folder,)),
         )
 
     def forget(self, folder: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -126,6 +127,16 @@ class LocalVectorStore:
         with self._gate.read():
             database = self._database
             return Usage(database.encoder, database.record_count, database.bytes, database.quota)
+
+    @contextmanager
+    def settled_encoder(self) -> Iterator[Encoder | None]:
+        """The encoder that the index belongs to; where that is none yet, no first batch binds it while this is held."""
+        encoder = self._database.encoder
+        if encoder is not None:  # for good: nobody need wait for a write
+            yield encoder
+            return
+        with self._writing:
+            yield self._database.encoder
 
     def search(self, query: SearchQuery) -> SearchHits:
         """Finds the best records, see :meth:`resrank.retrieval.store.VectorStore.search`."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from resrank.core.collection_names import DEFAULT_COLLECTION
-from resrank.core.errors import CollectionNotFoundError, InvalidInputError
+from resrank.core.errors import CollectionNotFoundError, EncoderMismatchError, InvalidInputError
 from resrank.core.limits import MAX_ALIASES, MAX_COLLECTIONS
 from resrank.retrieval.catalog import Alias, CollectionInfo, HeldCollection
 from resrank.retrieval.milvus.names import ALIAS, COLLECTION, FIELD, Names, milvus_name
@@ -121,12 +121,22 @@ class MilvusCatalog:
             quota = self._quota(alias.collection)
             if quota is None:
                 raise not_found(alias.collection)
-            encoder = self._store(alias.collection, quota).encoder
-            require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
+            store = self._store(alias.collection, quota)
+            bound = _require_encoder(alias, store, encoder_sha256)
             before = self._names.read(ALIAS, alias.name)
             if before is None:
                 refuse_more("aliases", MAX_ALIASES, len(self._names.all(ALIAS)))
             self._names.write({"collection": alias.collection, "triton": alias.triton}, ALIAS, alias.name)
+            try:
+                # Once more: nothing holds off a first batch, which may have bound it to an encoder meanwhile.
+                if not bound:
+                    _require_encoder(alias, store, encoder_sha256)
+            except EncoderMismatchError:
+                if before is None:
+                    self._names.delete(ALIAS, alias.name)
+                else:
+                    self._names.write(before, ALIAS, alias.name)
+                raise
         logger.info(
             "alias set", extra={"alias": alias.name, "collection": alias.collection, "triton": alias.triton or None}
         )
@@ -167,3 +177,10 @@ class MilvusCatalog:
         if alias is None or quota is None:
             raise not_found(name)
         return alias["collection"], quota
+
+
+def _require_encoder(alias: Alias, store: MilvusStore, encoder_sha256: str | None) -> bool:
+    """Refuses a collection of another encoder than the alias's; tells whether it has one."""
+    encoder = store.encoder
+    require_alias_encoder(alias, None if encoder is None else encoder.sha256, encoder_sha256)
+    return encoder is not None

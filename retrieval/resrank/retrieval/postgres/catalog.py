@@ -221,13 +221,14 @@ class PostgresCatalog:
         """Removes the tables of collections that are no more, of a sidecar, too, that died in between. Never fails."""
         try:
             with self._connections.alone() as connection:
-                connection.execute("SELECT set_config('lock_timeout', %s, false)", (_DROP_WAIT,))
                 leftovers = connection.execute(
                     r"SELECT nspname FROM pg_namespace WHERE nspname ~ '^resrank_\d+$' AND NOT EXISTS "
                     "(SELECT FROM resrank.collections WHERE 'resrank_' || number = nspname)"
                 ).fetchall()
                 for (schema,) in leftovers:
-                    connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
+                    with connection.transaction():  # for which alone the setting holds: a session may be a pooler's
+                        connection.execute("SELECT set_config('lock_timeout', %s, true)", (_DROP_WAIT,))
+                        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(schema)))
         except psycopg.Error as error:
             logger.warning("a dropped collection is not removed, the next start tries again: %s", error)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
@@ -70,7 +72,9 @@ class GraphBuilder:
                     self._connection = connection
                 self._wait_for_quiet(connection, number)
                 if not self._closed.is_set():
-                    _build(connection, number)
+                    with self._connections.alone() as other, _turn(other, number) as ours:
+                        if ours:
+                            _build(connection, number)
         except psycopg.Error as error:
             if not self._closed.is_set():
                 self._not_before[number] = time.monotonic() + RETRY_S
@@ -90,12 +94,24 @@ class GraphBuilder:
             changes = row
 
 
+@contextmanager
+def _turn(connection: Connection, number: int) -> Iterator[bool]:
+    """Whether this is the one sidecar that builds a collection's index, for as long as this is held.
+
+    An index is built outside of transactions, and a lock of the session would stay with a session that a pooler gives
+    to the next one: so the lock is that of a transaction, which stays open on a connection of its own.
+    """
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    with connection.transaction():
+        found = connection.execute("SELECT pg_try_advisory_xact_lock(%s, %s::int4)", (_LOCK, number)).fetchone()
+        # The last statement, since it leaves no snapshot behind: the build waits for all that are older than itself.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield found == (True,)
+
+
 def _build(connection: Connection, number: int) -> None:
-    """Builds an index, unless it is there or another sidecar builds it."""
+    """Builds an index, unless it is there."""
     started = time.perf_counter()
-    (ours,) = connection.execute("SELECT pg_try_advisory_lock(%s, %s::int4)", (_LOCK, number)).fetchone() or (False,)
-    if not ours:
-        return
     schema = collection_schema(number)
     # One whose building was cut short is there, and is not used.
     drop = sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}.{}").format(schema, sql.Identifier(HNSW_INDEX))

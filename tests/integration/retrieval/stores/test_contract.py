@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -417,6 +418,31 @@ def test_collections_are_apart_and_aliases_move(catalog: Catalog) -> None:
         catalog.delete_alias("docs")
     with pytest.raises(CollectionNotFoundError):
         catalog.drop("nothing")
+
+
+@pytest.mark.parametrize("kind", ["milvus"], indirect=True)
+def test_an_alias_gives_way_to_a_first_batch_that_binds_its_collection_meanwhile(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milvus has nothing to hold it off with, as the others do."""
+    from resrank.retrieval.milvus.names import Names
+
+    catalog.create("v1", NO_QUOTA)
+    catalog.create("v2", NO_QUOTA)
+    catalog.set_alias(Alias("docs", "v2"), None)
+    write = Names.write
+
+    def after_a_batch(self: Names, facts: dict[str, Any], kind: str, *name: str) -> None:
+        if facts == {"collection": "v1", "triton": "h:1"}:
+            with catalog.collection("v1") as held:
+                held.store.upsert(batch(["a"], encoder=OTHER))
+        write(self, facts, kind, *name)
+
+    monkeypatch.setattr(Names, "write", after_a_batch)
+    for name in ("docs", "new"):
+        with pytest.raises(EncoderMismatchError, match=f"belongs to encoder {OTHER.sha256}"):
+            catalog.set_alias(Alias(name, "v1", "h:1"), ENCODER.sha256)
+    assert catalog.aliases() == [Alias("docs", "v2")]
 
 
 def test_everything_is_exported_in_the_order_of_ids(store: VectorStore) -> None:

@@ -16,11 +16,14 @@ from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Catalog
 from resrank.retrieval.errors import StoreUnavailableError
 from resrank.retrieval.postgres import connections, graph, searching, store
+from resrank.retrieval.quota import NO_QUOTA
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery, UpsertCounts
 from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.store import VectorStore
 from resrank.retrieval.store_url import StoreUrl
 from support.milvus_server import MilvusServer
 from support.postgres_server import PASSWORD, PASSWORD_IN_URL, PostgresServer
+from support.transaction_pooler import TransactionPooler
 
 OpenCatalog = Callable[[str], Catalog]
 ENCODER = Encoder("a" * 64, 8)
@@ -179,3 +182,33 @@ def test_of_many_the_hnsw_index_finds_the_nearest_and_never_fewer(
             missed += len({names[300 + place] for place in best} - set(hits.ids))
         assert missed <= 10  # of 1000
         assert len(index.search(SearchQuery(SearchMode.DENSE, 1000, embedding=asked)).ids) == 1000
+
+
+def test_behind_a_pooler_in_transaction_mode_nothing_stays_in_its_sessions(
+    postgres: PostgresServer, open_catalog: OpenCatalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that stayed would keep every sidecar from building an index; a time limit would be somebody else's."""
+    monkeypatch.setattr(store, "EXACT_BELOW", 100)
+    monkeypatch.setattr(graph, "QUIET_S", 0.01)
+    with TransactionPooler(postgres.emptied()) as pooler:
+        monkeypatch.setattr(connections.Connections, "alone", lambda _: pooler.connect())
+        catalog = open_catalog(postgres.url())
+        for name in ("one", "two"):
+            catalog.create(name, NO_QUOTA)
+            with catalog.collection(name) as held:
+                held.store.upsert(batch([f"id{number}" for number in range(200)]))
+                _until_indexed(held.store)
+        catalog.drop("two")
+        (locks,) = pooler.sessions[0].execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        assert locks == 0
+        assert [session.execute("SHOW lock_timeout").fetchone() for session in pooler.sessions] == [("0",)] * 3
+        with graph._turn(pooler.connect(), 7) as ours, graph._turn(pooler.connect(), 7) as theirs:
+            assert (ours, theirs) == (True, False)
+
+
+def _until_indexed(index: VectorStore) -> None:
+    until = time.monotonic() + 30
+    while "HNSW" not in index.describe().dense_index:
+        assert time.monotonic() < until
+        index.maintain()
+        time.sleep(0.02)
