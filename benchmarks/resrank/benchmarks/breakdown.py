@@ -113,7 +113,10 @@ def run(
             "rerank": (lambda: client.rerank(workload.query, workload.candidates), (Model.RERANK,)),
             "search": (
                 lambda: client.search(workload.query, candidates=CANDIDATES, mode="dense"),
-                (Model.EMBED_QUERY, Model.RERANK),
+                (
+                    Model.EMBED_QUERY,
+                    Model.RERANK_EMBEDDED if (deployment.repository / Model.RERANK_EMBEDDED).is_dir() else Model.RERANK,
+                ),
             ),
         }
         for name, (request, ensembles) in kinds.items():

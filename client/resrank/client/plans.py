@@ -238,15 +238,20 @@ def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
     if live:
         for model in _CALLED_MODELS:
             models[model] = bool((yield from ask(triton_calls.model_ready(model))))
-        problems += [f"model '{name}' is not ready" for name, is_ready in models.items() if not is_ready]
-        if not ready and not problems:
-            problems.append("Triton is not ready")
         if models[Model.RERANK]:
             try:
                 facts.clear()  # a report is about now
-                encoder = yield from encoder_sha256(facts)
+                reranker = yield from served_reranker(facts)
+                encoder = reranker.encoder_sha256
+                if reranker.takes_embedding:
+                    model = Model.RERANK_EMBEDDED
+                    models[model] = bool((yield from ask(triton_calls.model_ready(model))))
             except ResRankError as error:
                 problems.append(str(error))
+        not_ready = [f"model '{name}' is not ready" for name, is_ready in models.items() if not is_ready]
+        if not ready and not not_ready and not problems:
+            problems.append("Triton is not ready")
+        problems += not_ready
     retrieval: RetrievalHealth | None = None
     if with_retrieval:
         retrieval = yield from ask(retrieval_calls.describe())
@@ -283,12 +288,15 @@ def embeddings_scorer(
     model = yield from model_facts(facts, Model.RERANK)
     inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
     order = CanonicalOrder.as_given(len(candidates))
-    if reranker.sorts(len(candidates)):
+    given: Float32 | None = None
+    if reranker.encodes_first(len(candidates)):
         (embedding,) = yield from one(triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate, read=read))
-        order = canonical_order(embedding, candidates)
+        if reranker.sorts(len(candidates)):
+            order = canonical_order(embedding, candidates)
+        given = embedding if reranker.takes_embedding else None
 
     def one_pass(rows: Rows) -> Call[Float32]:
-        return triton_calls.rerank(query, candidates[rows], truncate=truncate, row_in_list=rows.item, read=read)
+        return triton_calls.rerank(query, candidates[rows], given, truncate=truncate, row_in_list=rows.item, read=read)
 
     return Scorer(one_pass, order, reranker.max_passages)
 

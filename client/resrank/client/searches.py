@@ -186,8 +186,8 @@ def _call_of(step: Step, query: bytes, truncate: bool | Truncation | None) -> Ca
             return triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate)
         case Retrieve(request):
             return retrieval_calls.search(request)
-        case ScorePass(candidates, rows, _):  # the model encodes the query itself: its vector stays the server's
-            return triton_calls.rerank(query, candidates, truncate=truncate, row_in_list=rows.item)
+        case ScorePass(candidates, rows, embedding):
+            return triton_calls.rerank(query, candidates, embedding, truncate=truncate, row_in_list=rows.item)
     raise AssertionError(f"{step} is no call")
 
 

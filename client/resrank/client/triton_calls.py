@@ -183,6 +183,7 @@ def embed(
 def rerank(
     query: bytes,
     candidates: Float16,
+    embedding: Float32 | None = None,
     *,
     truncate: Truncate,
     row_in_list: Callable[[int], int],
@@ -193,31 +194,33 @@ def rerank(
     Args:
         query: UTF-8.
         candidates: FP16 [N, d], N at most the model's ``max_passages``.
+        embedding: FP32 [d], what ``embed_query`` made of the query, for ``rerank_embedded``, which does not encode it
+            again; None for ``rerank``.
         truncate: Cut a query over the token maximum instead of refusing it.
         row_in_list: Where a candidate of this pass stands in the caller's list.
-        read: Told how many tokens the models read, when the answer comes.
+        read: Told how many tokens the models read, when the answer comes; none where the query comes encoded.
 
     Returns:
         A call for FP32 [N].
     """
     count, dimension = candidates.shape
+    model = Model.RERANK if embedding is None else Model.RERANK_EMBEDDED
+
+    def inputs() -> list[_Input]:
+        given = [] if embedding is None else [_Input(Tensor.QUERY_EMBEDDING, "FP32", (1, dimension), _fp32(embedding))]
+        return [
+            _bytes_tensor(Tensor.QUERY, [[query]]),
+            *given,
+            _Input(Tensor.CANDIDATES, "FP16", (1, count, dimension), candidates.tobytes()),
+        ]
 
     def parse(response: Any) -> Float32:
-        if read is not None:
-            read.append(int(_told(response, Model.RERANK, Tensor.TOKENS_READ, (1, 1)).sum()))
-        scores: Float32 = _output(response, Model.RERANK, Tensor.SCORES, (1, count))[0]
+        if read is not None and model is Model.RERANK:
+            read.append(int(_told(response, model, Tensor.TOKENS_READ, (1, 1)).sum()))
+        scores: Float32 = _output(response, model, Tensor.SCORES, (1, count))[0]
         return scores
 
-    return _infer(
-        Model.RERANK,
-        lambda: [
-            _bytes_tensor(Tensor.QUERY, [[query]]),
-            _Input(Tensor.CANDIDATES, "FP16", (1, count, dimension), candidates.tobytes()),
-        ],
-        truncate,
-        parse,
-        partial(_locate_candidate, Tensor.CANDIDATES, row_in_list),
-    )
+    return _infer(model, inputs, truncate, parse, partial(_locate_candidate, Tensor.CANDIDATES, row_in_list))
 
 
 def rerank_text(
@@ -356,6 +359,10 @@ class _Input:
 def _bytes_tensor(name: Tensor, rows: Sequence[Sequence[bytes]]) -> _Input:
     elements = np.array(rows, dtype=np.object_)
     return _Input(name, "BYTES", elements.shape, serialize_byte_tensor(elements).item())
+
+
+def _fp32(values: Float32) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
 
 
 def _infer(

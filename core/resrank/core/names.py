@@ -6,7 +6,8 @@ from enum import IntEnum, StrEnum
 class Model(StrEnum):
     """Triton models.
 
-    ``EMBED_*`` and ``RERANK`` are ensembles, ``RERANK_TEXT`` and ``SEARCH`` business logic scripting (BLS).
+    ``EMBED_*``, ``RERANK`` and ``RERANK_EMBEDDED`` are ensembles, ``RERANK_TEXT`` and ``SEARCH`` business logic
+    scripting (BLS). ``RERANK_EMBEDDED`` is not there where ``RERANK`` reads no vector of the query.
     ``BULK_ENCODER`` is in CPU repositories only: on a GPU ``ENCODER`` has a priority level for bulk work instead.
     """
 
@@ -21,6 +22,7 @@ class Model(StrEnum):
     EMBED_QUERY = "embed_query"
     EMBED_BULK = "embed_bulk"
     RERANK = "rerank"
+    RERANK_EMBEDDED = "rerank_embedded"
     RERANK_TEXT = "rerank_text"
     SEARCH = "search"
 
@@ -91,6 +93,8 @@ class Parameter(StrEnum):
     # config of `search`: the steps of `rerank` behind the encoding of the query, as JSON; missing where there is none
     RERANK_CHAIN = "rerank_chain"
     NEAR_STEPS = "near_steps"
+    # config of `rerank`, `rerank_text`, `search`: whether `rerank_embedded` is there, true or false; missing for false
+    TAKES_EMBEDDING = "takes_embedding"
     SCORE_RESIDUAL = "score_residual"  # config of `residual_scoring`: the factor on SCORE_RESIDUALS
     ENGINE = "engine"  # config of `encoder`, `reranker`: which engine hosts the graph
     PRECISION = "precision"  # config of the same models

@@ -41,6 +41,7 @@ class ServedReranker:
         cosine_map: Its A.
         relational: Whether a pass puts its candidates into canonical order by itself, so that lists longer than one
             have to be in that order before they are cut.
+        takes_embedding: Whether a pass can be given the query's vector, by the model ``rerank_embedded``.
     """
 
     encoder_sha256: str
@@ -48,6 +49,7 @@ class ServedReranker:
     lexical_weight: float
     cosine_map: CosineMap
     relational: bool = False
+    takes_embedding: bool = False
 
     @classmethod
     def read(cls, parameters: Mapping[str, str]) -> Self:
@@ -58,11 +60,16 @@ class ServedReranker:
             lexical_weight=read_lexical_weight(parameters),
             cosine_map=read_cosine_map(parameters),
             relational=parameters.get(Parameter.SLOT_CONTENT, "vector") != "vector",
+            takes_embedding=parameters.get(Parameter.TAKES_EMBEDDING) == "true",
         )
 
     def sorts(self, count: int) -> bool:
         """Whether a list of so many candidates needs the query's vector, to be sorted before it is cut into passes."""
         return self.relational and count > self.max_passages
+
+    def encodes_first(self, count: int) -> bool:
+        """Whether the passes of a list of so many candidates need the query's vector, or are spared work by it."""
+        return count > self.max_passages and (self.relational or self.takes_embedding)
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class ScorePass:
     Attributes:
         candidates: FP16 [N, d].
         rows: INT64 [N], where each of them stands in the list.
-        embedding: FP32 [d], the query's, where it is at hand.
+        embedding: FP32 [d], the query's, where it is at hand and the models take it.
     """
 
     candidates: NDArray[np.float16]
@@ -257,12 +264,13 @@ def _reranked(
 ) -> SearchPlan[Float32]:
     """The reranker's scores, FP32 [n], of FP16 [n, d] candidates as they stand."""
     order = CanonicalOrder.as_given(len(candidates))
-    if reranker.sorts(len(candidates)):
-        if embedding is None:
-            embedding = yield from _one(EmbedQuery())
+    if embedding is None and reranker.encodes_first(len(candidates)):
+        embedding = yield from _one(EmbedQuery())
+    if embedding is not None and reranker.sorts(len(candidates)):
         order = canonical_order(embedding, candidates)
     blocks = order_blocks(order, reranker.max_passages)
-    parts = yield [ScorePass(candidates[rows], rows, embedding) for rows in blocks]
+    given = embedding if reranker.takes_embedding else None
+    parts = yield [ScorePass(candidates[rows], rows, given) for rows in blocks]
     scores: Float32 = np.concatenate(parts)[order.places]
     return scores
 

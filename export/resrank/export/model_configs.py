@@ -15,7 +15,7 @@ from resrank.core.checkpoint import CheckpointSpec, encoder_identity
 from resrank.core.errors import ExportError
 from resrank.core.limits import DEFAULT_EMBEDDING_CACHE_MIB, MAX_BATCH_SIZE, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Parameter, Tensor
-from resrank.export.rerank_chain import write_chain
+from resrank.export.rerank_chain import steps_behind_encoding, write_chain
 
 CONFIG_FILE = "config.pbtxt"
 _VECTORS = frozenset(
@@ -23,14 +23,15 @@ _VECTORS = frozenset(
 )
 """Tensors whose last dimension is d."""
 
-_PUBLIC = (
+_PUBLIC = {
     Model.EMBED_PASSAGE,
     Model.EMBED_QUERY,
     Model.EMBED_BULK,
     Model.RERANK,
+    Model.RERANK_EMBEDDED,
     Model.RERANK_TEXT,
     Model.SEARCH,
-)
+}
 """What clients call, and so where they look for the checkpoint's identity."""
 
 _SCORING = (Model.RERANK, Model.RERANK_TEXT, Model.SEARCH)
@@ -70,6 +71,8 @@ def complete_configs(
     """
     configs = {model: _read_template(model) for model in Model}
     write_chain(configs, spec)
+    if not steps_behind_encoding(spec):
+        del configs[Model.RERANK_EMBEDDED]
     for config in configs.values():
         if config.name != Model.SEARCH:  # one query in a request: how much is found differs
             config.max_batch_size = MAX_BATCH_SIZE
@@ -87,10 +90,13 @@ def complete_configs(
         Parameter.EMBEDDING_DIM: spec.encoder.embedding_dim,
         Parameter.MAX_PASSAGES: max_passages,
     }
-    for model in _PUBLIC:
+    for model in configs.keys() & _PUBLIC:
         set_parameters(configs[model], identity)
+    scale = _scale(spec, calibration)
+    if Model.RERANK_EMBEDDED in configs:
+        scale[Parameter.TAKES_EMBEDDING] = "true"
     for model in _SCORING:
-        set_parameters(configs[model], _scale(spec, calibration))
+        set_parameters(configs[model], scale)
     set_parameters(
         configs[Model.RERANK_TEXT],
         {
@@ -99,24 +105,23 @@ def complete_configs(
             Parameter.EMBEDDING_CACHE_MIB: embedding_cache_mib,
         },
     )
-    set_parameters(configs[Model.SEARCH], _chain_behind_encoding(configs))
+    set_parameters(configs[Model.SEARCH], _chain_at_hand(configs))
     for model, parameters in engine_parameters.items():
         set_parameters(configs[model], parameters)
     validate_configs(configs)
     return configs
 
 
-def _chain_behind_encoding(configs: Configs) -> dict[Parameter, object]:
-    """What ``search`` calls in place of ``rerank`` with the query's vector at hand, where ``rerank`` reads one.
+def _chain_at_hand(configs: Configs) -> dict[Parameter, object]:
+    """The steps of ``rerank_embedded``, which ``search`` takes one by one, some of them in its own process.
 
     On CPUs alone: on a GPU the engine's outputs would go through the host once more than inside the ensemble.
     """
-    steps = configs[Model.RERANK].ensemble_scheduling.step
-    behind = [step for step in steps if step.model_name not in (Model.QUERY_TOKENIZER, Model.ENCODER)]
-    if len(behind) == len(steps) or configs[Model.RERANKER].backend != "python":
+    if Model.RERANK_EMBEDDED not in configs or configs[Model.RERANKER].backend != "python":
         return {}
     chain = [
-        {"model": step.model_name, "inputs": dict(step.input_map), "outputs": dict(step.output_map)} for step in behind
+        {"model": step.model_name, "inputs": dict(step.input_map), "outputs": dict(step.output_map)}
+        for step in configs[Model.RERANK_EMBEDDED].ensemble_scheduling.step
     ]
     return {Parameter.RERANK_CHAIN: json.dumps(chain)}
 

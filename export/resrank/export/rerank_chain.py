@@ -57,8 +57,19 @@ def rerank_steps(spec: CheckpointSpec) -> tuple[ChainStep, ...]:
     return (_prompt(spec, counts=not encoding), _reranker(spec), *encoding, _scoring(spec))
 
 
+def steps_behind_encoding(spec: CheckpointSpec) -> tuple[ChainStep, ...]:
+    """The chain for who has the query's vector already; none where ``rerank`` reads no vector of the query.
+
+    Args:
+        spec: The checkpoint's fields.
+    """
+    steps = rerank_steps(spec)
+    behind = tuple(step for step in steps if step.model not in (Model.QUERY_TOKENIZER, Model.ENCODER))
+    return () if len(behind) == len(steps) else behind
+
+
 def write_chain(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec) -> None:
-    """Writes the chain into the ensemble's config, in place.
+    """Writes the chain into the ensembles' configs, in place.
 
     The templates of its models have every tensor that some checkpoint needs; those that this one does not use go.
 
@@ -66,15 +77,23 @@ def write_chain(configs: Mapping[Model, ModelConfig], spec: CheckpointSpec) -> N
         configs: Of every model, as the templates have them.
         spec: The checkpoint's fields.
     """
-    for step in rerank_steps(spec):
-        entry = configs[Model.RERANK].ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
-        entry.input_map.update({tensor.value: name for tensor, name in step.inputs.items()})
-        entry.output_map.update({tensor.value: name for tensor, name in step.outputs.items()})
+    steps = rerank_steps(spec)
+    _compose(configs[Model.RERANK], steps)
+    if embedded := steps_behind_encoding(spec):
+        _compose(configs[Model.RERANK_EMBEDDED], embedded)
+    for step in steps:
         if step.model is not Model.ENCODER:
             _keep(configs[step.model].input, step.inputs)
             _keep(configs[step.model].output, step.outputs)
     if not spec.fusion.query_residual:
         _keep(configs[Model.QUERY_TOKENIZER].input, (Tensor.TEXT,))
+
+
+def _compose(config: ModelConfig, steps: Iterable[ChainStep]) -> None:
+    for step in steps:
+        entry = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
+        entry.input_map.update({tensor.value: name for tensor, name in step.inputs.items()})
+        entry.output_map.update({tensor.value: name for tensor, name in step.outputs.items()})
 
 
 def _encoding(spec: CheckpointSpec) -> tuple[ChainStep, ...]:

@@ -149,10 +149,11 @@ def require_ready(scenario: Scenario, report: HealthReport) -> None:
         raise LoadTestError(report.problems[0])
     kinds = scenario.mix.shares()
     by_server = scenario.search.route == "server"
+    behind = (Model.RERANK_EMBEDDED,) if Model.RERANK_EMBEDDED in report.models else ()
     needed = {
         CallKind.RERANK: (Model.RERANK,),
         CallKind.RERANK_TEXT: (Model.RERANK_TEXT,),
-        CallKind.SEARCH: (Model.SEARCH,) if by_server else (Model.EMBED_QUERY, Model.RERANK),
+        CallKind.SEARCH: (Model.SEARCH,) if by_server else (Model.EMBED_QUERY, Model.RERANK, *behind),
         CallKind.EMBED: (Model.EMBED_QUERY if scenario.embed.role is EmbedRole.QUERY else Model.EMBED_PASSAGE,),
     }
     for kind in kinds:

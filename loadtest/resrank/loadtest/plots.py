@@ -30,7 +30,7 @@ _OUTCOME_COLOURS = {
     Outcome.FAILED: "#000000",
 }
 _PERCENTILE_COLOURS = {"p50": "#1f77b4", "p95": "#ff7f0e", "p99": "#d62728"}
-_ENSEMBLES = frozenset({Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK})
+_ENSEMBLES = frozenset({Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.RERANK, Model.RERANK_EMBEDDED})
 """Not drawn: their times are those of their steps, added up."""
 _DISTRIBUTION_POINTS = 400
 _TICKS = (50, 90, 99, 99.9, 99.99)

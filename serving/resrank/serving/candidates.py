@@ -1,4 +1,4 @@
-"""What a foreign candidate matrix is checked for before anything is computed from it."""
+"""What foreign vectors are checked for before anything is computed from them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Tensor
+from resrank.core.tokenization import row_field
 from resrank.core.vectors import first_bad_vector, vector_problem
 
 
@@ -33,3 +34,17 @@ def validate_candidates(candidates: NDArray[np.float16], *, max_passages: int, d
         problem = vector_problem(candidates[place])
         assert problem is not None
         raise InvalidInputError(Place(Tensor.CANDIDATES, place[-1:] if rows == 1 else place), problem)
+
+
+def validate_query_embeddings(embeddings: NDArray[np.float32]) -> None:
+    """Refuses vectors of queries that nothing can be compared with: callers of ``rerank_embedded`` bring their own.
+
+    Args:
+        embeddings: FP32 [B, d].
+
+    Raises:
+        InvalidInputError: One is zero or has a NaN or an infinity.
+    """
+    for row, embedding in enumerate(embeddings):
+        if (problem := vector_problem(embedding)) is not None:
+            raise InvalidInputError(row_field(Tensor.QUERY_EMBEDDING, row, len(embeddings)), problem)

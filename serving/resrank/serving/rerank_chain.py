@@ -1,7 +1,7 @@
 """The steps of ``rerank`` behind the encoding of the query, for who has the query's vector already.
 
-``rerank`` takes a query's text and encodes it, so that nobody can send it a vector of another query. ``search`` has
-encoded the query to find candidates, and would pay for that twice.
+``search`` has encoded the query to find candidates, and would pay for that twice. The ensemble ``rerank_embedded`` has
+the same steps; ``search`` takes those at hand in its own process.
 """
 
 from __future__ import annotations

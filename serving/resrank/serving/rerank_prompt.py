@@ -17,7 +17,7 @@ from resrank.core.relations import canonical_order, relations
 from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.core.truncation import Truncation
 from resrank.serving.bucket_parameters import read_buckets
-from resrank.serving.candidates import validate_candidates
+from resrank.serving.candidates import validate_candidates, validate_query_embeddings
 from resrank.serving.small_products import keep_on_one_thread
 from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
@@ -73,7 +73,9 @@ class PromptingStep:
         rows, count, _ = candidates.shape
         relational: Arrays = {}
         if self._neighbors is not None:
-            candidates, relational = self._relate(request.inputs[Tensor.QUERY_EMBEDDING], candidates)
+            embeddings = request.inputs[Tensor.QUERY_EMBEDDING]
+            validate_query_embeddings(embeddings)
+            candidates, relational = self._relate(embeddings, candidates)
         length = candidate_width = 1
         if self._sequence_buckets:
             queries = self._fit(queries, count, truncate=request.truncate)

@@ -11,6 +11,7 @@ from resrank.core.checkpoint import Norm, read_spec
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.names import Parameter, Tensor
 from resrank.core.scoring import score
+from resrank.serving.candidates import validate_query_embeddings
 from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
 
@@ -40,6 +41,8 @@ class ResidualScoringStep:
     def _score(self, request: StepRequest) -> Arrays:
         inputs = request.inputs
         candidates = inputs[Tensor.CANDIDATES]
+        if Tensor.QUERY_EMBEDDING in inputs:
+            validate_query_embeddings(inputs[Tensor.QUERY_EMBEDDING])
         for name in (Tensor.PASSAGE_STATES, Tensor.SCORE_RESIDUALS):
             if name in inputs and inputs[name].shape[:2] != candidates.shape[:2]:
                 raise InvalidInputError(

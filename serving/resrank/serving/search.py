@@ -72,7 +72,7 @@ class SearchStep:
             reranker: What the model's own config says. The encoder goes with every search, so that the sidecar
                 compares it with the index that it has at that moment: nothing is remembered here that a restarted
                 sidecar would make wrong.
-            chain: Scores with the query's vector at hand; None where ``rerank`` needs none.
+            chain: Scores with the query's vector at hand, some of it in this process; None where the models do.
             metrics: Told of searches that were answered without the reranker; None in repositories of earlier versions.
         """
         self._models = models
@@ -177,8 +177,11 @@ class SearchStep:
                     request = replace(request, trace=trace)
                     if embedding is not None and self._chain is not None:
                         return await self._chain.score(queries, embedding, candidates, request)
-                    inputs = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
-                    return (await self._models(Model.RERANK, inputs, (Tensor.SCORES,), request))[Tensor.SCORES][0]
+                    inputs: Arrays = {Tensor.QUERY: queries, Tensor.CANDIDATES: candidates[np.newaxis]}
+                    model = Model.RERANK
+                    if embedding is not None:
+                        model, inputs = Model.RERANK_EMBEDDED, {**inputs, Tensor.QUERY_EMBEDDING: embedding[np.newaxis]}
+                    return (await self._models(model, inputs, (Tensor.SCORES,), request))[Tensor.SCORES][0]
 
 
 def read_options(parameters: Mapping[str, object]) -> SearchOptions:

@@ -93,6 +93,10 @@ def test_vectors_without_a_direction(served: Served, value: float, problem: str)
     rows = np.stack([unit_vectors(6, served.spec.encoder.embedding_dim), candidates])
     message = refused(served, "rerank", [texts("QUERY", [QUERY, QUERY]), tensor("CANDIDATES", rows)])
     assert message.endswith(f"CANDIDATES[1][3]: {problem}")
+    if served.spec.fusion.query_residual:
+        query = np.full((1, served.spec.encoder.embedding_dim), value, np.float32)
+        inputs = [*rerank_inputs(QUERY, unit_vectors(6, query.shape[1])), tensor("QUERY_EMBEDDING", query)]
+        assert refused(served, "rerank_embedded", inputs).endswith(f"QUERY_EMBEDDING: {problem}")
 
 
 def test_foreign_tensors(served: Served) -> None:

@@ -100,6 +100,17 @@ def test_both_routes_give_the_same(client: ResRankClient, mode: Any, rerank: boo
     require_equal(client.search(QUERY, 12, **options, route="server"), expected)
 
 
+def test_neither_route_encodes_a_query_twice(client: ResRankClient, searching: Searching) -> None:
+    def encoded() -> int:
+        return int(searching.counters()["encoder"].rows)
+
+    before = encoded()
+    client.search(QUERY, 12, candidates=CANDIDATES, mode="dense")
+    assert encoded() == before + 1
+    client.search(QUERY, 12, candidates=CANDIDATES, mode="dense", route="server")
+    assert encoded() == before + 2
+
+
 def test_both_routes_keep_the_lexical_score_as_they_are_told(client: ResRankClient) -> None:
     options: dict[str, Any] = {"candidates": CANDIDATES, "lexical_weight": 1.5}
     expected = client.search(QUERY, 12, **options)

@@ -101,6 +101,7 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
         "max_passages": "16",
         "lexical_weight": "0.3",
         "slot_content": "vector",
+        "takes_embedding": "true",
     }
     host = {key: value.string_value for key, value in read(tmp_path / "out", "encoder").parameters.items()}
     vocabulary = json.loads((plan.checkpoint / "encoder" / "config.json").read_text())["vocab_size"]
@@ -121,7 +122,7 @@ def test_the_checkpoint_is_written_into_the_configs(plan: RepositoryPlan, tmp_pa
 
 
 def mention(repository: Path, tensor: str) -> set[str]:
-    return {model.value for model in Model if tensor in (repository / model / "config.pbtxt").read_text()}
+    return {path.parent.name for path in repository.glob("*/config.pbtxt") if tensor in path.read_text()}
 
 
 def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryPlan, tmp_path: Path) -> None:
@@ -129,9 +130,15 @@ def test_the_query_is_encoded_when_its_candidates_are_reranked(plan: RepositoryP
     write_repository(plan, tmp_path / "out")
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
     assert steps == [*PASS, *ENCODING, "residual_scoring"]
-    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "residual_scoring", "search"}
-    states = {"rerank", "reranker", "query_tokenizer", "residual_scoring", "search"}
+    assert mention(tmp_path / "out", "QUERY_EMBEDDING") == {"rerank", "rerank_embedded", "residual_scoring", "search"}
+    states = {"rerank", "rerank_embedded", "reranker", "query_tokenizer", "residual_scoring", "search"}
     assert mention(tmp_path / "out", "QUERY_STATE") == states
+    # Who has the query's vector is spared its encoding, and is told where.
+    embedded = read(tmp_path / "out", "rerank_embedded")
+    assert dims(embedded) == {"QUERY": [1], "QUERY_EMBEDDING": [32], "CANDIDATES": [-1, 32], "SCORES": [-1]}
+    assert [step.model_name for step in embedded.ensemble_scheduling.step] == [*PASS, "residual_scoring"]
+    for model in ("rerank", "rerank_text", "search"):
+        assert read(tmp_path / "out", model).parameters["takes_embedding"].string_value == "true"
     # With the query's vector at hand, `search` takes the same steps but for the encoding.
     chain = json.loads(read(tmp_path / "out", "search").parameters["rerank_chain"].string_value)
     assert [step["model"] for step in chain] == [*PASS, "residual_scoring"]
@@ -157,6 +164,8 @@ def test_without_query_residual_no_query_is_encoded(tmp_path: Path) -> None:
     steps = [step.model_name for step in read(tmp_path / "out", "rerank").ensemble_scheduling.step]
     assert steps == [*PASS, "residual_scoring"]
     assert mention(tmp_path / "out", "QUERY_EMBEDDING") == set()
+    assert not (tmp_path / "out" / "rerank_embedded").exists()
+    assert mention(tmp_path / "out", "takes_embedding") == set()
     assert mention(tmp_path / "out", "QUERY_STATE") == {"rerank", "reranker", "residual_scoring"}
 
 

@@ -26,6 +26,7 @@ ENCODER = "e" * 64
 MAX_PASSAGES = 4
 WEIGHT = 0.5
 MAP = CosineMap(2.0, 0.25, 0.125)
+EMBEDDED = ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP, takes_embedding=True)
 
 
 class Models:
@@ -35,6 +36,7 @@ class Models:
         self.failure = failure
         self.asked: list[Model] = []
         self.passes: list[int] = []
+        self.embeddings: list[np.ndarray] = []
         self.under_way = self.most_under_way = 0
 
     async def infer(self, model: Model, inputs: Arrays, output: Tensor, caller: StepRequest) -> np.ndarray:
@@ -44,6 +46,8 @@ class Models:
             return np.array([[0.5, 2.0]], np.float32)
         candidates = inputs[Tensor.CANDIDATES]
         assert candidates.dtype == np.float16
+        if model is Model.RERANK_EMBEDDED:
+            self.embeddings.append(inputs[Tensor.QUERY_EMBEDDING])
         self.passes.append(candidates.shape[1])
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -225,8 +229,12 @@ CHAIN = """[
 ]"""
 
 
-@pytest.mark.parametrize(("mode", "encodings"), [("dense", 1), ("lexical", 0)])
-def test_with_the_querys_vector_at_hand_the_query_is_not_encoded_again(mode: str, encodings: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "count", "encodings", "passes"), [("dense", 6, 1, 2), ("lexical", 6, 1, 2), ("lexical", 4, 0, 0)]
+)
+def test_with_the_querys_vector_at_hand_the_query_is_not_encoded_again(
+    mode: str, count: int, encodings: int, passes: int
+) -> None:
     models, chained = Models(), []
 
     async def infer_outputs(
@@ -242,19 +250,28 @@ def test_with_the_querys_vector_at_hand_the_query_is_not_encoded_again(mode: str
 
     chain = RerankChain.read(infer_outputs, {"rerank_chain": CHAIN})
     far = NearSteps(models.infer_outputs, {})
-    step = SearchStep(far, Index(6), ServedReranker(ENCODER, MAX_PASSAGES, WEIGHT, MAP), chain)
+    step = SearchStep(far, Index(count), EMBEDDED, chain)
     inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
     parameters = {"k": 6, "candidates": 6, "mode": mode, "lexical_weight": 0.0}
     found = asyncio.run(step.answer(StepRequest(inputs, parameters=parameters)))
     assert models.asked.count(Model.EMBED_QUERY) == encodings
-    if mode == "dense":
+    assert chained.count(Model.RERANKER) == passes
+    if passes:
         # Passage i has the vector (i, 1), the query (0.5, 2).
         assert found[Tensor.SCORES].tolist() == [[4.5, 4.0, 3.5, 3.0, 2.5, 2.0]]
         assert Model.RERANK not in models.asked
-        assert chained.count(Model.RERANKER) == 2
     else:
-        assert models.asked == [Model.RERANK] * 2, "which encodes the query behind its queue"
+        assert models.asked == [Model.RERANK], "which encodes the query behind its queue"
     assert RerankChain.read(infer_outputs, {}) is None
+
+
+def test_without_steps_at_hand_the_querys_vector_goes_to_the_model_that_takes_it() -> None:
+    models = Models()
+    step = SearchStep(NearSteps(models.infer_outputs, {}), Index(6), EMBEDDED)
+    inputs = {Tensor.QUERY: np.array([[b"q"]], dtype=np.object_)}
+    asyncio.run(step.answer(StepRequest(inputs, parameters={"k": 6, "candidates": 6, "mode": "dense"})))
+    assert models.asked == [Model.EMBED_QUERY, Model.RERANK_EMBEDDED, Model.RERANK_EMBEDDED]
+    assert [embedding.tolist() for embedding in models.embeddings] == [[[0.5, 2.0]]] * 2
 
 
 def test_texts_are_fetched_only_for_those_who_want_them() -> None:
