@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
 from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.vector_segment import VectorSegment
 from resrank.retrieval.local.vector_table import VectorTable
 
 NOTHING = np.empty(0, np.int64)
@@ -18,7 +19,9 @@ def half(shape: tuple[int, int], seed: int = 0) -> NDArray[np.float16]:
 
 
 def build(vectors: NDArray[np.float16], factory: str = "Flat", parameters: str = "") -> FaissDenseIndex:
-    return FaissDenseIndex.build(factory, parameters, VectorTable(np.arange(1, len(vectors) + 1), vectors))
+    return FaissDenseIndex.build(
+        factory, parameters, VectorTable(np.arange(1, len(vectors) + 1), VectorSegment.of(vectors))
+    )
 
 
 def unit(vector: NDArray[np.floating]) -> NDArray[np.float32]:

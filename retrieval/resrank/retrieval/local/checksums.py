@@ -60,7 +60,7 @@ def of_vector(packed: bytes | memoryview) -> int:
 
 def of_vectors(vectors: HalfMatrix) -> Checksums:
     """Of each row of fp16 [n, d], uint32 [n]."""
-    rows = np.ascontiguousarray(vectors, "<f2").view(np.uint8).reshape(len(vectors), -1)
+    rows = np.ascontiguousarray(vectors, "<f2").view(np.uint8).reshape(len(vectors), 2 * vectors.shape[1])
     return np.fromiter((zlib.crc32(row) for row in rows), np.uint32, len(rows))
 
 

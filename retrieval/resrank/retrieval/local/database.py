@@ -28,6 +28,7 @@ from resrank.retrieval.local import checksums, lexical
 from resrank.retrieval.local.checksums import Checksums, damaged
 from resrank.retrieval.local.metadata_index import FieldChanges, MetadataIndex
 from resrank.retrieval.local.schema import STORE_FILE, make_store, prepare
+from resrank.retrieval.local.vector_segment import VectorSegment
 from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.records import (
     Encoder,
@@ -42,6 +43,7 @@ from resrank.retrieval.records import (
 
 logger = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 4096
 _EXPORTED_RECORDS = 256
 """In one batch: 1 MiB as a rule, 30 MiB where every record is of the longest."""
 
@@ -94,7 +96,7 @@ class Database:
     def open(cls, folder: Path) -> Database:
         """Opens the database of an index folder, creating it in an empty one.
 
-        The whole file is checked, in time proportional to its size.
+        What it holds is checked elsewhere, see :mod:`resrank.retrieval.local.integrity`.
 
         Args:
             folder: An existing folder, locked by this process.
@@ -103,7 +105,7 @@ class Database:
             The open database.
 
         Raises:
-            IndexFolderError: The file is corrupt, foreign or of another version, or it cannot be written.
+            IndexFolderError: The file is foreign or of another version, or it cannot be read or written.
         """
         path = folder / STORE_FILE
         writer: sqlite3.Connection | None = None
@@ -128,44 +130,51 @@ class Database:
             self._readers.get().close()
         self._writer.close()
 
-    def load_vectors(self, dimension: int) -> tuple[Keys, HalfMatrix, Checksums]:
-        """Reads all vectors.
+    def vector_checksums(self) -> tuple[Keys, Checksums]:
+        """Keys of all records, ascending, and the checksums of their vectors, uint32 [n].
+
+        Raises:
+            IndexFolderError: They are not of as many as there are records.
+        """
+        keys = np.empty(self.record_count, np.int64)
+        sums = np.empty(self.record_count, np.uint32)
+        filled = 0
+        with self._reading() as connection:
+            cursor = connection.execute("SELECT key, vector FROM checksums ORDER BY key")
+            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                end = filled + len(rows)
+                if end > len(keys):
+                    break
+                keys[filled:end] = [row[0] for row in rows]
+                sums[filled:end] = [row[1] for row in rows]
+                filled = end
+        if rows or filled != self.record_count:
+            raise IndexFolderError(f"{self._path} is corrupt: {self.record_count} records but other checksums")
+        return keys, sums
+
+    def load_vectors(self, keys: Keys, dimension: int) -> VectorSegment:
+        """Reads the vectors of the last keys.
 
         Args:
-            dimension: Their dimension d.
-
-        Returns:
-            Keys, ascending, vectors, fp16 [n, d], and the vectors' checksums, uint32 [n].
+            keys: The greatest keys that have one, ascending.
+            dimension: The vectors' dimension d.
 
         Raises:
             IndexFolderError: A vector is missing, is not what was stored, has another size or is not finite.
         """
+        segment = VectorSegment.empty(dimension, len(keys))
+        filled = 0
         with self._reading() as connection:
-            (count,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
-            keys = np.empty(count, np.int64)
-            vectors = np.empty((count, dimension), np.float16)
-            sums = np.empty(count, np.uint32)
-            cursor = connection.execute(
-                "SELECT key, v.vector, s.vector FROM vectors AS v LEFT JOIN checksums AS s USING (key) ORDER BY key"
-            )
-            filled = 0
-            while rows := cursor.fetchmany(4096):
-                packed = b"".join(row[1] for row in rows)
-                end = filled + len(rows)
-                if any(len(row[1]) != 2 * dimension for row in rows):
-                    raise IndexFolderError(f"{self._path} is corrupt: a vector has not {dimension} components")
-                for key, vector, checksum in rows:
-                    if checksums.of_vector(vector) != checksum:
-                        raise IndexFolderError(f"{self._path}: {damaged(f'the vector of record {key}')}")
-                keys[filled:end] = [row[0] for row in rows]
-                sums[filled:end] = [row[2] for row in rows]
-                vectors[filled:end] = np.frombuffer(packed, "<f2").reshape(len(rows), dimension)
+            for found, packed in vectors_from(connection, self._path, int(keys[0]) if len(keys) else 0, dimension):
+                end = filled + len(found)
+                if found != keys[filled:end].tolist():
+                    filled = -1
+                    break
+                segment.vectors[filled:end] = packed
                 filled = end
-        if count != self.record_count:
-            raise IndexFolderError(f"{self._path} is corrupt: {self.record_count} records but {count} vectors")
-        if not np.isfinite(vectors).all():
-            raise IndexFolderError(f"{self._path} is corrupt: a stored vector is not finite")
-        return keys, vectors, sums
+        if filled != len(keys):
+            raise IndexFolderError(f"{self._path} is corrupt: there are other vectors than records")
+        return segment
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -439,6 +448,31 @@ class Database:
                     f"the disk refused to write {self._path} ({error}): nothing was stored"
                 ) from error
             raise RetrievalError(f"cannot {action} {self._path}: {error}") from error
+
+
+def vectors_from(
+    connection: sqlite3.Connection, path: Path, first: int, dimension: int
+) -> Iterator[tuple[list[int], HalfMatrix]]:
+    """Reads vectors from a key on, compared with their checksums: keys, ascending, and fp16 [n, d], part by part.
+
+    Raises:
+        IndexFolderError: A vector is not what was stored, has another size or is not finite.
+    """
+    cursor = connection.execute(
+        "SELECT key, v.vector, s.vector FROM vectors AS v LEFT JOIN checksums AS s USING (key) "
+        "WHERE key >= ? ORDER BY key",
+        (first,),
+    )
+    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+        if any(len(row[1]) != 2 * dimension for row in rows):
+            raise IndexFolderError(f"{path} is corrupt: a vector has not {dimension} components")
+        for key, vector, checksum in rows:
+            if checksums.of_vector(vector) != checksum:
+                raise IndexFolderError(f"{path}: {damaged(f'the vector of record {key}')}")
+        packed = np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), dimension)
+        if not np.isfinite(packed).all():
+            raise IndexFolderError(f"{path} is corrupt: a stored vector is not finite")
+        yield [row[0] for row in rows], packed
 
 
 def _encoder(connection: sqlite3.Connection) -> Encoder | None:

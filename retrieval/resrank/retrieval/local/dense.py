@@ -1,4 +1,4 @@
-"""The dense index: any FAISS index over the L2-normalised vectors, so that its inner product is the cosine."""
+"""The dense index: exact over the stored vectors, or any FAISS index over their normalised copies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
+from resrank.retrieval.local.flat_index import FlatIndex, normalised
 from resrank.retrieval.local.kept_rows import KeptRows
 from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
@@ -40,24 +41,27 @@ class FaissDenseIndex:
     as a flat index and asks for a rebuild once there is enough to train on.
     """
 
-    def __init__(self, factory: str, search_parameters: str, table: VectorTable, index: Any) -> None:
-        """Takes over a table and the FAISS index over it; use :meth:`build` to make the index.
+    def __init__(self, factory: str, search_parameters: str, table: VectorTable, index: Any | None) -> None:
+        """Takes over a table and the index over it; use :meth:`build` to make the index.
 
         Args:
             factory: FAISS index_factory string.
             search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
             table: The vectors.
-            index: FAISS index with one vector per row of the table.
+            index: FAISS index with one vector per row of the table; None for a flat one, which needs none.
         """
         self.factory = factory
         self.table = table
         self.index = index
         self._search_parameters = search_parameters
-        self._stand_in = _is_stand_in(factory, index)
+        self._flat = FlatIndex(table) if index is None else None
+        self._stand_in = index is None and not is_flat(factory, table.dimension)
         if search_parameters and not self._stand_in:
             try:
                 space: Any = faiss.ParameterSpace()  # its type stubs take the parameters for a number
-                space.set_index_parameters(index, search_parameters)
+                space.set_index_parameters(
+                    new_index(factory, table.dimension) if index is None else index, search_parameters
+                )
             except RuntimeError as error:
                 raise InvalidInputError(
                     "dense_search_parameters", f"FAISS refuses {search_parameters!r} for {factory!r}"
@@ -65,22 +69,24 @@ class FaissDenseIndex:
 
     @classmethod
     def build(cls, factory: str, search_parameters: str, table: VectorTable) -> Self:
-        """Builds the FAISS index over a table without tombstones, training it if it must be and can be.
+        """Builds the index over a table without tombstones, training it if it must be and can be.
 
         Raises:
             InvalidInputError: FAISS does not know the factory string, or not for this dimension.
         """
         index = new_index(factory, table.dimension)
+        if isinstance(index, faiss.IndexFlat):
+            return cls(factory, search_parameters, table, None)
         if not index.is_trained:
             if table.rows < _training_points(index):
-                index = faiss.IndexFlatIP(table.dimension)
-            else:
-                rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
-                logger.info("training the dense index", extra={"factory": factory, "vectors": len(rows)})
-                with _all_cores():
-                    index.train(_normalised(table.vectors[np.sort(rows)]))
+                return cls(factory, search_parameters, table, None)
+            rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
+            logger.info("training the dense index", extra={"factory": factory, "vectors": len(rows)})
+            with _all_cores():
+                index.train(normalised(table.vectors_of(np.sort(rows))))
         with _all_cores():
-            _add(index, table.vectors)
+            for segment in table.segments:
+                _add(index, segment.vectors)
         return cls(factory, search_parameters, table, index)
 
     @property
@@ -102,17 +108,26 @@ class FaissDenseIndex:
             Keys and cosines of at most k vectors, best first, ties by key. With a flat index the k best of fewer are
             the beginning of the k best of more.
         """
-        if kept is not None:
-            return self._search_kept(query, k, kept)
         table = self.table
-        wanted = min(k, table.rows - table.dead)
-        if wanted == 0:
+        count = table.rows - table.dead if kept is None else len(kept.keys)
+        wanted = min(k, count)
+        if not wanted:
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        if self._flat is not None and (kept is None or count > _SCANNED * table.rows):
+            rows, cosines = self._flat.search(query, wanted, table.alive if kept is None else kept.mask, count)
+            return _best(table.keys[rows], cosines, wanted)
+        if kept is not None:
+            return self._search_kept(query, wanted, kept)
+        return self._search_all(query, wanted)
+
+    def _search_all(self, query: FloatVector, wanted: int) -> tuple[Keys, FloatVector]:
+        table, index = self.table, self.index
+        assert index is not None
         # Tombstones rank among the living, most of all the old versions of what was just replaced. One more than wanted
         # shows whether the last place is shared: FAISS keeps any of those that are equal.
         fetched = min(wanted + min(table.dead, wanted) + 1, table.rows)
         while True:
-            scores, rows = self.index.search(query[np.newaxis], fetched)
+            scores, rows = index.search(query[np.newaxis], fetched)
             found = rows[0] >= 0  # an approximate index pads with -1 when it has no more
             living = np.zeros_like(found)
             living[found] = table.alive[rows[0][found]]
@@ -123,36 +138,26 @@ class FaissDenseIndex:
             fetched = min(4 * fetched, table.rows)
         if len(keys) > wanted:
             keys, cosines = keys[cosines >= cosines[wanted - 1]], cosines[cosines >= cosines[wanted - 1]]
-        if not self.exact:
-            cosines = self.cosines(query, keys)
-        best = np.lexsort((keys, -cosines))[:wanted]
-        return keys[best], cosines[best]
+        return _best(keys, self.cosines(query, keys), wanted)
 
-    def _search_kept(self, query: FloatVector, k: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
-        wanted, keys = min(k, len(kept.keys)), kept.keys
-        if not wanted:
-            return keys, np.empty(0, np.float32)
-        parameters, flat = self._selecting(kept), self._flat()
+    def _search_kept(self, query: FloatVector, wanted: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
+        keys = kept.keys
+        parameters, storage = self._selecting(kept), self._storage()
         if parameters is not None:
+            assert self.index is not None
             _, rows = self.index.search(query[np.newaxis], wanted, params=parameters)
             if rows.min(initial=0) >= 0:  # -1 stands where it found too few
                 keys = self.table.keys[rows[0]]
-        if flat is not None and keys is kept.keys:
-            keys = keys[_are_largest(_products(flat, query, np.flatnonzero(kept.mask)), wanted)]
-        cosines = self.cosines(query, keys)
-        largest = _are_largest(cosines, wanted)
-        keys, cosines = keys[largest], cosines[largest]
-        best = np.lexsort((keys, -cosines))[:wanted]
-        return keys[best], cosines[best]
+        if storage is not None and keys is kept.keys:
+            keys = keys[_are_largest(_products(storage, query, np.flatnonzero(kept.mask)), wanted)]
+        return _best(keys, self.cosines(query, keys), wanted)
 
     def _selecting(self, kept: KeptRows) -> Any | None:
         """FAISS's parameters for a search among some rows, None where they are compared one by one.
 
-        A flat index would compare the same vectors. The others look at as many kept vectors as they would at vectors
-        without a filter, and what cannot select is not asked.
+        Indexes look at as many kept vectors as they would at vectors without a filter, and what cannot select is not
+        asked.
         """
-        if self.exact:
-            return None
         share = len(kept.keys) / max(1, self.table.rows)
         kinds: Any = faiss  # its type stubs lack what selects, and know others' arguments
         inner = self.index
@@ -169,31 +174,24 @@ class FaissDenseIndex:
             return kinds.SearchParameters(sel=selector)
         return None
 
-    def _flat(self) -> Any | None:
-        """Where FAISS holds the vectors as they are compared: a flat index, or what is beneath a graph."""
+    def _storage(self) -> Any | None:
+        """Where FAISS holds the vectors as they are compared, beneath a graph."""
         if isinstance(self.index, faiss.IndexHNSW):
             storage = faiss.downcast_index(self.index.storage)
             return storage if isinstance(storage, faiss.IndexFlat) else None
-        return self.index if self.exact else None
+        return None
 
     @property
     def exact(self) -> bool:
         """Whether :meth:`search` misses nothing."""
-        return isinstance(self.index, faiss.IndexFlat)
+        return self._flat is not None
 
     def cosines(self, query: FloatVector, keys: Keys) -> FloatVector:
         """Cosines of a query, fp32 [d], L2-normalised, with the stored vectors of live keys, fp32 [len(keys)].
 
         Equal to the last bit to what :meth:`search` says of the same keys.
         """
-        if not len(keys):
-            return np.empty(0, np.float32)
-        if self.exact:
-            return _products(self.index, query, self.table.rows_of(keys))
-        vectors = _normalised(self.gather(keys))
-        # Not BLAS, whose sums depend on where in the matrix a row stands.
-        found: FloatVector = np.einsum("nd,d->n", vectors, query).astype(np.float32, copy=False)
-        return found
+        return self.table.cosines(query, self.table.rows_of(keys))
 
     def gather(self, keys: Keys) -> HalfMatrix:
         """The stored vectors of live keys, fp16 [len(keys), d], exactly as they were given."""
@@ -207,7 +205,10 @@ class FaissDenseIndex:
         self.table.bury(removed)
         if len(added):
             self.table.append(added, vectors)
-            _add(self.index, vectors)
+            if self._flat is not None:
+                self._flat.follow()
+            else:
+                _add(self.index, vectors)
 
     def needs_rebuild(self) -> bool:
         """Whether tombstones cost more than a rebuild, or the index can be trained by now."""
@@ -219,6 +220,10 @@ class FaissDenseIndex:
     def rebuilt(self) -> Self:
         """A new index of the same kind without tombstones; this one stays usable meanwhile."""
         return type(self).build(self.factory, self._search_parameters, self.table.compacted())
+
+    def over(self, table: VectorTable) -> Self:
+        """The same index over another table of the same rows; this one must not be changed any more."""
+        return type(self)(self.factory, self._search_parameters, table, self.index)
 
 
 def new_index(factory: str, dimension: int) -> Any:
@@ -239,6 +244,19 @@ def new_index(factory: str, dimension: int) -> Any:
         ) from error
 
 
+def is_flat(factory: str, dimension: int) -> bool:
+    """Whether a factory string stands for the index that misses nothing."""
+    return isinstance(new_index(factory, dimension), faiss.IndexFlat)
+
+
+def _best(keys: Keys, cosines: FloatVector, count: int) -> tuple[Keys, FloatVector]:
+    """The best of what was found, ties by key."""
+    largest = _are_largest(cosines, count)
+    keys, cosines = keys[largest], cosines[largest]
+    best = np.lexsort((keys, -cosines))[:count]
+    return keys[best], cosines[best]
+
+
 def _products(flat: Any, query: FloatVector, rows: NDArray[np.intp]) -> FloatVector:
     """A query's inner products with some rows of a flat index, at least one, fp32 [len(rows)]."""
     products: FloatVector = np.empty(len(rows), np.float32)
@@ -255,10 +273,6 @@ def _are_largest(numbers: FloatVector, count: int) -> NDArray[np.bool_]:
     return reached
 
 
-def _is_stand_in(factory: str, index: Any) -> bool:
-    return isinstance(index, faiss.IndexFlat) and not isinstance(new_index(factory, index.d), faiss.IndexFlat)
-
-
 def _training_points(index: Any) -> int:
     inverted_lists = faiss.try_extract_index_ivf(index)
     centroids = max(_CODEBOOK_CENTROIDS, inverted_lists.nlist if inverted_lists is not None else 0)
@@ -267,15 +281,7 @@ def _training_points(index: Any) -> int:
 
 def _add(index: Any, vectors: HalfMatrix) -> None:
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        index.add(_normalised(vectors[start : start + _ROWS_AT_ONCE]))
-
-
-def _normalised(vectors: HalfMatrix) -> FloatVector:
-    """Fp32 rows of length 1; a tombstone's zero row stays zero."""
-    rows = vectors.astype(np.float32)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows /= np.where(norms > 0, norms, 1)
-    return rows
+        index.add(normalised(vectors[start : start + _ROWS_AT_ONCE]))
 
 
 @contextmanager

@@ -93,10 +93,10 @@ def make_store(folder: Path, limits: Quota = NO_QUOTA) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Checks an open store as a whole and brings it to this release's schema.
+    """Checks whether an open store is one, and brings it to this release's schema.
 
     Raises:
-        IndexFolderError: It is empty, foreign, of a later schema or corrupt.
+        IndexFolderError: It is empty, foreign, of a later schema, or corrupt and of an earlier one.
         sqlite3.Error: It is no database, or cannot be written.
     """
     lexical.register(connection)
@@ -114,9 +114,10 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
+    if version < SCHEMA_VERSION:  # what is damaged must not be made to look whole
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise IndexFolderError(f"{path} is corrupt ({verdict}): restore it or build the index anew")
     for step in range(version, SCHEMA_VERSION):
         logger.info("bringing the index to a new schema", extra={"path": str(path), "from": step, "to": step + 1})
         connection.executescript(f"BEGIN; {_MIGRATIONS[step]}")

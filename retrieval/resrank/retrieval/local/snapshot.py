@@ -1,8 +1,10 @@
-"""Snapshots of the dense index, so that a start need not build it: derived, checked, and thrown away when in doubt.
+"""Snapshots of the dense index, so that a start neither reads vectors from the store nor builds an index of them.
 
-Layout: magic, length of the header (8 bytes little-endian), header (JSON), keys (int64 little-endian), checksums of the
-vectors (uint32 little-endian), the FAISS index, sha256 of all before it (32 bytes). The checksums tie it to its store:
-another index with the same keys has other vectors.
+Derived, checked, and thrown away when in doubt. Layout, little-endian: magic, length of the header (8 bytes), header
+(JSON), zeros up to a page; keys (int64), checksums of the vectors (uint32), zeros; the vectors as :mod:`vector_segment`
+has them in memory, prefix and fp16; the FAISS index, unless it is flat; sha256 of all before it (32 bytes). The vectors
+are never read as a whole but mapped. The checksums tie the file to its store: another index with the same keys has
+other vectors.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +25,32 @@ import numpy as np
 from resrank.core.durability import flush, private
 from resrank.retrieval.local.checksums import Checksums, of_vectors
 from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.vector_segment import PREFIX_BYTES, VectorSegment, prefix_of
 from resrank.retrieval.local.vector_table import VectorTable
-from resrank.retrieval.records import HalfMatrix, Keys
+from resrank.retrieval.records import Keys
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_FILE = "dense.snapshot"
 _callbacks: Any = faiss  # the readers and writers over Python functions, which its type stubs lack
-_MAGIC = b"RESRANK-DENSE-2\n"
+_MAGIC = b"RESRANK-DENSE-3\n"
 _DIGEST_BYTES = 32
+_LENGTH_BYTES = 8
+_PAGE = 4096
+_BLOCK = 1 << 22
+_ROWS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A snapshot as it lies in the file, from which all but the header is mapped."""
+
+    factory: str
+    dimension: int
+    keys: Keys
+    checksums: Checksums
+    vectors: VectorSegment
+    index: Any | None
 
 
 def write(folder: Path, dense: FaissDenseIndex) -> None:
@@ -42,20 +64,36 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
         OSError: The disk refused; the previous snapshot stays.
     """
     table = dense.table
-    header = json.dumps({"factory": dense.factory, "dimension": table.dimension, "rows": table.rows}).encode()
+    header = json.dumps(
+        {
+            "factory": dense.factory,
+            "dimension": table.dimension,
+            "rows": table.rows,
+            "unit": all(segment.unit for segment in table.segments),
+            "flat": dense.index is None,
+        }
+    ).encode()
     temporary = folder / f"{SNAPSHOT_FILE}.tmp"
     digest = hashlib.sha256()
     try:
         with open(temporary, "wb", opener=private) as file:
 
-            def write_hashed(data: bytes) -> int:
+            def write_hashed(data: bytes | memoryview) -> int:
                 digest.update(data)
                 return file.write(data)
 
-            write_hashed(_MAGIC + len(header).to_bytes(8, "little") + header)
-            write_hashed(table.keys.astype("<i8").tobytes())
-            write_hashed(of_vectors(table.vectors).astype("<u4").tobytes())
-            faiss.write_index(dense.index, _callbacks.PyCallbackIOWriter(write_hashed))
+            written = write_hashed(_MAGIC + len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+            written += write_hashed(bytes(-written % _PAGE))
+            written += write_hashed(table.keys.astype("<i8").tobytes())
+            for segment in table.segments:
+                written += write_hashed(of_vectors(segment.vectors).astype("<u4").tobytes())
+            write_hashed(bytes(-written % _PAGE))
+            write_hashed(prefix_of(table.dimension, table.rows))
+            for segment in table.segments:
+                for start in range(0, segment.rows, _ROWS_AT_ONCE):
+                    write_hashed(segment.vectors[start : start + _ROWS_AT_ONCE].astype("<f2").tobytes())
+            if dense.index is not None:
+                faiss.write_index(dense.index, _callbacks.PyCallbackIOWriter(write_hashed))
             file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
@@ -66,25 +104,41 @@ def write(folder: Path, dense: FaissDenseIndex) -> None:
     flush(folder)
 
 
+def mapped(folder: Path, dense: FaissDenseIndex) -> FaissDenseIndex:
+    """The index that was just written, with its vectors mapped from the file instead of in memory of their own.
+
+    Raises:
+        OSError: The file cannot be mapped.
+        ValueError: It is not what was written.
+    """
+    content = _read(folder / SNAPSHOT_FILE, verify=False)
+    table = dense.table
+    if not np.array_equal(content.keys, table.keys):
+        raise ValueError("it is not what was written")
+    return dense.over(VectorTable(table.keys.copy(), content.vectors, table.alive.copy(), content.checksums))
+
+
 def restore(
     folder: Path,
     factory: str,
     search_parameters: str,
+    dimension: int,
     keys: Keys,
-    vectors: HalfMatrix,
     checksums: Checksums,
+    load_vectors: Callable[[Keys, int], VectorSegment],
     *,
     last_key: int,
 ) -> FaissDenseIndex | None:
-    """Reads a snapshot and brings it up to date with the store.
+    """Maps a snapshot and brings it up to date with the store.
 
     Args:
         folder: The index folder.
         factory: The kind of index wanted.
         search_parameters: FAISS search-time parameters.
+        dimension: The store's dimension d.
         keys: The store's live keys, ascending.
-        vectors: Their vectors, fp16 [n, d].
-        checksums: Their checksums, uint32 [n].
+        checksums: Their vectors' checksums, uint32 [n].
+        load_vectors: Reads the store's vectors of its last keys, and of dimension d.
         last_key: The greatest key that the store has ever given.
 
     Returns:
@@ -94,27 +148,23 @@ def restore(
     if not path.exists():
         return None
     try:
-        header, snapshot_keys, snapshot_checksums, index = _read(path)
-        if (header["factory"], header["dimension"]) != (factory, vectors.shape[1]):
-            raise ValueError(f"it holds a {header['factory']!r} index of dimension {header['dimension']}")
-        last = _last(snapshot_keys)
+        content = _read(path)
+        if (content.factory, content.dimension) != (factory, dimension):
+            raise ValueError(f"it holds a {content.factory!r} index of dimension {content.dimension}")
+        last = _last(content.keys)
         if last > last_key:
             # The store was put back from a backup and will give these keys again: the file must not outlive this start.
             path.unlink()
-        _require_of_store(snapshot_keys, snapshot_checksums, keys, checksums, last_key)
+        _require_of_store(content.keys, content.checksums, keys, checksums, last_key)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         logger.warning("dense snapshot not used, building the index anew: %s", error)
         return None
     known = int(np.searchsorted(keys, last, side="right"))
-    alive = np.isin(snapshot_keys, keys[:known], assume_unique=True)
-    if alive.all():
-        table = VectorTable(snapshot_keys, vectors[:known])
-    else:
-        rows = np.zeros((len(snapshot_keys), vectors.shape[1]), np.float16)
-        rows[alive] = vectors[:known]
-        table = VectorTable(snapshot_keys, rows, alive)
-    dense = FaissDenseIndex(factory, search_parameters, table, index)
-    dense.apply(np.empty(0, np.int64), keys[known:], vectors[known:])
+    alive = np.isin(content.keys, keys[:known], assume_unique=True)
+    table = VectorTable(content.keys.astype(np.int64), content.vectors, alive, content.checksums)
+    dense = FaissDenseIndex(factory, search_parameters, table, content.index)
+    if known < len(keys):
+        dense.apply(np.empty(0, np.int64), keys[known:], load_vectors(keys[known:], dimension).vectors)
     logger.info(
         "dense snapshot loaded",
         extra={"vectors": int(known), "removed_since": len(alive) - int(known), "added_since": len(keys) - int(known)},
@@ -135,8 +185,8 @@ def problem(folder: Path, keys: Keys, checksums: Checksums, *, last_key: int) ->
     if not path.exists():
         return None
     try:
-        _, snapshot_keys, snapshot_checksums, _ = _read(path)
-        _require_of_store(snapshot_keys, snapshot_checksums, keys, checksums, last_key)
+        content = _read(path)
+        _require_of_store(content.keys, content.checksums, keys, checksums, last_key)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         return str(error)
     return None
@@ -159,24 +209,44 @@ def _require_of_store(
         raise ValueError("it is of other vectors than the store's")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Keys, Checksums, Any]:
-    """Reads header, keys, checksums and FAISS index, after the digest: FAISS's reader may crash on damaged input."""
-    size = path.stat().st_size - _DIGEST_BYTES
+def _read(path: Path, *, verify: bool = True) -> _Content:
+    """Maps a file, after its digest: FAISS's reader may crash on damaged input."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        left = size
-        while left > 0 and (block := file.read(min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
-        if size < len(_MAGIC) or file.read() != digest.digest():
+        size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
+        if size < len(_MAGIC) + _LENGTH_BYTES:
             raise ValueError(f"{path.name} is damaged")
-        file.seek(0)
-        if file.read(len(_MAGIC)) != _MAGIC:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        whole = np.frombuffer(mapping, np.uint8)
+        if verify:
+            digest = hashlib.sha256()
+            for start in range(0, size, _BLOCK):
+                digest.update(whole[start : min(start + _BLOCK, size)].data)
+            if whole[size:].tobytes() != digest.digest():
+                raise ValueError(f"{path.name} is damaged")
+        if whole[: len(_MAGIC)].tobytes() != _MAGIC:
             raise ValueError(f"{path.name} is of another version")
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        keys = np.frombuffer(file.read(8 * header["rows"]), "<i8").astype(np.int64)
-        checksums = np.frombuffer(file.read(4 * header["rows"]), "<u4").astype(np.uint32)
-        index = faiss.read_index(_callbacks.PyCallbackIOReader(file.read))
-        if index.ntotal != len(keys):
-            raise ValueError(f"{path.name} holds {index.ntotal} vectors for {len(keys)} keys")
-        return header, keys, checksums, index
+        begin = len(_MAGIC) + _LENGTH_BYTES
+        end = begin + int.from_bytes(whole[len(_MAGIC) : begin].tobytes(), "little")
+        header = json.loads(whole[begin:end].tobytes())
+        rows, dimension = header["rows"], header["dimension"]
+        keys_at = end + -end % _PAGE
+        checksums_at = keys_at + 8 * rows
+        vectors_at = checksums_at + 4 * rows
+        vectors_at += -vectors_at % _PAGE
+        index_at = vectors_at + PREFIX_BYTES + 2 * dimension * rows
+        if whole[vectors_at : vectors_at + PREFIX_BYTES].tobytes() != prefix_of(dimension, rows):
+            raise ValueError(f"{path.name} is of another release of FAISS")
+        index = None
+        if not header["flat"]:
+            file.seek(index_at)
+            index = faiss.read_index(_callbacks.PyCallbackIOReader(file.read))
+            if index.ntotal != rows:
+                raise ValueError(f"{path.name} holds {index.ntotal} vectors for {rows} keys")
+        return _Content(
+            factory=header["factory"],
+            dimension=dimension,
+            keys=whole[keys_at:checksums_at].view("<i8"),
+            checksums=whole[checksums_at : checksums_at + 4 * rows].view("<u4"),
+            vectors=VectorSegment(whole[vectors_at:index_at], dimension, rows, unit=header["unit"]),
+            index=index,
+        )

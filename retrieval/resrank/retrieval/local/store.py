@@ -12,19 +12,20 @@ from typing import Self
 
 import numpy as np
 
-from resrank.core.errors import IndexFolderError
+from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.core.filters import Filter, check_filter
 from resrank.core.metadata import Metadata
 from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
 from resrank.retrieval.finding import NOTHING, Found, StageClock, find
 from resrank.retrieval.fusion import Ranked
-from resrank.retrieval.local import lexical, snapshot
+from resrank.retrieval.local import integrity, lexical, snapshot
 from resrank.retrieval.local.database import Change, Database
 from resrank.retrieval.local.dense import FaissDenseIndex, new_index
 from resrank.retrieval.local.kept_rows import KeptRows, kept_rows
 from resrank.retrieval.local.lock import FolderLock
 from resrank.retrieval.local.rwlock import ReadWriteLock
-from resrank.retrieval.local.schema import refuse_foreign
+from resrank.retrieval.local.schema import STORE_FILE, refuse_foreign
+from resrank.retrieval.local.vector_segment import VectorSegment
 from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.quota import Usage
@@ -67,9 +68,13 @@ class LocalVectorStore:
         self._gate = ReadWriteLock()
         self._writing = threading.Lock()
         self._unsaved = 0
+        small = (folder / STORE_FILE).stat().st_size <= integrity.CHECKED_FIRST_BYTES
+        if small:
+            integrity.check(folder)
         self._dense: FaissDenseIndex | None = None
         if database.encoder is not None:
             self._dense = self._load_dense(database.encoder)
+        self._check = None if small else integrity.BackgroundCheck(folder)
 
     @classmethod
     def open(cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "") -> Self:
@@ -113,8 +118,8 @@ class LocalVectorStore:
     def close(self) -> None:
         """Saves a snapshot if anything changed and gives the folder back."""
         with self._writing:
-            if self._unsaved:
-                self._save()
+            if self._unsaved and self._dense is not None:
+                self._saved(self._dense)
             self._release()
 
     def abandon(self) -> None:
@@ -140,6 +145,7 @@ class LocalVectorStore:
 
     def search(self, query: SearchQuery) -> SearchHits:
         """Finds the best records, see :meth:`resrank.retrieval.store.VectorStore.search`."""
+        self._require_whole()
         clock = StageClock()
         with self._gate.read():
             encoder = self._database.encoder
@@ -164,11 +170,12 @@ class LocalVectorStore:
 
     def upsert(self, batch: RecordBatch) -> UpsertCounts:
         """Stores a batch, see :meth:`resrank.retrieval.store.VectorStore.upsert`."""
+        self._require_whole()
         with self._writing:
             encoder = self._database.encoder
             if encoder is None:
                 # Fails before anything is stored if FAISS cannot have this dimension.
-                empty = VectorTable(np.empty(0, np.int64), np.empty((0, batch.encoder.dimension), np.float16))
+                empty = VectorTable(np.empty(0, np.int64), VectorSegment.empty(batch.encoder.dimension, 0))
                 dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, empty)
             else:
                 require_batch_encoder(encoder, batch.encoder)
@@ -184,6 +191,7 @@ class LocalVectorStore:
 
     def delete(self, ids: Sequence[str]) -> list[str]:
         """Removes records, see :meth:`resrank.retrieval.store.VectorStore.delete`."""
+        self._require_whole()
         with self._writing:
             encoder = self._database.encoder
             if encoder is None:
@@ -197,18 +205,22 @@ class LocalVectorStore:
 
     def get(self, ids: Sequence[str], *, include_texts: bool, include_embeddings: bool) -> dict[str, StoredRecord]:
         """Reads records by id, see :meth:`resrank.retrieval.store.VectorStore.get`."""
+        self._require_whole()
         return self._database.get(ids, include_texts=include_texts, include_vectors=include_embeddings)
 
     def list_ids(self, after: str, limit: int) -> list[str]:
         """Ids page by page, see :meth:`resrank.retrieval.store.VectorStore.list_ids`."""
+        self._require_whole()
         return self._database.list_ids(after, limit)
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
+        self._require_whole()
         return self._database.word_scores(text, ids)
 
     def export(self) -> Generator[RecordBatch, None, None]:
         """All records of one moment, see :meth:`resrank.retrieval.store.VectorStore.export`."""
+        self._require_whole()
         return self._database.export()
 
     def describe(self) -> IndexDescription:
@@ -236,12 +248,16 @@ class LocalVectorStore:
                         self._dense = dense = fresh
                     self._unsaved += fresh.table.rows
                 if self._unsaved > max(_SNAPSHOT_ROWS, _SNAPSHOT_SHARE * dense.table.rows):
-                    self._save()
+                    saved = self._saved(dense)
+                    with self._gate.write():
+                        self._dense = saved
             except Exception:
                 # Only what is derived is late; the next write tries again.
                 logger.exception("maintenance of the dense index failed")
 
     def _release(self) -> None:
+        if self._check is not None:
+            self._check.stop()
         self._database.close()
         self._lock.release()
 
@@ -282,37 +298,46 @@ class LocalVectorStore:
             self._dense = self._build_dense(encoder)
 
     def _build_dense(self, encoder: Encoder) -> FaissDenseIndex:
-        table = VectorTable(*self._database.load_vectors(encoder.dimension)[:2])
+        keys, _ = self._database.vector_checksums()
+        table = VectorTable(keys, self._database.load_vectors(keys, encoder.dimension))
         return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table)
 
     def _load_dense(self, encoder: Encoder) -> FaissDenseIndex:
         started = time.perf_counter()
-        keys, vectors, checksums = self._database.load_vectors(encoder.dimension)
+        keys, checksums = self._database.vector_checksums()
         dense = snapshot.restore(
             self._folder,
             self._dense_index,
             self._dense_search_parameters,
+            encoder.dimension,
             keys,
-            vectors,
             checksums,
+            self._database.load_vectors,
             last_key=self._database.last_key,
         )
         if dense is None:
-            dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, VectorTable(keys, vectors))
+            dense = self._build_dense(encoder)
             self._unsaved = len(keys)
+            if self._unsaved > _SNAPSHOT_ROWS:
+                dense = self._saved(dense)
         logger.info(
             "dense index ready", extra={"vectors": len(keys), "seconds": round(time.perf_counter() - started, 2)}
         )
         return dense
 
-    def _save(self) -> None:
-        assert self._dense is not None
+    def _saved(self, dense: FaissDenseIndex) -> FaissDenseIndex:
+        """Writes a snapshot; gives back the index that maps its vectors, or where that fails the same."""
         try:
-            snapshot.write(self._folder, self._dense)
-        except (OSError, RuntimeError) as error:
-            logger.warning("dense snapshot not written, the next start rebuilds: %s", error)
-        else:
+            snapshot.write(self._folder, dense)
             self._unsaved = 0
+            return snapshot.mapped(self._folder, dense)
+        except (OSError, RuntimeError, ValueError) as error:
+            logger.warning("dense snapshot not written or not mapped: %s", error)
+            return dense
+
+    def _require_whole(self) -> None:
+        if self._check is not None and self._check.problem is not None:
+            raise RetrievalError(self._check.problem)
 
 
 class _LocalEngine:
