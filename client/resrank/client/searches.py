@@ -20,6 +20,7 @@ from resrank.core.collection_names import DEFAULT_COLLECTION
 from resrank.core.errors import InvalidInputError, ResRankError
 from resrank.core.fail_open import FOR_RETRIEVAL, MODEL_FAILURES, Failure, OnFailure
 from resrank.core.filter_text import parse_filter
+from resrank.core.filter_words import shown_value
 from resrank.core.filters import FIELD, AllOf, AnyOf, Comparison, Filter, Not
 from resrank.core.fusion import Fusion
 from resrank.core.names import Model
@@ -78,7 +79,9 @@ def _filter(given: Filter | str | None) -> Filter | None:
         return given
     if isinstance(given, str):
         return parse_filter(given)
-    raise InvalidInputError(FIELD, f"must be a filter or its text, not {type(given).__name__}")
+    raise InvalidInputError(
+        FIELD, f'must be F("year") >= 2020 and the like, or its text, "year >= 2020": {shown_value(given)} is neither'
+    )
 
 
 def search(

@@ -12,10 +12,13 @@ stand in either case.
 from __future__ import annotations
 
 import json
+import math
 import re
+import sys
 from dataclasses import dataclass
 
 from resrank.core.errors import InvalidInputError
+from resrank.core.filter_words import KEYWORDS, name_text, shown, value_text
 from resrank.core.filters import FIELD, AllOf, AnyOf, Comparison, Filter, Not, Operator, Scalar
 from resrank.core.limits import MAX_FILTER_DEPTH, MAX_FILTER_NODES, MAX_FILTER_TEXT_BYTES, MAX_FILTER_VALUES
 
@@ -29,7 +32,6 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
-_NAME = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
 _OPERATORS = {
     "=": Operator.EQ,
     "==": Operator.EQ,
@@ -39,9 +41,8 @@ _OPERATORS = {
     ">": Operator.GT,
     ">=": Operator.GE,
 }
-_SYMBOLS = {operator: symbol for symbol, operator in _OPERATORS.items() if symbol != "=="}
-_KEYWORDS = frozenset({"and", "or", "not", "in", "exists"})
 _TRUTHS = {"true": True, "false": False}
+_GREATEST_WHOLE = 2**53  # up to here a double has every whole number
 
 
 def parse_filter(text: str) -> Filter:
@@ -70,25 +71,17 @@ def filter_text(condition: Filter) -> str:
         case Not(inner):
             return f"not {_inner_text(inner)}"
         case Comparison(name, Operator.EXISTS, _):
-            return f"{_name_text(name)} exists"
+            return f"{name_text(name)} exists"
         case Comparison(name, Operator.IN, values):
-            return f"{_name_text(name)} in ({', '.join(map(_value_text, values))})"
+            return f"{name_text(name)} in ({', '.join(map(value_text, values))})"
         case Comparison(name, operator, (value,)):
-            return f"{_name_text(name)} {_SYMBOLS[operator]} {_value_text(value)}"
+            return f"{name_text(name)} {operator.symbol} {value_text(value)}"
     raise AssertionError(f"{condition!r} is no filter")
 
 
 def _inner_text(condition: Filter) -> str:
     text = filter_text(condition)
     return f"({text})" if isinstance(condition, AllOf | AnyOf) else text
-
-
-def _name_text(name: str) -> str:
-    return name if _NAME.fullmatch(name) and name.lower() not in _KEYWORDS else json.dumps(name, ensure_ascii=False)
-
-
-def _value_text(value: Scalar) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,8 @@ class _Parser:
         if not self._next.says("not", "("):
             return self._comparison()
         if self._depth == MAX_FILTER_DEPTH:
-            raise self._wrong(self._next.column, f"nested too deeply: at most {MAX_FILTER_DEPTH} times not and (")
+            problem = "nested too deeply, in times of not and ("
+            raise self._wrong(self._next.column, problem, MAX_FILTER_DEPTH, MAX_FILTER_DEPTH + 1)
         self._depth += 1
         found: Filter
         if self._take().says("not"):
@@ -147,11 +141,13 @@ class _Parser:
         return found
 
     def _comparison(self) -> Filter:
-        if self._next.kind not in ("word", "quoted") or self._next.says(*_KEYWORDS):
+        if self._next.kind not in ("word", "quoted") or self._next.says(*KEYWORDS):
             raise self._expected("a field, not or (")
         self._comparisons += 1
         if self._comparisons > MAX_FILTER_NODES:
-            raise self._wrong(self._next.column, f"too many conditions: at most {MAX_FILTER_NODES}")
+            raise self._wrong(
+                self._next.column, "too many conditions", MAX_FILTER_NODES, f"{MAX_FILTER_NODES + 1} or more"
+            )
         name = self._string(self._take())
         token = self._next
         if token.says(*_OPERATORS):
@@ -176,28 +172,31 @@ class _Parser:
             self._take()
             values.append(self._value())
             if len(values) > MAX_FILTER_VALUES:
-                raise self._wrong(self._next.column, f"too many values: at most {MAX_FILTER_VALUES}")
+                raise self._wrong(self._next.column, "too many values", MAX_FILTER_VALUES, f"{len(values)} or more")
         self._take_symbol(")", ", or )")
         return Comparison(name, Operator.IN, tuple(values))
 
     def _value(self) -> Scalar:
         if self._next.kind not in ("word", "quoted"):
             raise self._expected("a value")
-        if self._next.says(*_KEYWORDS):
+        if self._next.says(*KEYWORDS):
             raise self._expected("a value, in quotes where it is such a word")
         token = self._take()
         if token.kind == "word":
             if token.says(*_TRUTHS):
                 return _TRUTHS[token.text.lower()]
             if _NUMBER.fullmatch(token.text):
-                return float(token.text) if re.search(r"[.eE]", token.text) else self._whole(token)
+                return self._number(token)
         return self._string(token)
 
-    def _whole(self, token: _Token) -> int:
-        try:
-            return int(token.text)
-        except ValueError:  # of more digits than Python reads
-            raise self._wrong(token.column, "a number of too many digits") from None
+    def _number(self, token: _Token) -> float:
+        number = float(token.text)
+        if math.isinf(number):
+            raise self._wrong(token.column, "a number too large", f"±{sys.float_info.max:.2g}", shown(token.text))
+        if re.fullmatch(r"[+-]?\d+", token.text) and abs(int(token.text)) > _GREATEST_WHOLE:
+            problem = "a whole number that would be rounded: where the field is a string, put it in quotes"
+            raise self._wrong(token.column, problem, f"±{_GREATEST_WHOLE}", shown(token.text))
+        return number
 
     def _string(self, token: _Token) -> str:
         if token.kind == "word":
@@ -208,7 +207,8 @@ class _Parser:
         try:
             read: str = json.loads(f'"{inner}"', strict=False)
         except ValueError:
-            raise self._wrong(token.column, "a string with an escape that JSON does not have") from None
+            problem = f"a string with an escape that JSON does not have: {shown(token.text)}"
+            raise self._wrong(token.column, problem) from None
         return read
 
     def _take(self) -> _Token:
@@ -233,11 +233,11 @@ class _Parser:
 
     def _expected(self, what: str) -> InvalidInputError:
         token = self._next
-        found = "the end" if token.kind == "end" else token.text if len(token.text) <= 40 else f"{token.text[:40]}…"
+        found = "the end" if token.kind == "end" else shown(token.text)
         return self._wrong(token.column, f"expected {what}, found {found}")
 
-    def _wrong(self, column: int, problem: str) -> InvalidInputError:
-        return InvalidInputError(FIELD, f"column {column}: {problem}")
+    def _wrong(self, column: int, problem: str, limit: object = None, value: object = None) -> InvalidInputError:
+        return InvalidInputError(FIELD, f"column {column}: {problem}", limit=limit, value=value)
 
 
 def _in_double_quotes(match: re.Match[str]) -> str:

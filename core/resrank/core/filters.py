@@ -17,6 +17,7 @@ from typing import Any, Never, TypeAlias, cast
 
 from resrank.core import limits
 from resrank.core.errors import InvalidInputError
+from resrank.core.filter_words import kind_of, name_text, shown, shown_value
 from resrank.core.metadata import FieldType, Metadata, MetadataValue, finite_number, type_of
 
 FIELD = "filter"
@@ -39,6 +40,14 @@ class Operator(StrEnum):
     LE = "le"
     GT = "gt"
     GE = "ge"
+
+    @property
+    def symbol(self) -> str:
+        """How a filter's text writes it."""
+        return _SYMBOLS.get(self, self.value)
+
+
+_SYMBOLS = {"eq": "=", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
 ORDERED: Mapping[Operator, Callable[[Any, Any], bool]] = {
@@ -135,12 +144,12 @@ class Comparison(_Joinable):
         if found != (self.operator is not Operator.EXISTS) and not (self.operator is Operator.IN and found):
             raise InvalidInputError(
                 FIELD,
-                f"{self.operator.value} of {self.field!r} has too few or too many values",
+                f"{_start(self.field, self.operator)}: too few or too many values",
                 limit=wanted,
                 value=found,
             )
         object.__setattr__(self, "extent", Extent(1, 1, found, 0))  # before each of very many is looked at
-        object.__setattr__(self, "values", tuple(_scalar(self.field, value) for value in self.values))
+        object.__setattr__(self, "values", tuple(_scalar(self.field, self.operator, value) for value in self.values))
         texts = (self.field, *(value for value in self.values if isinstance(value, str)))
         try:
             size = sum(len(text.encode()) for text in texts)
@@ -179,7 +188,7 @@ class Not(_Joinable):
     extent: Extent = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "extent", Extent.around((self.filter,)))
+        object.__setattr__(self, "extent", _joined("not", (self.filter,)))
 
 
 Filter: TypeAlias = Comparison | AllOf | AnyOf | Not
@@ -197,8 +206,11 @@ class F:
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str):
-            raise InvalidInputError(FIELD, f"a field's name must be a string, not {type(name).__name__}")
+            raise InvalidInputError(FIELD, f"a field's name must be a string: {shown_value(name)} is {kind_of(name)}")
         self._name = name
+
+    def __repr__(self) -> str:
+        return f'F("{self._name}")'
 
     def __eq__(self, value: Scalar) -> Comparison:  # type: ignore[override]
         return Comparison(self._name, Operator.EQ, (value,))
@@ -266,17 +278,20 @@ def check_filter(condition: Filter, fields: Mapping[str, FieldType]) -> None:
         case Comparison(name, operator, values):
             kind = fields.get(name)
             if kind is None:
-                raise InvalidInputError(FIELD, f"no record has the field {name!r}: {_known(fields)}")
+                raise InvalidInputError(FIELD, f"no record has the field {shown(name_text(name))}: {_known(fields)}")
             if operator in ORDERED and kind not in (FieldType.NUMBER, FieldType.STRING):
                 raise InvalidInputError(
-                    FIELD, f"{operator.value} compares numbers or strings, and {name!r} is {_KINDS[kind]}: use eq or in"
+                    FIELD,
+                    f"{_start(name, operator)} {shown_value(values[0])}: {operator.symbol} compares numbers or "
+                    f"strings, the field is {_KINDS[kind]}: use = or in",
                 )
             compared = FieldType.STRING if kind is FieldType.STRINGS else kind
             for value in values:
                 if type_of(value) is not compared:
                     raise InvalidInputError(
                         FIELD,
-                        f"{name!r} is {_KINDS[kind]}, and is compared with {_KINDS[type_of(value)]}, {value!r:.80}",
+                        f"{_start(name, operator)} {shown_value(value)}: the field is {_KINDS[kind]}, the value "
+                        f"{_KINDS[type_of(value)]}: {_WRITTEN[kind]}",
                     )
 
 
@@ -286,6 +301,17 @@ _KINDS = {
     FieldType.BOOL: "a bool",
     FieldType.STRINGS: "a list of strings",
 }
+_WRITTEN = {
+    FieldType.STRING: "write a string, in quotes",
+    FieldType.NUMBER: "write a number, without quotes",
+    FieldType.BOOL: "write true or false",
+    FieldType.STRINGS: "write one of its strings, in quotes",
+}
+
+
+def _start(name: str, operator: Operator) -> str:
+    """How a comparison begins in an error, as its text does."""
+    return f"{shown(name_text(name))} {operator.symbol}"
 
 
 def _known(fields: Mapping[str, FieldType]) -> str:
@@ -299,16 +325,20 @@ def _known(fields: Mapping[str, FieldType]) -> str:
 def _joined(kind: str, filters: tuple[Filter, ...]) -> Extent:
     if not filters:
         raise InvalidInputError(FIELD, f"{kind} joins no conditions", limit="1 or more", value=0)
+    for joined in filters:
+        if not isinstance(joined, _Joinable):
+            raise InvalidInputError(FIELD, f"{kind} joins filters: {shown_value(joined)} is {kind_of(joined)}")
     return Extent.around(filters)
 
 
-def _scalar(name: str, value: object) -> Scalar:
+def _scalar(name: str, operator: Operator, value: object) -> Scalar:
     if isinstance(value, str | bool):
         return value
+    subject = f"{_start(name, operator)} {shown_value(value)}"
     if isinstance(value, int | float):
-        return finite_number(FIELD, f"a value of {name!r}", value)
+        return finite_number(FIELD, f"{subject}: the value", value)
     raise InvalidInputError(
-        FIELD, f"{name!r} must be compared with a string, a number or a bool, not {type(value).__name__}"
+        FIELD, f"{subject}: compare with a string, a number or a bool; the value is {kind_of(value)}"
     )
 
 

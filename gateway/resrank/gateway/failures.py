@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +163,7 @@ def _problem(found: dict[str, Any]) -> str:
     if kind is not None and not field_name(found["loc"]).removeprefix("body"):
         kind = f"{kind}, as JSON (Content-Type: application/json)"
     problem = str(found["msg"]).replace("Input should be", "must be") if kind is None else f"must be {kind}"
-    return f"{problem}, not {shorten(given) if isinstance(given, str) else given}" if _is_short(given) else problem
+    return f"{problem}, not {_as_it_came(given)}" if _is_short(given) else problem
 
 
 def field_name(location: Sequence[int | str]) -> str:
@@ -180,10 +181,18 @@ def field_name(location: Sequence[int | str]) -> str:
     return name or "body"
 
 
+_SHORT = 40  # signs of a value in a message
+_FEW = 5  # values
 _NO_FIELDS = frozenset({"body", "query_string", "cohere", "tei", "weaviate", "str", "int", "float", "bool", "list"})
+
+
+def _as_it_came(value: object) -> str:
+    return shorten(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _is_short(value: object) -> bool:
     if isinstance(value, int | float):
         return abs(value) < 1e15
-    return isinstance(value, str) and len(value) <= 40
+    if isinstance(value, list):
+        return len(value) <= _FEW and all(not isinstance(element, list) and _is_short(element) for element in value)
+    return isinstance(value, str) and len(value) <= _SHORT

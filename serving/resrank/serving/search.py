@@ -6,6 +6,7 @@ The candidates' vectors go from the sidecar to the reranker inside one machine, 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -239,8 +240,12 @@ def _texts(values: Sequence[str], best: NDArray[np.int64]) -> NDArray[np.object_
     return chosen
 
 
+_KINDS = {str: "a string", int: "a whole number", bool: "true or false"}
+
+
 def _of_type(kind: type[Any], parameters: Mapping[str, object], name: Parameter, default: Any) -> Any:
     value = parameters.get(name, default)
     if type(value) is not kind:  # a bool is an int to Python
-        raise InvalidInputError(name, f"must be a request parameter of type {kind.__name__}, not {value!r}")
+        given = json.dumps(value, default=str)
+        raise InvalidInputError(name, f"must be a request parameter that is {_KINDS[kind]}, not {given}")
     return value

@@ -240,7 +240,7 @@ def test_the_command_filters_and_shows_metadata(sidecar: SidecarProcess, capsys:
     for condition, sentence in (
         ("dig = ", "filter: column 7: expected a value, found the end"),
         ("dug = true", "filter: no record has the field 'dug': there are dig (bool), letters (number)"),
-        ("letters = few", "filter: 'letters' is a number, and is compared with a string, 'few'"),
+        ("letters = few", 'filter: letters = "few": the field is a number, the value a string'),
     ):
         assert run([*command, "--filter", condition]) == 2
         assert sentence in " ".join(capsys.readouterr().err.split())

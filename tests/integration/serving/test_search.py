@@ -264,7 +264,7 @@ def test_both_routes_refuse_alike(client: ResRankClient, query: str, options: di
 
 def test_a_wrong_parameter_is_named_to_plain_clients(searching: Searching, sidecar: SidecarProcess) -> None:
     for parameters, message in (
-        ({"k": "3"}, "k: must be a request parameter of type int, not '3'"),
+        ({"k": "3"}, 'k: must be a request parameter that is a whole number, not "3"'),
         ({"candidates": 1001}, "candidates: too large (limit 1000, got 1001)"),
     ):
         with pytest.raises(triton_grpc.InferenceServerException) as caught:

@@ -40,7 +40,7 @@ def test_text_is_read(text: str, expected: Filter) -> None:
 
 def test_a_filter_is_written_as_one_would() -> None:
     condition = (F("year") >= 2020) & F("lang").is_in("en", "de") & ~(F("draft") == True)  # noqa: E712
-    assert filter_text(condition) == 'year >= 2020.0 and lang in ("en", "de") and not draft = true'
+    assert filter_text(condition) == 'year >= 2020 and lang in ("en", "de") and not draft = true'
 
 
 @given(filters)
@@ -88,13 +88,14 @@ def test_one_condition_alone_may_be_joined(condition: Filter, record: dict[str, 
         ("lang ! en", "column 6: unexpected '!'"),
         (r'lang = "\q"', "column 8: a string with an escape that JSON does not have"),
         ('lang = "\\ud800"', "a name or string is not valid Unicode"),
-        ("year = 1e999", "a value of 'year' is not finite"),
-        ("year = " + "9" * 5000, "column 8: a number of too many digits"),
+        ("year = 1e999", "column 8: a number too large (limit ±1.8e+308, got 1e999)"),
+        ("year = " + "9" * 5000, "column 8: a number too large (limit ±1.8e+308, got 99999"),
+        ("year = 9007199254740993", "put it in quotes (limit ±9007199254740992, got 9007199254740993)"),
         ("id = " + "x" * 50 + " y", "column 57: expected and, or or the end, found y"),
-        ("not " * 10_000 + "a exists", "column 129: nested too deeply: at most 32 times not and ("),
+        ("not " * 10_000 + "a exists", "column 129: nested too deeply, in times of not and ( (limit 32, got 33)"),
         ("(" * 10_000, "column 33: nested too deeply"),
-        (" or ".join(["a exists"] * 10_000), "too many conditions: at most 256"),
-        ("a in (" + ", ".join(map(str, range(100_000))) + ")", "too many values: at most 1000"),
+        (" or ".join(["a exists"] * 10_000), "too many conditions (limit 256, got 257 or more)"),
+        ("a in (" + ", ".join(map(str, range(100_000))) + ")", "too many values (limit 1000, got 1001 or more)"),
         ("a = '" + "x" * 1024 * 1024 + "'", "too long, in bytes (limit 1048576, got 1048582)"),
     ],
 )

@@ -110,22 +110,26 @@ def nested(levels: int) -> Filter:
             lambda: F("a") == "é" * 140_000,
             "filter: names and strings too long, in bytes (limit 262144, got 280001)",
         ),
-        (lambda: F("a").is_in(), "filter: in of 'a' has too few or too many values (limit 1 to 1000, got 0)"),
+        (lambda: F("a").is_in(), "filter: a in: too few or too many values (limit 1 to 1000, got 0)"),
         (
             lambda: Comparison("a", Operator.EQ, ("x", "y")),
-            "filter: eq of 'a' has too few or too many values (limit 1, got 2)",
+            "filter: a =: too few or too many values (limit 1, got 2)",
         ),
         (
             lambda: Comparison("a", Operator.EXISTS, ("x",)),
-            "filter: exists of 'a' has too few or too many values (limit none, got 1)",
+            "filter: a exists: too few or too many values (limit none, got 1)",
         ),
         (lambda: AllOf(()), "filter: all_of joins no conditions (limit 1 or more, got 0)"),
-        (lambda: F("a") > math.inf, "filter: a value of 'a' is not finite"),
-        (lambda: F("a") == 2**60, "filter: a value of 'a' is a whole number beyond 2^53"),
-        (lambda: F("a") == None, "filter: 'a' must be compared with a string, a number or a bool, not NoneType"),  # noqa: E711
-        (lambda: F("a") == ["x"], "filter: 'a' must be compared with a string, a number or a bool, not list"),
+        (lambda: F("a") > math.inf, "filter: a > Infinity: the value is not finite"),
+        (lambda: F("a") == 2**60, "filter: a = 1152921504606846976: the value is a whole number beyond 2^53"),
+        (lambda: F("a") == None, "filter: a = null: compare with a string, a number or a bool; the value is null"),  # noqa: E711
+        (lambda: (F("a") == 1) & "b = 1", 'filter: all_of joins filters: "b = 1" is a string'),
+        (lambda: Not("a = 1"), 'filter: not joins filters: "a = 1" is a string'),
+        (lambda: F("a") > F("b"), 'filter: a > F("b"): compare with a string, a number or a bool; the value is'),
+        (lambda: F("a") == ["x"], 'filter: a = ["x"]: compare with a string, a number or a bool; the value is a list'),
+        (lambda: F("\udc00") == [1], r'filter: "\udc00" = [1]: compare with'),
         (lambda: F("\udc00").exists(), "filter: a name or string is not valid Unicode"),
-        (lambda: F(3), "filter: a field's name must be a string, not int"),
+        (lambda: F(3), "filter: a field's name must be a string: 3 is a number"),
     ],
 )
 def test_a_filter_that_cannot_be_is_refused_when_it_is_made(make: object, sentence: str) -> None:
@@ -145,16 +149,31 @@ def test_the_largest_filters_can_be_made_and_walked() -> None:
     [
         (
             F("yaer") >= 2020,
-            "filter: no record has the field 'yaer': there are draft (bool), lang (string), tags (strings), year (n",
+            "filter: no record has the field yaer: there are draft (bool), lang (string), tags (strings), year (n",
         ),
-        (~((F("lang") == "en") & F("x").exists()), "filter: no record has the field 'x'"),
-        (F("year") == "2020", "filter: 'year' is a number, and is compared with a string, '2020'"),
-        (F("lang").is_in("en", 3), "filter: 'lang' is a string, and is compared with a number, 3.0"),
-        (F("draft") == 0, "filter: 'draft' is a bool, and is compared with a number, 0.0"),
-        (F("year") == True, "filter: 'year' is a number, and is compared with a bool, True"),  # noqa: E712
-        (F("tags") == 1, "filter: 'tags' is a list of strings, and is compared with a number, 1.0"),
-        (F("tags") < "x", "filter: lt compares numbers or strings, and 'tags' is a list of strings: use eq or in"),
-        (F("draft") >= True, "filter: ge compares numbers or strings, and 'draft' is a bool: use eq or in"),
+        (~((F("lang") == "en") & F("x").exists()), "filter: no record has the field x:"),
+        (
+            F("year") == "2020",
+            'filter: year = "2020": the field is a number, the value a string: write a number, without quotes',
+        ),
+        (
+            F("lang").is_in("en", 3),
+            "filter: lang in 3: the field is a string, the value a number: write a string, in quotes",
+        ),
+        (F("draft") == 0, "filter: draft = 0: the field is a bool, the value a number: write true or false"),
+        (
+            F("year") == True,  # noqa: E712
+            "filter: year = true: the field is a number, the value a bool: write a number, without quotes",
+        ),
+        (
+            F("tags") == 1,
+            "filter: tags = 1: the field is a list of strings, the value a number: write one of its strings, in quotes",
+        ),
+        (
+            F("tags") < "x",
+            'filter: tags < "x": < compares numbers or strings, the field is a list of strings: use = or in',
+        ),
+        (F("draft") >= True, "filter: draft >= true: >= compares numbers or strings, the field is a bool: use = or in"),
     ],
 )
 def test_a_filter_that_does_not_fit_the_fields_is_refused(condition: Filter, sentence: str) -> None:

@@ -74,11 +74,11 @@ def negated(levels: int) -> pb.Filter:
         (pb.Filter(all_of=pb.Filters()), "filter: all_of joins no conditions"),
         (compared(pb.OPERATOR_UNSPECIFIED), "filter: the comparison of 'x' names no operator (limit 1 to 8, got 0)"),
         (compared(99), "filter: the comparison of 'x' names no operator (limit 1 to 8, got 99)"),  # type: ignore[arg-type]
-        (compared(pb.OPERATOR_EQ), "filter: eq of 'x' has too few or too many values (limit 1, got 0)"),
+        (compared(pb.OPERATOR_EQ), "filter: x =: too few or too many values (limit 1, got 0)"),
         (compared(pb.OPERATOR_EQ, pb.Value()), "filter: metadata 'x' has no value"),
         (
             compared(pb.OPERATOR_EQ, pb.Value(strings=pb.StringList(values=["a"]))),
-            "filter: 'x' must be compared with a string, a number or a bool, not tuple",
+            'filter: x = ["a"]: compare with a string, a number or a bool; the value is a list',
         ),
         (negated(32), "filter: nested too deeply, in levels (limit 32, got 33)"),
         (pb.Filter(any_of=pb.Filters(filters=[EXISTS] * 5000)), "filter: too many conditions (limit 256, got 5000)"),
