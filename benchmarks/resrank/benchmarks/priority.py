@@ -60,7 +60,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, notify: Not
                 "upsert",
                 str(corpus),
                 "--index",
-                str(stack.sidecar.index),
+                str(Path(folder, "index")),
             ),
             *("--triton-url", stack.triton.grpc_address),
         ]

@@ -19,6 +19,7 @@ from resrank.core.corpus import check_corpus, read_passages
 from resrank.core.progress import Notify
 from resrank.loadtest.kinds import KINDS
 from resrank.stack.local_stack import LocalStack
+from resrank.stack.sidecar_process import SidecarProcess
 
 MOST_GROWTH = 1.0
 """MB (1e6 bytes) a minute by which all processes together may grow after the warm-up."""
@@ -77,8 +78,9 @@ def run(
             for number in range(SAMPLES + 1):
                 due = started + 60 * minutes * number / SAMPLES
                 time.sleep(max(0.0, due - time.monotonic()))
-                for process in (stack.triton, stack.sidecar):
+                for process in stack.processes:
                     process.check_alive()
+                assert isinstance(stack.sidecar, SidecarProcess)
                 samples.append(look(stack.triton, stack.sidecar, time.monotonic() - started))
                 if number % (SAMPLES // 10) == 0:
                     total = sum(samples[-1].memory_mb.values())

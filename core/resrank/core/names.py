@@ -141,6 +141,9 @@ class LoadMetric(StrEnum):
     NOT_RERANKED = "resrank_not_reranked_total"
 
 
+RETRIEVAL_URL_VARIABLE = "RESRANK_RETRIEVAL_URL"
+"""Address of the sidecar, for the commands and, where there is no socket, for the `search` model."""
+
 RETRIEVAL_SOCKET_VARIABLE = "RESRANK_RETRIEVAL_SOCKET"
 """Names the Unix domain socket that the sidecar listens on and the `search` model asks: the environment of both
 processes has it, since a repository is never changed."""

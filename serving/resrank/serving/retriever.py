@@ -1,4 +1,4 @@
-"""The retrieval sidecar as the ``search`` model asks it: over a Unix domain socket of the same machine."""
+"""The retrieval sidecar as the ``search`` model asks it: over a Unix domain socket of the same machine, as a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resrank.core.errors import (
     ServerUnavailableError,
 )
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
-from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, RETRIEVAL_URL_VARIABLE
 from resrank.core.sidecar.v1 import retrieval_pb2
 from resrank.core.sidecar.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from resrank.core.tracing import TRACEPARENT, write_traceparent
@@ -65,17 +65,18 @@ class SidecarRetriever:
     candidates of 384 numbers with their texts).
 
     Args:
-        socket: Path that the sidecar listens on; None where Triton was told of none, and then every search says so.
+        target: Where the sidecar listens; None where Triton was told of none, and then every search says so.
     """
 
-    def __init__(self, socket: str | None) -> None:
-        self._socket = socket
+    def __init__(self, target: str | None) -> None:
+        self._target = target
         self._stub: RetrievalServiceAsyncStub | None = None
 
     @classmethod
     def from_environment(cls) -> SidecarRetriever:
-        """Takes the socket's path from the environment of Triton's process."""
-        return cls(os.environ.get(RETRIEVAL_SOCKET_VARIABLE) or None)
+        """Takes the socket's path, or else the address, from the environment of Triton's process."""
+        socket = os.environ.get(RETRIEVAL_SOCKET_VARIABLE)
+        return cls(f"unix:{socket}" if socket else os.environ.get(RETRIEVAL_URL_VARIABLE) or None)
 
     async def search(
         self, request: retrieval_pb2.SearchRequest, deadline: float | None
@@ -100,13 +101,13 @@ class SidecarRetriever:
             raise self._typed(error, left) from error
 
     def _connected(self) -> RetrievalServiceAsyncStub:
-        if self._socket is None:
+        if self._target is None:
             raise RetrievalError(
                 f"this Triton was started without {RETRIEVAL_SOCKET_VARIABLE}, the path of the socket that the sidecar "
                 "listens on: set it in Triton's environment, or search with route='client'"
             )
         if self._stub is None:  # in the event loop that the channel will belong to
-            channel = grpc.aio.insecure_channel(f"unix:{self._socket}", _OPTIONS)
+            channel = grpc.aio.insecure_channel(self._target, _OPTIONS)
             self._stub = RetrievalServiceStub(channel)
         return self._stub
 
@@ -120,5 +121,5 @@ class SidecarRetriever:
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return QueueFullError(f"{QUEUE_FULL} of the retrieval sidecar: {details}")
             case grpc.StatusCode.UNAVAILABLE:
-                return ServerUnavailableError(f"{SIDECAR_UNAVAILABLE} at unix:{self._socket}: {details}")
+                return ServerUnavailableError(f"{SIDECAR_UNAVAILABLE} at {self._target}: {details}")
         return RetrievalError(details)

@@ -128,7 +128,7 @@ def run(settings: DemoSettings, console: Console) -> None:
         version = stack.triton.install.version() or "of unknown version"
         screen.print(f"Triton {version} at {stack.triton.grpc_address}, all models ready")
         screen.print(f"retrieval sidecar at {stack.sidecar.address}")
-        _build_index(corpus, stack, screen)
+        _build_index(corpus, stack, index, screen)
         with ResRankClient(
             stack.triton.grpc_address, retrieval=stack.sidecar.address, timeout_s=_SEARCH_TIMEOUT_S
         ) as client:
@@ -139,7 +139,7 @@ def run(settings: DemoSettings, console: Console) -> None:
         _show_quality(results, collection, spec, screen)
         _show_latency(results[RANKERS[-1].name], screen)
         screen.section("Stop")
-    for process in (stack.triton, stack.sidecar):
+    for process in stack.processes:
         if process.returncode:
             raise StackError(
                 f"{process.name} ended with status {process.returncode}. Its last lines:\n{process.log_tail()}"
@@ -211,13 +211,13 @@ def _export(settings: DemoSettings, checkpoint: Path, screen: Screen) -> Path:
     return repository
 
 
-def _build_index(corpus: Path, stack: LocalStack, screen: Screen) -> None:
+def _build_index(corpus: Path, stack: LocalStack, index: Path, screen: Screen) -> None:
     screen.section("Index")
 
     async def fill(show: Callable[[BuildReport], None]) -> BuildReport:
         async with (
             AsyncResRankClient(stack.triton.grpc_address, timeout_s=BuildSettings().batch_timeout_s) as client,
-            sidecar_of(stack.sidecar.index) as sidecar,
+            sidecar_of(index) as sidecar,
         ):
             return await fill_index(corpus, client, sidecar, progress=show)
 

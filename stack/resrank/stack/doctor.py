@@ -12,14 +12,16 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from resrank.core.errors import StackError
+from resrank.core.errors import ResRankError, StackError
 from resrank.core.extras import install_command
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
+from resrank.export.manifest import read_manifest
 from resrank.serving.engines.base import EngineKind
 from resrank.stack.check import Check, Status
 from resrank.stack.gpu import Machine
 from resrank.stack.ports import is_free
 from resrank.stack.repository_check import check_repository, runs_on_cpu
+from resrank.stack.running_sidecar import RunningSidecar
 from resrank.stack.triton_install import (
     LIBPYTHON_REMEDY,
     find_libpython,
@@ -37,13 +39,16 @@ _MIN_SHARED_MEMORY = MAX_GRPC_MESSAGE_BYTES
 64 MiB at most. Docker gives 64 MB in all."""
 
 
-def examine(host: str, ports: Iterable[int], repository: Path | None = None) -> list[Check]:
+def examine(
+    host: str, ports: Iterable[int], repository: Path | None = None, sidecar: RunningSidecar | None = None
+) -> list[Check]:
     """Runs all checks, the needed ones and the informational ones.
 
     Args:
         host: Address that the stack would listen on.
         ports: The ports it would use.
         repository: A model repository to compare with the machine, its files' digests included.
+        sidecar: One that runs already and is to be joined, in place of one to be started.
 
     Returns:
         The checks in the order of the report, the repository's last.
@@ -56,8 +61,7 @@ def examine(host: str, ports: Iterable[int], repository: Path | None = None) -> 
         check_numpy(),
         check_triton(),
         check_engines(needed=repository is None or runs_on_cpu(repository)),
-        check_faiss(),
-        check_fts5(),
+        *((check_faiss(), check_fts5()) if sidecar is None else (check_sidecar(sidecar, repository),)),
         *(check_port(host, port) for port in ports),
         check_shared_memory(),
         check_gpu(machine),
@@ -171,6 +175,19 @@ def check_fts5() -> Check:
                 "use a Python whose SQLite has FTS5 (python.org's, your distribution's, or uv's)",
             )
     return Check("SQLite FTS5", Status.OK, f"SQLite {sqlite3.sqlite_version}")
+
+
+def check_sidecar(sidecar: RunningSidecar, repository: Path | None) -> Check:
+    """Whether a sidecar answers, and has a collection for a repository."""
+    name = "retrieval sidecar"
+    try:
+        collections = len(sidecar.encoders())
+        if repository is not None:
+            sidecar.require_place_for(read_manifest(repository).checkpoint.encoder_sha256)
+    except ResRankError as error:
+        problem, _, remedy = str(error).rpartition(": ")
+        return Check(name, Status.FAILED, problem, remedy)
+    return Check(name, Status.OK, f"answers at {sidecar.address}, {collections} collections")
 
 
 def check_port(host: str, port: int) -> Check:

@@ -26,6 +26,7 @@ from resrank.stack.gpu import Machine
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess, describe_exit
 from resrank.stack.repository_check import require_servable
+from resrank.stack.running_sidecar import RunningSidecar
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.trace_export import TraceExport
 from resrank.stack.triton_process import TritonProcess
@@ -62,6 +63,8 @@ class LocalStack:
         retrieval_port: The sidecar's gRPC port; a free one when None.
         retrieval_metrics_port: The sidecar's metrics port; a free one when None.
         retrieval_socket: Unix domain socket between Triton and the sidecar; one in a folder of its own when None.
+        joined: Target of a sidecar that runs already, on this machine: it is asked in place of one of its own, and what
+            is said above of index and sidecar is not read. It may go and come back.
         http: Whether there is a gateway.
         http_port: The gateway's HTTP port; a free one when None.
         http_keys: File of the gateway's API keys; None lets everybody in whom ``tls`` does.
@@ -76,13 +79,13 @@ class LocalStack:
 
     Attributes:
         triton: The Triton process.
-        sidecar: The sidecar process.
+        sidecar: The sidecar process, or the one that was joined.
         gateway: The gateway process; None where there is none.
         encoder_sha256: The encoder of the repository, to which the index must belong.
         trace_export: Where spans go.
 
     Raises:
-        InvalidInputError: It would listen beyond loopback unprotected.
+        InvalidInputError: It would listen beyond loopback unprotected, or join a sidecar of another machine.
         ManifestError: The repository has no readable manifest.
         StackError: This machine cannot serve the repository, a port is taken, or no Triton can be found.
 
@@ -102,6 +105,7 @@ class LocalStack:
         retrieval_port: int | None = None,
         retrieval_metrics_port: int | None = None,
         retrieval_socket: Path | None = None,
+        joined: str | None = None,
         http: bool = False,
         http_port: int | None = None,
         http_keys: Path | None = None,
@@ -126,26 +130,33 @@ class LocalStack:
         self.trace_export = trace_export
         told = {} if trace_export is None else trace_export.environment
         metrics_host = host if insecure or is_loopback(host) else "127.0.0.1"
-        # All at once: no free port is one that another of them is told to take.
-        retrieval_port, triton_port, metrics_port, retrieval_metrics_port, control_port, http_port = choose_ports(
-            host, retrieval_port, triton_port, metrics_port, retrieval_metrics_port, None, http_port
-        )
-        self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
-        socket = retrieval_socket or self._own_socket
-        self.sidecar = SidecarProcess(
-            index,
-            host=host,
-            port=retrieval_port,
-            socket=socket,
-            tls=tls,
-            bearer_key_file=bearer_key_file,
-            insecure=insecure,
-            metrics_host=metrics_host,
-            metrics_port=retrieval_metrics_port,
-            environment=told,
-            log_path=None if log_dir is None else log_dir / "retrieval.log",
-            on_line=None if on_line is None else lambda line: on_line("retrieval", line),
-        )
+        self.sidecar: SidecarProcess | RunningSidecar
+        self._own_socket: Path | None = None
+        if joined is not None:
+            self.sidecar = RunningSidecar.joined(joined)
+            triton_port, metrics_port, control_port, http_port = choose_ports(
+                host, triton_port, metrics_port, None, http_port
+            )
+        else:
+            # All at once: no free port is one that another of them is told to take.
+            retrieval_port, triton_port, metrics_port, retrieval_metrics_port, control_port, http_port = choose_ports(
+                host, retrieval_port, triton_port, metrics_port, retrieval_metrics_port, None, http_port
+            )
+            self._own_socket = _socket_of_its_own() if retrieval_socket is None else None
+            self.sidecar = SidecarProcess(
+                index,
+                host=host,
+                port=retrieval_port,
+                socket=retrieval_socket or self._own_socket,
+                tls=tls,
+                bearer_key_file=bearer_key_file,
+                insecure=insecure,
+                metrics_host=metrics_host,
+                metrics_port=retrieval_metrics_port,
+                environment=told,
+                log_path=None if log_dir is None else log_dir / "retrieval.log",
+                on_line=None if on_line is None else lambda line: on_line("retrieval", line),
+            )
         self._derived = None if tuned is None else _derived(repository, tuned)
         try:
             self.triton = TritonProcess(
@@ -157,7 +168,7 @@ class LocalStack:
                 tls=tls,
                 metrics_host=metrics_host,
                 trace_export=trace_export,
-                retrieval_socket=socket,
+                retrieval=self.sidecar.local_target,
                 log_path=None if log_dir is None else log_dir / "triton.log",
                 on_line=None if on_line is None else lambda line: on_line("triton", line),
             )
@@ -194,16 +205,21 @@ class LocalStack:
         self.stop()
 
     @property
-    def _processes(self) -> tuple[ManagedProcess, ...]:
-        return (self.sidecar, self.triton) if self.gateway is None else (self.sidecar, self.triton, self.gateway)
+    def processes(self) -> tuple[ManagedProcess, ...]:
+        """Those that it started, in the order in which they are needed."""
+        own = (self.sidecar,) if isinstance(self.sidecar, SidecarProcess) else ()
+        return (*own, self.triton) if self.gateway is None else (*own, self.triton, self.gateway)
 
     def start(self) -> None:
         """Starts the processes without waiting for them.
 
         Raises:
-            StackError: One could not be started.
+            ServerUnavailableError: No sidecar answers where one was to be joined.
+            StackError: One could not be started, or all that the joined sidecar has belongs to other encoders.
         """
-        for process in self._processes:
+        if isinstance(self.sidecar, RunningSidecar):
+            self.sidecar.require_place_for(self.encoder_sha256)
+        for process in self.processes:
             process.start()
 
     def wait_ready(self, cancelled: threading.Event | None = None) -> bool:
@@ -219,11 +235,13 @@ class LocalStack:
             StackError: One ended or was not ready in time, with the last lines of its log, or all that the index holds
                 belongs to other encoders than the repository's.
         """
-        if not all(process.wait_ready(cancelled) for process in self._processes):
+        if not all(process.wait_ready(cancelled) for process in self.processes):
             return False
-        for process in self._processes:  # the one that was ready first may have died while the other loaded
+        for process in self.processes:  # the one that was ready first may have died while the other loaded
             process.check_alive()
-        encoders = self.sidecar.encoders()
+        if isinstance(self.sidecar, RunningSidecar):
+            return True
+        encoders = {name: encoder for name, encoder in self.sidecar.encoders().items() if encoder}
         # One collection may be of another checkpoint, which served before this one, or serves beside it.
         if encoders and self.encoder_sha256 not in encoders.values():
             other = encoders.get(DEFAULT_COLLECTION, next(iter(encoders.values())))
@@ -241,15 +259,15 @@ class LocalStack:
                 message has the last lines of its log.
         """
         asked = time.monotonic()
-        answered = dict.fromkeys(self._processes, asked)
+        answered = dict.fromkeys(self.processes, asked)
         while not stop.wait(_WATCH_S):
-            for process in self._processes:
+            for process in self.processes:
                 process.check_alive()
             now = time.monotonic()
             if now - asked < _HEALTH_EVERY_S:
                 continue
             asked = now
-            for process in self._processes:
+            for process in self.processes:
                 if process.is_ready():
                     answered[process] = now
                 elif now - answered[process] > _SILENCE_S:
@@ -277,8 +295,9 @@ class LocalStack:
             remarks += self._end(self.gateway, grace_s)
         if not self.triton.drain(drain_s, hurry):
             remarks.append("requests were still under way when Triton was told to end")
-        for process in (self.triton, self.sidecar):
-            remarks += self._end(process, grace_s)
+        remarks += self._end(self.triton, grace_s)
+        if isinstance(self.sidecar, SidecarProcess):
+            remarks += self._end(self.sidecar, grace_s)
         if self._own_socket is not None:  # a sidecar that was killed has left it
             shutil.rmtree(self._own_socket.parent, ignore_errors=True)
         self._discard_derived()

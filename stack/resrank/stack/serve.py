@@ -18,6 +18,8 @@ from resrank.core.errors import StackError
 from resrank.core.names import Model
 from resrank.core.terminal import FullWidth, visible
 from resrank.stack.local_stack import LocalStack, OnLine
+from resrank.stack.running_sidecar import RunningSidecar
+from resrank.stack.sidecar_process import SidecarProcess
 
 if TYPE_CHECKING:
     from resrank.stack.tuning.choice import Choice, Setting
@@ -133,13 +135,21 @@ def _print_endpoints(stack: LocalStack, console: Console) -> None:
     for name, address in (
         ("Triton (gRPC)", stack.triton.grpc_address),
         ("Triton metrics", f"http://{stack.triton.metrics_address}/metrics"),
-        ("Retrieval sidecar (gRPC)", stack.sidecar.address),
-        ("  and for Triton", f"unix:{stack.sidecar.socket}"),
-        ("Sidecar metrics", f"http://{stack.sidecar.metrics_address}/metrics"),
+        *_sidecar_lines(stack.sidecar),
         *(() if stack.trace_export is None else (("Traces go to", stack.trace_export.url),)),
         *gateway,
     ):
         console.print(f"  {name:<26}{address}", highlight=False)
+
+
+def _sidecar_lines(sidecar: SidecarProcess | RunningSidecar) -> list[tuple[str, str]]:
+    if isinstance(sidecar, RunningSidecar):
+        return [("Retrieval sidecar, joined", sidecar.address)]
+    return [
+        ("Retrieval sidecar (gRPC)", sidecar.address),
+        ("  and for Triton", f"unix:{sidecar.socket}"),
+        ("Sidecar metrics", f"http://{sidecar.metrics_address}/metrics"),
+    ]
 
 
 @contextmanager

@@ -9,23 +9,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-import grpc
-
-from resrank.core.addresses import NO_PROXY, join_address
+from resrank.core.addresses import join_address
 from resrank.core.errors import StackError
 from resrank.core.extras import install_command
 from resrank.core.server_tls import ServerTls
-from resrank.core.sidecar.v1 import retrieval_pb2, retrieval_pb2_grpc
 from resrank.retrieval.store_url import LOCAL, STORE_VARIABLE, StoreUrl
 from resrank.stack.ports import choose_ports
 from resrank.stack.process import ManagedProcess
+from resrank.stack.running_sidecar import RunningSidecar
 
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """Has malloc ask for huge pages. FAISS does not, and a flat search reads all vectors: over 100,000 x 384 measured at
 5.4 ms with them and 10.2 without, on a machine whose transparent huge pages are set to `madvise`, a usual default."""
-
-
-_DESCRIBE_S = 30.0
 
 
 class SidecarProcess(ManagedProcess):
@@ -111,29 +106,11 @@ class SidecarProcess(ManagedProcess):
 
     def is_ready(self) -> bool:
         """Whether its health service says ``SERVING``."""
-        from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-        with grpc.insecure_channel(self.local_target, NO_PROXY) as channel:
-            try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1.0)
-            except grpc.RpcError:  # not listening yet
-                return False
-            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return RunningSidecar(self.local_target).is_ready()
 
     def encoders(self) -> dict[str, str]:
-        """The encoder that each collection belongs to, by name; without those that hold nothing.
-
-        Raises:
-            StackError: The sidecar does not answer.
-        """
-        with grpc.insecure_channel(self.local_target, NO_PROXY) as channel:
-            try:
-                answer = retrieval_pb2_grpc.RetrievalServiceStub(channel).ListCollections(
-                    retrieval_pb2.ListCollectionsRequest(), timeout=_DESCRIBE_S
-                )
-            except grpc.RpcError as error:
-                raise StackError(f"{self.name} does not say what its index holds: {error.details()}") from error
-        return {one.name: one.encoder_sha256 for one in answer.collections if one.encoder_sha256}
+        """See :meth:`RunningSidecar.encoders`."""
+        return RunningSidecar(self.local_target).encoders()
 
 
 def _tls_options(tls: ServerTls | None) -> list[str | Path]:

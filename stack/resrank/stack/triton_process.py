@@ -16,7 +16,7 @@ import psutil
 
 from resrank.core.addresses import bare_host, join_address
 from resrank.core.errors import StackError
-from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, Model
+from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, RETRIEVAL_URL_VARIABLE, Model
 from resrank.core.server_tls import ServerTls
 from resrank.stack.model_loading import ModelLoading
 from resrank.stack.model_processes import ModelProcesses
@@ -76,8 +76,7 @@ class TritonProcess(ManagedProcess):
         control_port: Port on loopback by which this object steers the server; a free one when None.
         tls: Certificates for gRPC; None for plain text.
         metrics_host: Address for the metrics, which are never encrypted; ``host`` when None.
-        retrieval_socket: Unix domain socket of the retrieval sidecar, for the ``search`` model; None for what the
-            environment says.
+        retrieval: Target of the retrieval sidecar, for the ``search`` model; None for what the environment says.
         trace_export: Where spans go; None where nothing is traced.
         log_path: File for the server's log; an unnamed temporary file when None.
         on_line: Called with each line of the server's log, in a thread of its own.
@@ -103,7 +102,7 @@ class TritonProcess(ManagedProcess):
         control_port: int | None = None,
         tls: ServerTls | None = None,
         metrics_host: str | None = None,
-        retrieval_socket: Path | None = None,
+        retrieval: str | None = None,
         trace_export: TraceExport | None = None,
         log_path: Path | None = None,
         on_line: Callable[[str], None] | None = None,
@@ -125,7 +124,7 @@ class TritonProcess(ManagedProcess):
         self._models: ModelProcesses | None = None
         self._loading: ModelLoading | None = None
         self._on_own_line = on_line
-        variables = {} if retrieval_socket is None else {RETRIEVAL_SOCKET_VARIABLE: str(retrieval_socket.absolute())}
+        variables = {} if retrieval is None else _told_of(retrieval)
         if trace_export is not None:
             variables |= trace_export.environment
         self._trace_export = trace_export
@@ -308,3 +307,10 @@ class TritonProcess(ManagedProcess):
         # A server that ended well has removed its segments; one that was killed cannot.
         for segment in self._segments():
             segment.unlink(missing_ok=True)
+
+
+def _told_of(retrieval: str) -> dict[str, str]:
+    """Variables by which the ``search`` model finds a sidecar, in place of what the environment says."""
+    if retrieval.startswith("unix:"):
+        return {RETRIEVAL_SOCKET_VARIABLE: retrieval.removeprefix("unix:").removeprefix("//")}
+    return {RETRIEVAL_SOCKET_VARIABLE: "", RETRIEVAL_URL_VARIABLE: retrieval}

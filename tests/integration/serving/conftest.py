@@ -187,7 +187,7 @@ def searching(exported: Callable[[str], Exported], tmp_path_factory: pytest.Temp
     # In /tmp: pytest's own folders may be too deep for a socket.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         socket, log = Path(folder, "s"), Path(folder, "triton.log")
-        process = TritonProcess(repository, retrieval_socket=socket, log_path=log)
+        process = TritonProcess(repository, retrieval=f"unix:{socket}", log_path=log)
         process.command.append("--log-verbose=1")
         with (
             process as triton,

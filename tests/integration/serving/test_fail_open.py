@@ -92,7 +92,7 @@ def stack(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPath
         socket = Path(sockets, "s")
         with (
             SidecarProcess(folder / "index", socket=socket) as sidecar,
-            TritonProcess(folder / "repository", retrieval_socket=socket) as triton,
+            TritonProcess(folder / "repository", retrieval=f"unix:{socket}") as triton,
             ResRankClient(triton.grpc_address, retrieval=sidecar.address, max_attempts=2) as client,
         ):
             vectors = np.stack([made.reference.encode(text) for text in PASSAGES])

@@ -34,6 +34,7 @@ from resrank.retrieval.records import Encoder, Record, RecordBatch
 from resrank.stack import local_stack
 from resrank.stack.local_stack import LocalStack
 from resrank.stack.ports import choose_ports
+from resrank.stack.sidecar_process import SidecarProcess
 from support.tiny_manifest import ENCODER_SHA256, make_manifest, write_tiny_manifest
 
 
@@ -253,6 +254,40 @@ def test_an_index_of_another_encoder_is_refused(exported: Path, tmp_path: Path) 
             held.store.upsert(replace(batch, encoder=Encoder(ENCODER_SHA256, 4)))
     with LocalStack(exported, tmp_path / "index"):  # one collection is this checkpoint's
         pass
+
+
+def test_a_second_triton_joins_a_running_sidecar_which_outlives_it(exported: Path, tmp_path: Path) -> None:
+    triton_port, metrics_port = choose_ports("127.0.0.1", None, None)
+    with SidecarProcess(tmp_path / "index") as sidecar:
+        with grpc.insecure_channel(sidecar.address) as channel:
+            stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+            record = pb.Record(id="p", title="t", embedding=np.ones(4, "<f2").tobytes())
+            batch = pb.UpsertRequest(encoder_sha256="b" * 64, dimension=4, records=[record])
+            stub.Upsert(iter([batch]))
+            options = ["--triton-port", str(triton_port), "--metrics-port", str(metrics_port)]
+            serve = [sys.executable, "-m", "resrank.stack", "serve", str(exported), *options]
+            joining = [*serve, "--retrieval-url", sidecar.address]
+            environment = {**os.environ, "RESRANK_INDEX": str(tmp_path / "unused"), "RESRANK_RETRIEVAL_SOCKET": "/gone"}
+            ended = subprocess.run(joining, capture_output=True, text=True, check=False, timeout=60, env=environment)
+            assert ended.returncode == 1
+            assert f"belongs to encoder {'b' * 64}, Triton serves encoder {ENCODER_SHA256}" in ended.stderr
+            assert "resrank collection create NAME" in ended.stderr
+            stub.CreateCollection(pb.CreateCollectionRequest(collection="docs@v2"))
+            with subprocess.Popen(joining, stdout=subprocess.PIPE, text=True, env=environment) as process:
+                assert process.stdout is not None
+                lines = iter(process.stdout.readline, "")
+                assert any(line.split()[-1:] == [sidecar.address] for line in lines)  # behind "joined"
+                (triton,) = [
+                    one for one in psutil.Process(process.pid).children() if "triton" in " ".join(one.cmdline())
+                ]
+                told = {name: value for name, value in triton.environ().items() if "RETRIEVAL" in name}
+                assert told == {"RESRANK_RETRIEVAL_SOCKET": "", "RESRANK_RETRIEVAL_URL": sidecar.address}
+                assert echo(f"127.0.0.1:{triton_port}", "a") == "a"
+                process.send_signal(signal.SIGTERM)
+                process.stdout.read()
+            assert process.returncode == 0
+            assert stub.Describe(pb.DescribeRequest()).record_count == 1
+        assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"checkpoint": 1}'])

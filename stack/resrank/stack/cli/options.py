@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from resrank.core.errors import InvalidInputError
-from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE
+from resrank.core.names import RETRIEVAL_SOCKET_VARIABLE, RETRIEVAL_URL_VARIABLE
 from resrank.retrieval.store_url import INDEX_VARIABLE, LOCAL, STORE_VARIABLE, StoreUrl
 
 
@@ -93,9 +93,36 @@ TritonUrlOption = Annotated[
     str, typer.Option("--triton-url", envvar="RESRANK_TRITON_URL", help="host:port of Triton's gRPC endpoint.")
 ]
 RetrievalUrlOption = Annotated[
-    str, typer.Option("--retrieval-url", envvar="RESRANK_RETRIEVAL_URL", help="host:port of the retrieval sidecar.")
+    str, typer.Option("--retrieval-url", envvar=RETRIEVAL_URL_VARIABLE, help="host:port of the retrieval sidecar.")
+]
+# Without the variable, which clients have: a sidecar is joined by those who say so.
+JoinedSidecarOption = Annotated[
+    str | None,
+    typer.Option(
+        "--retrieval-url",
+        metavar="HOST:PORT",
+        help="A sidecar that runs already on this machine, or its socket, `unix:PATH`: none is started.",
+        show_default="a sidecar of its own",
+    ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="For people or for programs.")]
+
+
+def refuse_beside_joined(context: typer.Context, *names: str) -> None:
+    """Refuses options of a sidecar of one's own that stand beside ``--retrieval-url``; variables give way to it.
+
+    Args:
+        context: Of the command.
+        names: Its parameters.
+
+    Raises:
+        typer.BadParameter: One stands there.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = "--index or --store" if name == "index" else f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(f"is of a sidecar of one's own, --retrieval-url names another: leave out {option}")
 
 
 def index_arguments(index: StoreUrl) -> list[str]:

@@ -13,11 +13,13 @@ from resrank.retrieval.store_url import StoreUrl
 from resrank.stack.cli.options import (
     HostOption,
     IndexOption,
+    JoinedSidecarOption,
     MetricsPortOption,
     RetrievalMetricsPortOption,
     RetrievalPortOption,
     RetrievalSocketOption,
     TritonPortOption,
+    refuse_beside_joined,
 )
 from resrank.stack.ports import METRICS_PORT, RETRIEVAL_METRICS_PORT, RETRIEVAL_PORT, TRITON_PORT
 
@@ -29,6 +31,7 @@ app = typer.Typer(rich_markup_mode="markdown")
     "`RESRANK_TRITON_PORT=9001 resrank serve repository --log-dir /var/log/resrank`"
 )
 def serve(
+    context: typer.Context,
     repository: Annotated[
         Path,
         typer.Argument(envvar="RESRANK_REPOSITORY", help="Model repository, as `resrank export` writes it."),
@@ -40,6 +43,7 @@ def serve(
     retrieval_port: RetrievalPortOption = RETRIEVAL_PORT,
     retrieval_metrics_port: RetrievalMetricsPortOption = RETRIEVAL_METRICS_PORT,
     retrieval_socket: RetrievalSocketOption = None,
+    retrieval_url: JoinedSidecarOption = None,
     http: Annotated[
         int | None,
         typer.Option(
@@ -106,6 +110,9 @@ def serve(
 ) -> None:
     """Run Triton, the retrieval sidecar and, with `--http`, the gateway on this machine until Ctrl-C or SIGTERM.
 
+    With `--retrieval-url` a second checkpoint is served beside a sidecar that runs already: `search` and the gateway
+    ask that one, which stays when this ends. It must have a collection of this checkpoint's encoder, or an empty one.
+
     A repository that this machine cannot serve is refused before anything starts; `resrank doctor REPOSITORY` says
     everything that is in the way.
 
@@ -123,6 +130,9 @@ def serve(
     from resrank.stack.serve import serve as run
     from resrank.stack.trace_export import TraceExport
 
+    if retrieval_url is not None:
+        own = ("index", "retrieval_port", "retrieval_metrics_port", "retrieval_socket", "bearer_key_file")
+        refuse_beside_joined(context, *own)
     console = Terminal()
     settings = tuned_settings(repository, console, tune=tune)
     stack = LocalStack(
@@ -134,6 +144,7 @@ def serve(
         retrieval_port=retrieval_port,
         retrieval_metrics_port=retrieval_metrics_port,
         retrieval_socket=retrieval_socket,
+        joined=retrieval_url,
         http=http is not None,
         http_port=http,
         http_keys=http_keys,
