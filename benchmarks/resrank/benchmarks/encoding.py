@@ -1,4 +1,4 @@
-"""Encoding of passages through gRPC against sentence-transformers and ``infinity-emb`` with the same weights."""
+"""Encoding of passages through gRPC against others with the same weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ import numpy as np
 import torch
 
 from resrank.benchmarks.deployment import Deployment
+from resrank.benchmarks.fastembed_side import FastEmbed
 from resrank.benchmarks.indexing import sentence_transformer
-from resrank.benchmarks.infinity import InfinityClient, InfinityServer, export_for_optimum, infinity_version
+from resrank.benchmarks.infinity import (
+    InfinityClient,
+    InfinityServer,
+    export_for_optimum,
+    fastembed_version,
+    infinity_version,
+)
 from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import BenchmarkError, Bound, Measurement, Side
 from resrank.benchmarks.study import Study
@@ -34,6 +41,8 @@ from resrank.stack.triton_process import TritonProcess
 
 TORCH_TARGET, TORCH_TARGET_INT8 = 1.8, 2.5
 INFINITY_TARGET, INFINITY_TARGET_INT8 = 1.5, 2.0
+FASTEMBED_TARGET = 1.3
+"""For int8; for other precisions there is none, and it is shown beside."""
 PASSAGES = 256
 ROUNDS = 5
 
@@ -41,6 +50,7 @@ STACK = "this stack, gRPC"
 SENTENCE_TRANSFORMERS = "sentence-transformers, torch"
 INFINITY_TORCH = "infinity-emb, torch"
 INFINITY_OPTIMUM = "infinity-emb, optimum (ONNX Runtime)"
+FASTEMBED = "fastembed (ONNX Runtime)"
 
 _MODEL = "encoder"
 _BATCH_SIZE = 64
@@ -54,11 +64,12 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
     Args:
         deployment: What encodes.
         corpus: Where the passages come from.
-        environments: Where infinity-emb's environment is.
+        environments: Where the environment of infinity-emb and fastembed is.
         notify: Called with one line per step.
 
     Returns:
-        Passages per second of each side; the ratios to sentence-transformers and to infinity-emb's faster engine.
+        Passages per second of each side; the ratios to sentence-transformers, to infinity-emb's faster engine and, in
+        int8, to fastembed.
 
     Raises:
         BenchmarkError: infinity-emb is not installed, or the sides' vectors differ.
@@ -94,6 +105,12 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
                 )
                 infinity = InfinityClient(server)
                 sides[label] = partial(infinity.embed, _MODEL)
+            notify(f"starting {FASTEMBED}")
+            dimension = deployment.spec.encoder.embedding_dim
+            fastembed = stack.enter_context(
+                FastEmbed(environments, folder / "optimum", dimension=dimension, pooling=pooling, threads=threads)
+            )
+            sides[FASTEMBED] = fastembed.embed
             _require_equal({label: encode(instructed) for label, encode in sides.items()})
             notify(f"{ROUNDS} rounds of {len(texts)} passages")
             spent = interleave(
@@ -106,8 +123,11 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
     chosen = deployment.engine_options(Model.ENCODER)
     speeds = {label: Side.of(label, [1e3 * len(texts) / each for each in times]) for label, times in spent.items()}
     in_int8 = chosen.precision is Precision.INT8
-    targets = (TORCH_TARGET_INT8, INFINITY_TARGET_INT8) if in_int8 else (TORCH_TARGET, INFINITY_TARGET)
     fastest = max((INFINITY_TORCH, INFINITY_OPTIMUM), key=lambda label: speeds[label].median)
+    if in_int8:
+        targets = {SENTENCE_TRANSFORMERS: TORCH_TARGET_INT8, fastest: INFINITY_TARGET_INT8, FASTEMBED: FASTEMBED_TARGET}
+    else:
+        targets = {SENTENCE_TRANSFORMERS: TORCH_TARGET, fastest: INFINITY_TARGET}
     return Study(
         name="encoding",
         title=f"Passages encoded a second, {len(texts)} passages a call",
@@ -122,13 +142,14 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
                 bound=Bound.AT_LEAST,
                 target=target,
             )
-            for label, target in zip((SENTENCE_TRANSFORMERS, fastest), targets, strict=True)
+            for label, target in targets.items()
         ),
         notes=("infinity-emb is held against with the faster of its two engines; all sides have the same weights.",),
         facts={
             "threads of each side": threads,
             "encoder engine": f"{chosen.kind.value} {chosen.precision.value}",
             "infinity-emb, its torch, transformers and ONNX Runtime": version,
+            "fastembed": fastembed_version(environments),
         },
     )
 

@@ -37,6 +37,9 @@ AutoTokenizer.from_pretrained(source).save_pretrained(out)
 """
 
 
+_VERSIONS = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+
+
 class InfinityServer(ManagedProcess):
     """Serves models on a loopback port until stopped.
 
@@ -144,6 +147,15 @@ class InfinityClient:
         return json.loads(content)
 
 
+def environment_python(environments: Path) -> Path:
+    """The environment's interpreter.
+
+    Raises:
+        BenchmarkError: The environment does not exist.
+    """
+    return _environment(environments) / "bin" / "python"
+
+
 def infinity_version(environments: Path) -> str:
     """The version in the environment, with those of torch and transformers beside it.
 
@@ -151,7 +163,16 @@ def infinity_version(environments: Path) -> str:
         BenchmarkError: The environment does not exist, or is broken.
     """
     wanted = ("infinity-emb", "torch", "transformers", "onnxruntime")
-    return _python(environments, f"from importlib.metadata import version; print(*map(version, {wanted!r}))")
+    return _python(environments, _VERSIONS, *wanted)
+
+
+def fastembed_version(environments: Path) -> str:
+    """The version in the environment.
+
+    Raises:
+        BenchmarkError: The environment does not exist, or is of a time without it.
+    """
+    return _python(environments, _VERSIONS, "fastembed")
 
 
 def export_for_optimum(environments: Path, model: Path, out: Path) -> None:
@@ -170,8 +191,8 @@ def export_for_optimum(environments: Path, model: Path, out: Path) -> None:
     )
 
 
-def _python(environments: Path, program: str, *arguments: Path) -> str:
-    command = [str(_environment(environments) / "bin" / "python"), "-c", program, *map(str, arguments)]
+def _python(environments: Path, program: str, *arguments: Path | str) -> str:
+    command = [str(environment_python(environments)), "-c", program, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     if ended.returncode:
         raise BenchmarkError(f"infinity-emb's environment failed: {(ended.stderr.strip().splitlines() or ['?'])[-1]}")
