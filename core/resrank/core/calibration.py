@@ -52,18 +52,6 @@ class Relevance(Protocol):
 
 
 @dataclass(frozen=True)
-class HalfShifted:
-    """Where no calibration was fitted: (1 + s) / 2 within 0 to 1, which orders but is no probability."""
-
-    name: ClassVar[str] = "(1 + s) / 2"
-
-    def of(self, scores: NDArray[np.floating[Any]]) -> Float64:
-        """See :meth:`Relevance.of`."""
-        shifted: Float64 = np.clip((1.0 + scores.astype(np.float64)) / 2.0, 0.0, 1.0)
-        return shifted
-
-
-@dataclass(frozen=True)
 class Platt:
     """A sigmoid: 1 / (1 + exp(-(slope * s + intercept))).
 
@@ -139,7 +127,23 @@ class Isotonic:
 
 FittedMap = Platt | Isotonic
 
-UNCALIBRATED = HalfShifted()
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """Where no calibration was fitted: 1 / (1 + exp(-s)), which orders but is no probability.
+
+    Scores have no bounds (cosines are mapped, words have their share), so that a line from -1 to 1 would end in 1 for
+    many of them.
+    """
+
+    name: ClassVar[str] = "1 / (1 + exp(-s))"
+
+    def of(self, scores: NDArray[np.floating[Any]]) -> Float64:
+        """See :meth:`Relevance.of`."""
+        return Platt(slope=1.0, intercept=0.0).of(scores)
+
+
+UNCALIBRATED = Sigmoid()
 
 
 @dataclass(frozen=True)

@@ -50,14 +50,30 @@ class CalibrationRequest:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """One collection's candidates with scores and judgements, one question behind the other."""
+class Judged:
+    """One collection's candidates with scores and judgements, one question behind the other.
+
+    Attributes:
+        collection: What was judged.
+        questions: INT64 [n], which question each belongs to, from 0.
+        relevant: bool [n].
+        reranker: FP64 [n], the reranker's scores.
+        with_words: FP64 [n], with the words' share.
+        checkpoint_sha256: Digest of the full checkpoint whose scores these are.
+        lexical_weight: Of the words' share.
+    """
 
     collection: JudgedCollection
     questions: NDArray[np.int64]
     relevant: NDArray[np.bool_]
     reranker: NDArray[np.float64]
     with_words: NDArray[np.float64]
+    checkpoint_sha256: str
+    lexical_weight: float
+
+    def scores(self, kind: str) -> JudgedScores:
+        """Those of one kind, ``reranker`` or ``with_words``."""
+        return _joined([self], kind)
 
 
 def run_calibration(
@@ -76,31 +92,57 @@ def run_calibration(
         InvalidInputError: A file is wrong, or too little can be told from the judgements.
         ResRankError: The checkpoint is not valid, or an index fails.
     """
-    notify("reading the collections")
-    collections = [JudgedCollection.load(folder, split) for folder, split in request.collections]
     with tempfile.TemporaryDirectory(prefix="resrank-calibrate-") as temporary:
-        scratch = Path(temporary)
-        with open_backend(scratch, notify) as backend:
-            judged = []
-            for collection in collections:
-                notify(f"{collection.name} {collection.split}: {len(collection.queries)} questions")
-                place = OwnIndex.of(collection, backend, request.indexes, scratch, sidecar_of)
-                judged.append(_judged(request, collection, backend, place, progress))
+        judged = judge(request, open_backend, sidecar_of, Path(temporary), notify=notify, progress=progress)
     notify("fitting")
     reranker, with_words = (
         fit_relevance(_joined(judged, kind), folds=request.folds, seed=request.seed)
         for kind in ("reranker", "with_words")
     )
     return CalibrationFile(
-        checkpoint_sha256=backend.facts["sha256"],
-        calibration=Calibration(reranker.relevance, with_words.relevance, backend.join.weight),
+        checkpoint_sha256=judged[0].checkpoint_sha256,
+        calibration=Calibration(reranker.relevance, with_words.relevance, judged[0].lexical_weight),
         fit=_facts(request, judged, reranker, with_words),
     )
 
 
+def judge(
+    request: CalibrationRequest,
+    open_backend: OpenBackend,
+    sidecar_of: SidecarOf,
+    scratch: Path,
+    *,
+    notify: Notify,
+    progress: Progress,
+) -> list[Judged]:
+    """Candidates of judged questions as a search finds them, with scores: what a calibration is fitted to.
+
+    Args:
+        request: What the user asked for.
+        open_backend: Opens the checkpoint, when everything else is read.
+        sidecar_of: Opens the sidecar of an index folder.
+        scratch: Folder that goes afterwards.
+        notify: Called with one line before each step that takes seconds.
+        progress: Called as the work goes on.
+
+    Raises:
+        InvalidInputError: A file is wrong, or nothing is found of a collection.
+        ResRankError: The checkpoint is not valid, or an index fails.
+    """
+    notify("reading the collections")
+    collections = [JudgedCollection.load(folder, split) for folder, split in request.collections]
+    judged = []
+    with open_backend(scratch, notify) as backend:
+        for collection in collections:
+            notify(f"{collection.name} {collection.split}: {len(collection.queries)} questions")
+            place = OwnIndex.of(collection, backend, request.indexes, scratch, sidecar_of)
+            judged.append(_judged(request, collection, backend, place, progress))
+    return judged
+
+
 def _judged(
     request: CalibrationRequest, collection: JudgedCollection, backend: Backend, place: OwnIndex, progress: Progress
-) -> _Judged:
+) -> Judged:
     found, _ = asyncio.run(find_questions(backend, collection, _MODE, place, request.depth, progress))
     questions = [question for question in found if question.found]
     if not questions:
@@ -112,16 +154,18 @@ def _judged(
     ]
     shares = [np.zeros(len(q.found)) if q.lexical is None else q.lexical.astype(np.float64) for q in questions]
     reranker = np.concatenate([result.scores.astype(np.float64) for result in presented])
-    return _Judged(
+    return Judged(
         collection,
         np.repeat(np.arange(len(questions)), [len(question.found) for question in questions]),
         np.concatenate([np.array(of_one) >= request.relevant_from for of_one in grades]),
         reranker,
         reranker + backend.join.weight * np.concatenate(shares),
+        backend.facts["sha256"],
+        backend.join.weight,
     )
 
 
-def _joined(judged: Sequence[_Judged], kind: str) -> JudgedScores:
+def _joined(judged: Sequence[Judged], kind: str) -> JudgedScores:
     """All collections' scores of one kind; no two questions have one number."""
     ends = np.cumsum([one.questions[-1] + 1 for one in judged])
     starts = [0, *ends[:-1].tolist()]
@@ -134,7 +178,7 @@ def _joined(judged: Sequence[_Judged], kind: str) -> JudgedScores:
 
 
 def _facts(
-    request: CalibrationRequest, judged: Sequence[_Judged], reranker: Fitted, with_words: Fitted
+    request: CalibrationRequest, judged: Sequence[Judged], reranker: Fitted, with_words: Fitted
 ) -> CalibrationFit:
     return CalibrationFit(
         collections=tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import re
 import time
 from collections import Counter
@@ -47,7 +48,7 @@ def post(served: Served, path: str, body: dict[str, Any], status: int = 200) -> 
 
 
 def relevance(score: float) -> float:
-    return min(max((1 + score) / 2, 0.0), 1.0)
+    return 1 / (1 + math.exp(-score))
 
 
 @pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank"])
@@ -63,7 +64,7 @@ def test_documents_are_coheres_and_jinas(served: Served, expected: RerankResult,
         assert result.get("document") == (None if path == "/v2/rerank" else {"text": TEXTS[passage.index]})
     assert found["model"] == "resrank"
     assert found["meta"]["reranked"] is True
-    assert found["meta"]["calibration"] == "(1 + s) / 2"
+    assert found["meta"]["calibration"] == "1 / (1 + exp(-s))"
     assert found["meta"]["api_version"] == {"version": "2" if path == "/v2/rerank" else "1"}
     shown = post(served, path, body | {"return_documents": path == "/v2/rerank"})["results"][0]
     assert ("document" in shown) == (path == "/v2/rerank")

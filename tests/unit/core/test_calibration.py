@@ -13,10 +13,10 @@ from resrank.core.calibration import (
     UNCALIBRATED,
     Calibration,
     FittedMap,
-    HalfShifted,
     Isotonic,
     Platt,
     Relevance,
+    Sigmoid,
     read_calibration,
 )
 from resrank.core.errors import InvalidInputError
@@ -39,11 +39,15 @@ def test_points_are_joined_by_straight_lines() -> None:
 
 
 def test_without_a_fit_scores_are_moved_into_their_place_and_are_called_that() -> None:
-    assert UNCALIBRATED.of(np.array([[-3.0, -1.0], [0.5, 2.0]])).tolist() == [[0.0, 0.0], [0.75, 1.0]]
-    assert UNCALIBRATED.name == "(1 + s) / 2"
+    found = UNCALIBRATED.of(np.array([[-1.0, 0.0], [0.5, 2.0]]))
+    assert found.tolist() == [pytest.approx([0.268941, 0.5], abs=1e-6), pytest.approx([0.622459, 0.880797], abs=1e-6)]
+    assert UNCALIBRATED.name == "1 / (1 + exp(-s))"
+    above = UNCALIBRATED.of(np.array([1.0, 1.3, 1.6, 9.0]))  # as mapped cosines with the words' share are
+    assert (np.diff(above) > 0).all()
+    assert above[-1] < 1
 
 
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.sampled_from([PLATT, STEPS, HalfShifted()]))
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=30), st.sampled_from([PLATT, STEPS, Sigmoid()]))
 def test_no_map_changes_an_order_or_leaves_its_place(scores: list[float], relevance: Relevance) -> None:
     found = relevance.of(np.sort(np.array(scores)))
     assert (np.diff(found) >= 0).all()

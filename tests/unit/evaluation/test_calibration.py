@@ -90,7 +90,7 @@ def test_the_map_that_does_better_on_questions_it_has_not_seen_is_kept() -> None
     stairs = np.select([scores < 0.3, scores < 0.7], [0.02, 0.3], 0.9)
     steps = fit_relevance(judged(scores, random.random(20_000) < stairs), folds=5, seed=0)
     assert isinstance(steps.relevance, Isotonic)
-    assert steps.held_out["isotonic"].ece < 0.02 < steps.held_out["platt"].ece < steps.held_out["(1 + s) / 2"].ece
+    assert steps.held_out["isotonic"].ece < 0.02 < steps.held_out["platt"].ece < steps.held_out["1 / (1 + exp(-s))"].ece
 
 
 def test_nothing_is_told_of_a_question_by_its_own_judgements() -> None:

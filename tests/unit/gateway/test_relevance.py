@@ -23,8 +23,8 @@ def test_the_map_is_that_of_the_kind_of_score_and_of_the_weight() -> None:
     assert relevance_of(FITTED, None, words=False) is FITTED.reranker
     assert relevance_of(FITTED, None, words=True) is FITTED.with_words
     assert relevance_of(FITTED, 0.3, words=True) is FITTED.with_words
-    assert relevance_of(FITTED, 0.7, words=True).name == "(1 + s) / 2"
-    assert relevance_of(None, None, words=True).name == "(1 + s) / 2"
+    assert relevance_of(FITTED, 0.7, words=True).name == "1 / (1 + exp(-s))"
+    assert relevance_of(None, None, words=True).name == "1 / (1 + exp(-s))"
 
 
 def sigmoid(value: float) -> float:

@@ -65,7 +65,7 @@ def calibrate(
     if not force and (checkpoint / CALIBRATION_FILE).exists():
         raise typer.BadParameter(f"{checkpoint / CALIBRATION_FILE} exists: replace it with --force")
     request = CalibrationRequest(
-        tuple(_named(text) for text in collections), depth, relevant_from, folds, seed, indexes
+        tuple(named_split(text) for text in collections), depth, relevant_from, folds, seed, indexes
     )
     evaluated = EvaluatedCheckpoint(Through.TORCH, checkpoint, None, None)
     with shown_progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
@@ -79,7 +79,7 @@ def calibrate(
     _print(found, checkpoint)
 
 
-def _named(text: str) -> tuple[Path, str]:
+def named_split(text: str) -> tuple[Path, str]:
     """Folder and split of ``COLLECTION:SPLIT``; a folder whose own name has a colon is taken as it is."""
     folder, colon, split = text.rpartition(":")
     return (Path(folder), split) if colon and not Path(text).is_dir() else (Path(text), "test")
