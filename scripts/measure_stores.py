@@ -4,6 +4,7 @@
     scripts/measure_stores.py local:///tmp/index --vectors 100000
     RESRANK_STORE=postgresql://… scripts/measure_stores.py --vectors 100000
     scripts/measure_stores.py local:///tmp/index --vectors 100000 --filled
+    scripts/measure_stores.py local:///tmp/index --vectors 100000 --filled --dense-device gpu
 
 The store must be empty, unless `--filled` says that the same command has filled it: then it measures what opening it
 takes in a new process, and what a passage takes of its memory. Last come searches beside a thread that fills it on, in
@@ -30,7 +31,7 @@ from resrank.core.errors import InvalidInputError
 from resrank.core.filters import F
 from resrank.core.search import SearchMode
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
-from resrank.retrieval.settings import SidecarSettings
+from resrank.retrieval.settings import CPU, EXACT_INDEX, SidecarSettings
 from resrank.retrieval.store import VectorStore
 from resrank.retrieval.store_url import STORE_VARIABLE, StoreUrl
 from resrank.retrieval.stores import open_store
@@ -50,6 +51,9 @@ def main(
     dimension: int = 384,
     queries: int = 100,
     wait_s: Annotated[float, typer.Option(help="How long an index may be built after the last record.")] = 600,
+    dense_index: str = EXACT_INDEX,
+    dense_search_parameters: str = "",
+    dense_device: str = CPU,
     filled: Annotated[bool, typer.Option("--filled", help="This command has filled the store before.")] = False,
     server_pid: Annotated[list[int] | None, typer.Option(help="First process of the store's server.")] = None,
 ) -> None:
@@ -57,7 +61,14 @@ def main(
     drawn = clustered_vectors(vectors, dimension, queries)
     before = _resident()
     started = time.perf_counter()
-    catalog = open_store(SidecarSettings(StoreUrl.read(store)))
+    catalog = open_store(
+        SidecarSettings(
+            StoreUrl.read(store),
+            dense_index=dense_index,
+            dense_search_parameters=dense_search_parameters,
+            dense_device=dense_device,
+        )
+    )
     with catalog.collection("default") as held:
         index = held.store
         if filled:

@@ -84,6 +84,14 @@ def main(
             help="FAISS search-time parameters: nprobe=16, …",
         ),
     ] = _DEFAULTS.dense_search_parameters,
+    dense_device: Annotated[
+        str,
+        typer.Option(
+            envvar=f"{_PREFIX}DENSE_DEVICE",
+            metavar="cpu|gpu|gpu:N",
+            help="Where the vectors of a folder are searched; a GPU needs the extra retrieval-gpu.",
+        ),
+    ] = _DEFAULTS.dense_device,
     search_threads: Annotated[
         int, typer.Option(envvar=f"{_PREFIX}SEARCH_THREADS", min=1, help="Searches that run at once, one core each.")
     ] = _DEFAULTS.search_threads,
@@ -151,8 +159,9 @@ def main(
     """
     try:
         log_to_stderr(log_level, log_format)
-        logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
+        logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
         from resrank.retrieval.access import read_bearer_key
+        from resrank.retrieval.local.dense import require_device
         from resrank.retrieval.server import serve
     except ModuleNotFoundError as error:
         if _package(error) not in _EXTRA:
@@ -169,6 +178,7 @@ def main(
             socket=socket,
             dense_index=dense_index,
             dense_search_parameters=dense_search_parameters,
+            dense_device=dense_device,
             search_threads=search_threads,
             max_inflight=max_inflight,
             metrics_host=metrics_host,
@@ -178,6 +188,8 @@ def main(
             bearer_key=None if bearer_key_file is None else read_bearer_key(bearer_key_file),
             insecure=insecure,
         )
+        if dense_device != _DEFAULTS.dense_device:
+            require_device(dense_device, dense_index)
     except InvalidInputError as error:
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

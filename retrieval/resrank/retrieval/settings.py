@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resrank.core.errors import InvalidInputError
 from resrank.core.server_tls import ServerTls, require_protection
-from resrank.retrieval.store_url import StoreUrl
+from resrank.retrieval.store_url import LOCAL, StoreUrl
 
 EXACT_INDEX = "Flat"
 """The FAISS index that misses nothing."""
+
+CPU = "cpu"
+"""The dense device that is always there."""
+
+_DEVICE = re.compile(r"cpu|gpu(:[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,7 @@ class SidecarSettings:
         socket: Unix domain socket to listen on beside the port; None for the port alone.
         dense_index: FAISS index_factory string of a local store.
         dense_search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
+        dense_device: Where a local store's vectors are searched: ``cpu``, ``gpu`` (the first) or ``gpu:N``.
         search_threads: Searches that run at once, one core each.
         max_inflight: Requests admitted at once; the next one is refused with ``RESOURCE_EXHAUSTED``.
         transient: Whether it ends with the command that started it, which others are told in the folder's lock file.
@@ -36,7 +44,7 @@ class SidecarSettings:
 
     Raises:
         InvalidInputError: It would listen beyond loopback in plain text, or to callers who need no key and no
-            certificate.
+            certificate; the dense device has no such name, or is none of the store's.
     """
 
     store: StoreUrl
@@ -45,6 +53,7 @@ class SidecarSettings:
     socket: Path | None = None
     dense_index: str = EXACT_INDEX
     dense_search_parameters: str = ""
+    dense_device: str = CPU
     search_threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     max_inflight: int = 64
     transient: bool = False
@@ -56,6 +65,10 @@ class SidecarSettings:
     insecure: bool = False
 
     def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.dense_device):
+            raise InvalidInputError("dense_device", f"must be cpu, gpu or gpu:N, got {self.dense_device!r}")
+        if self.dense_device != CPU and self.store.scheme != LOCAL:
+            raise InvalidInputError("dense_device", f"is of local stores alone: {self.store} has an index of its own")
         require_protection(
             self.host,
             encrypted=self.tls is not None,

@@ -35,6 +35,7 @@ def open_store(settings: SidecarSettings) -> Catalog:
             url.folder,
             dense_index=settings.dense_index,
             dense_search_parameters=settings.dense_search_parameters,
+            dense_device=settings.dense_device,
         )
     if settings.dense_index != EXACT_INDEX or settings.dense_search_parameters:
         raise InvalidInputError("dense_index", f"is of local stores alone: {url} has an index of its own")

@@ -34,6 +34,7 @@ from resrank.retrieval.name_rules import (
     require_alias_encoder,
 )
 from resrank.retrieval.quota import Quota
+from resrank.retrieval.settings import CPU
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +70,13 @@ class LocalCatalog:
         file: CatalogFile,
         dense_index: str,
         dense_search_parameters: str,
+        dense_device: str,
     ) -> None:
         self._folder = folder
         self._opened = opened
         self._file = file
         self._dense_index = dense_index
+        self._dense_device = dense_device
         self._dense_search_parameters = dense_search_parameters
         self._aliases = file.aliases()
         self._names = threading.Lock()
@@ -82,13 +85,16 @@ class LocalCatalog:
         """Held by the one who changes names, disk included."""
 
     @classmethod
-    def open(cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "") -> Self:
+    def open(
+        cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "", dense_device: str = CPU
+    ) -> Self:
         """Takes an index folder with all its collections, and removes what a dead process left half made or removed.
 
         Args:
             folder: The index folder, made if need be.
             dense_index: FAISS index_factory string, of every collection.
             dense_search_parameters: FAISS search-time parameters.
+            dense_device: Where vectors are searched: ``cpu``, ``gpu`` or ``gpu:N``.
 
         Returns:
             The open catalog.
@@ -103,7 +109,10 @@ class LocalCatalog:
 
             def opened_store(path: Path) -> LocalVectorStore:
                 store = LocalVectorStore.open(
-                    path, dense_index=dense_index, dense_search_parameters=dense_search_parameters
+                    path,
+                    dense_index=dense_index,
+                    dense_search_parameters=dense_search_parameters,
+                    dense_device=dense_device,
                 )
                 undone.callback(store.close)
                 return store
@@ -126,7 +135,7 @@ class LocalCatalog:
                     )
                 opened[name] = _Opened(opened_store(path), place)
             undone.pop_all()
-        return cls(folder, opened, file, dense_index, dense_search_parameters)
+        return cls(folder, opened, file, dense_index, dense_search_parameters, dense_device)
 
     def announce(self, address: str, *, transient: bool) -> None:
         """Writes into the folder's lock file where it is served, and whether that ends with a command."""
@@ -269,7 +278,10 @@ class LocalCatalog:
         except (OSError, sqlite3.Error) as error:
             raise StoreWriteError(f"the disk refused to make {path} ({error}): there is no collection") from error
         return LocalVectorStore.open(
-            path, dense_index=self._dense_index, dense_search_parameters=self._dense_search_parameters
+            path,
+            dense_index=self._dense_index,
+            dense_search_parameters=self._dense_search_parameters,
+            dense_device=self._dense_device,
         )
 
     def _discard(self, collection: _Opened) -> None:

@@ -14,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
+from resrank.retrieval.local.dense_device import DEVIATION, FIELD, MOST_RESULTS, DenseDevice, PlacedIndex, shared_device
 from resrank.retrieval.local.flat_index import FlatIndex, normalised
 from resrank.retrieval.local.kept_rows import KeptRows
 from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
 
 logger = logging.getLogger(__name__)
+
+PROBE_DIMENSION = 960
+"""Divisible by what product quantizers ask for: only tells a known factory string from a typo."""
 
 _ROWS_AT_ONCE = 16_384  # bounds the fp32 copy of the fp16 vectors while they are added
 _POINTS_PER_CENTROID = 39  # fewer training points than this and FAISS warns (ClusteringParameters)
@@ -41,7 +45,15 @@ class FaissDenseIndex:
     as a flat index and asks for a rebuild once there is enough to train on.
     """
 
-    def __init__(self, factory: str, search_parameters: str, table: VectorTable, index: Any | None) -> None:
+    def __init__(
+        self,
+        factory: str,
+        search_parameters: str,
+        table: VectorTable,
+        index: Any | None,
+        device: DenseDevice | None = None,
+        placed: PlacedIndex | None = None,
+    ) -> None:
         """Takes over a table and the index over it; use :meth:`build` to make the index.
 
         Args:
@@ -49,6 +61,11 @@ class FaissDenseIndex:
             search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
             table: The vectors.
             index: FAISS index with one vector per row of the table; None for a flat one, which needs none.
+            device: The GPU that searches too; None for the CPU alone.
+            placed: The index there; None to place it.
+
+        Raises:
+            InvalidInputError: FAISS refuses the parameters, or the GPU the index.
         """
         self.factory = factory
         self.table = table
@@ -66,9 +83,11 @@ class FaissDenseIndex:
                 raise InvalidInputError(
                     "dense_search_parameters", f"FAISS refuses {search_parameters!r} for {factory!r}"
                 ) from error
+        self._device = device
+        self._placed = self._place(device) if device is not None and placed is None else placed
 
     @classmethod
-    def build(cls, factory: str, search_parameters: str, table: VectorTable) -> Self:
+    def build(cls, factory: str, search_parameters: str, table: VectorTable, device: DenseDevice | None = None) -> Self:
         """Builds the index over a table without tombstones, training it if it must be and can be.
 
         Raises:
@@ -76,10 +95,10 @@ class FaissDenseIndex:
         """
         index = new_index(factory, table.dimension)
         if isinstance(index, faiss.IndexFlat):
-            return cls(factory, search_parameters, table, None)
+            return cls(factory, search_parameters, table, None, device)
         if not index.is_trained:
             if table.rows < _training_points(index):
-                return cls(factory, search_parameters, table, None)
+                return cls(factory, search_parameters, table, None, device)
             rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
             logger.info("training the dense index", extra={"factory": factory, "vectors": len(rows)})
             with _all_cores():
@@ -87,13 +106,13 @@ class FaissDenseIndex:
         with _all_cores():
             for segment in table.segments:
                 _add(index, segment.vectors)
-        return cls(factory, search_parameters, table, index)
+        return cls(factory, search_parameters, table, index, device)
 
     @property
     def description(self) -> str:
-        """The factory string, with a remark while a flat index stands in for one that cannot be trained yet."""
+        """The factory string, and the GPU that searches it, or that a flat index stands in until it can be trained."""
         if not self._stand_in:
-            return self.factory
+            return self.factory if self._placed is None else f"{self.factory} ({self._placed.device.name})"
         return f"{self.factory} (Flat until {_training_points(new_index(self.factory, self.table.dimension))} vectors)"
 
     def search(self, query: FloatVector, k: int, kept: KeptRows | None = None) -> tuple[Keys, FloatVector]:
@@ -113,12 +132,57 @@ class FaissDenseIndex:
         wanted = min(k, count)
         if not wanted:
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        if kept is None and self._placed is not None:
+            found = self._search_placed(self._placed, query, wanted)
+            if found is not None:
+                return found
         if self._flat is not None and (kept is None or count > _SCANNED * table.rows):
             rows, cosines = self._flat.search(query, wanted, table.alive if kept is None else kept.mask, count)
             return _best(table.keys[rows], cosines, wanted)
         if kept is not None:
             return self._search_kept(query, wanted, kept)
         return self._search_all(query, wanted)
+
+    def _search_placed(self, placed: PlacedIndex, query: FloatVector, wanted: int) -> tuple[Keys, FloatVector] | None:
+        """What a GPU finds; None where it does not make sure of the answer."""
+        table = self.table
+        fetched = min(wanted + min(table.dead, wanted) + wanted // 8 + 16, MOST_RESULTS, table.rows)
+        if fetched < wanted:
+            return None
+        try:
+            scores, rows = placed.search(query, fetched)
+        except RuntimeError:
+            self._leave_device()
+            return None
+        living = table.alive[rows]
+        keys = table.keys[rows[living]]
+        if len(keys) < wanted:
+            return None
+        best = _best(keys, self.cosines(query, keys), wanted)
+        if self.exact and fetched < table.rows and scores[-1] + DEVIATION >= best[1][-1]:
+            return None
+        return best
+
+    def _place(self, device: DenseDevice) -> PlacedIndex:
+        try:
+            if self.index is not None:
+                return device.copy_of(self.index)
+            placed = device.flat(self.table.dimension)
+            for segment in self.table.segments:
+                _add(placed, segment.vectors)
+        except RuntimeError as error:
+            size = 2 * self.table.dimension * self.table.rows
+            raise InvalidInputError(
+                FIELD,
+                f"{device.name} does not take {self.factory!r} over {self.table.rows} vectors, {size} bytes in fp16: "
+                f"{' '.join(str(error).split())}",
+            ) from error
+        return placed
+
+    def _leave_device(self) -> None:
+        """After CUDA failed: whatever is wrong there, the CPU has all that it needs."""
+        logger.exception("the GPU failed, the CPU searches alone until the next start")
+        self._placed = self._device = None
 
     def _search_all(self, query: FloatVector, wanted: int) -> tuple[Keys, FloatVector]:
         table, index = self.table, self.index
@@ -209,6 +273,11 @@ class FaissDenseIndex:
                 self._flat.follow()
             else:
                 _add(self.index, vectors)
+            if self._placed is not None:
+                try:
+                    _add(self._placed, vectors)
+                except RuntimeError:
+                    self._leave_device()
 
     def needs_rebuild(self) -> bool:
         """Whether tombstones cost more than a rebuild, or the index can be trained by now."""
@@ -219,11 +288,19 @@ class FaissDenseIndex:
 
     def rebuilt(self) -> Self:
         """A new index of the same kind without tombstones; this one stays usable meanwhile."""
-        return type(self).build(self.factory, self._search_parameters, self.table.compacted())
+        self._placed = None  # a GPU need not have room for both: the CPU searches meanwhile
+        fresh = type(self).build(self.factory, self._search_parameters, self.table.compacted())
+        if self._device is None:
+            return fresh
+        try:
+            return type(self)(self.factory, self._search_parameters, fresh.table, fresh.index, self._device)
+        except InvalidInputError:
+            self._leave_device()
+            return fresh
 
     def over(self, table: VectorTable) -> Self:
         """The same index over another table of the same rows; this one must not be changed any more."""
-        return type(self)(self.factory, self._search_parameters, table, self.index)
+        return type(self)(self.factory, self._search_parameters, table, self.index, self._device, self._placed)
 
 
 def new_index(factory: str, dimension: int) -> Any:
@@ -242,6 +319,17 @@ def new_index(factory: str, dimension: int) -> Any:
         raise InvalidInputError(
             "dense_index", f"FAISS's index_factory refuses {factory!r} for dimension {dimension}"
         ) from error
+
+
+def require_device(name: str, factory: str) -> None:
+    """Refuses a GPU that is not there, or that cannot have a kind of index.
+
+    Raises:
+        InvalidInputError: So it is.
+    """
+    device = shared_device(name)
+    if device is not None:
+        device.require_kind(new_index(factory, PROBE_DIMENSION), factory)
 
 
 def is_flat(factory: str, dimension: int) -> bool:

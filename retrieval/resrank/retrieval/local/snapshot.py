@@ -25,6 +25,7 @@ import numpy as np
 from resrank.core.durability import flush, private
 from resrank.retrieval.local.checksums import Checksums, of_vectors
 from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.dense_device import DenseDevice
 from resrank.retrieval.local.vector_segment import PREFIX_BYTES, VectorSegment, prefix_of
 from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import Keys
@@ -128,6 +129,7 @@ def restore(
     load_vectors: Callable[[Keys, int], VectorSegment],
     *,
     last_key: int,
+    device: DenseDevice | None = None,
 ) -> FaissDenseIndex | None:
     """Maps a snapshot and brings it up to date with the store.
 
@@ -140,6 +142,7 @@ def restore(
         checksums: Their vectors' checksums, uint32 [n].
         load_vectors: Reads the store's vectors of its last keys, and of dimension d.
         last_key: The greatest key that the store has ever given.
+        device: The GPU that searches too.
 
     Returns:
         The index, or None when there is no snapshot, it is damaged, of another kind, or disagrees with the store.
@@ -162,7 +165,7 @@ def restore(
     known = int(np.searchsorted(keys, last, side="right"))
     alive = np.isin(content.keys, keys[:known], assume_unique=True)
     table = VectorTable(content.keys.astype(np.int64), content.vectors, alive, content.checksums)
-    dense = FaissDenseIndex(factory, search_parameters, table, content.index)
+    dense = FaissDenseIndex(factory, search_parameters, table, content.index, device)
     if known < len(keys):
         dense.apply(np.empty(0, np.int64), keys[known:], load_vectors(keys[known:], dimension).vectors)
     logger.info(

@@ -20,7 +20,8 @@ from resrank.retrieval.finding import NOTHING, Found, StageClock, find
 from resrank.retrieval.fusion import Ranked
 from resrank.retrieval.local import integrity, lexical, snapshot
 from resrank.retrieval.local.database import Change, Database
-from resrank.retrieval.local.dense import FaissDenseIndex, new_index
+from resrank.retrieval.local.dense import PROBE_DIMENSION, FaissDenseIndex, new_index
+from resrank.retrieval.local.dense_device import DenseDevice, shared_device
 from resrank.retrieval.local.kept_rows import KeptRows, kept_rows
 from resrank.retrieval.local.lock import FolderLock
 from resrank.retrieval.local.rwlock import ReadWriteLock
@@ -42,10 +43,10 @@ from resrank.retrieval.records import (
     UpsertCounts,
     WordScores,
 )
+from resrank.retrieval.settings import CPU
 
 logger = logging.getLogger(__name__)
 
-_PROBE_DIMENSION = 960  # divisible by what product quantizers ask for; only tells a known factory string from a typo
 _SNAPSHOT_ROWS = 10_000
 _SNAPSHOT_SHARE = 0.2
 
@@ -58,13 +59,20 @@ class LocalVectorStore:
     """
 
     def __init__(
-        self, folder: Path, lock: FolderLock, database: Database, dense_index: str, dense_search_parameters: str
+        self,
+        folder: Path,
+        lock: FolderLock,
+        database: Database,
+        dense_index: str,
+        dense_search_parameters: str,
+        device: DenseDevice | None,
     ) -> None:
         self._folder = folder
         self._lock = lock
         self._database = database
         self._dense_index = dense_index
         self._dense_search_parameters = dense_search_parameters
+        self._device = device
         self._gate = ReadWriteLock()
         self._writing = threading.Lock()
         self._unsaved = 0
@@ -77,22 +85,27 @@ class LocalVectorStore:
         self._check = None if small else integrity.BackgroundCheck(folder)
 
     @classmethod
-    def open(cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "") -> Self:
+    def open(
+        cls, folder: Path, *, dense_index: str = "Flat", dense_search_parameters: str = "", dense_device: str = CPU
+    ) -> Self:
         """Takes an index folder, creating it if need be, and loads or rebuilds what is derived.
 
         Args:
             folder: The index folder.
             dense_index: FAISS index_factory string.
             dense_search_parameters: FAISS search-time parameters, for instance ``nprobe=16``; empty for none.
+            dense_device: Where vectors are searched: ``cpu``, ``gpu`` or ``gpu:N``.
 
         Returns:
             The open store.
 
         Raises:
             IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
-            InvalidInputError: FAISS does not know ``dense_index`` or ``dense_search_parameters``.
+            InvalidInputError: FAISS does not know ``dense_index`` or ``dense_search_parameters``, or there is no such
+                device, or too little memory there.
         """
-        new_index(dense_index, _PROBE_DIMENSION)
+        new_index(dense_index, PROBE_DIMENSION)
+        device = shared_device(dense_device)
         folder = folder.absolute()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,7 +116,7 @@ class LocalVectorStore:
         try:
             database = Database.open(folder)
             try:
-                return cls(folder, lock, database, dense_index, dense_search_parameters)
+                return cls(folder, lock, database, dense_index, dense_search_parameters, device)
             except BaseException:
                 database.close()
                 raise
@@ -176,7 +189,7 @@ class LocalVectorStore:
             if encoder is None:
                 # Fails before anything is stored if FAISS cannot have this dimension.
                 empty = VectorTable(np.empty(0, np.int64), VectorSegment.empty(batch.encoder.dimension, 0))
-                dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, empty)
+                dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, empty, self._device)
             else:
                 require_batch_encoder(encoder, batch.encoder)
                 assert self._dense is not None
@@ -300,7 +313,7 @@ class LocalVectorStore:
     def _build_dense(self, encoder: Encoder) -> FaissDenseIndex:
         keys, _ = self._database.vector_checksums()
         table = VectorTable(keys, self._database.load_vectors(keys, encoder.dimension))
-        return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table)
+        return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table, self._device)
 
     def _load_dense(self, encoder: Encoder) -> FaissDenseIndex:
         started = time.perf_counter()
@@ -314,6 +327,7 @@ class LocalVectorStore:
             checksums,
             self._database.load_vectors,
             last_key=self._database.last_key,
+            device=self._device,
         )
         if dense is None:
             dense = self._build_dense(encoder)
