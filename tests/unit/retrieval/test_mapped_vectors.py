@@ -45,14 +45,13 @@ def unit(vector: np.ndarray) -> FloatVector:
 def test_what_a_scan_rounds_away_is_compared_exactly(data: st.DataObject) -> None:
     """Against fp64, with a base and a tail of either kind of length, with tombstones and filters."""
     spread = data.draw(st.sampled_from([0.0, 1e-4, 1e-3, 1.0]))
-    stretched = [data.draw(st.sampled_from([1.0, 3.0])) for _ in range(2)]
-    counts = [data.draw(st.integers(0, 300)), data.draw(st.integers(1, 100))]
+    stretched = [data.draw(st.sampled_from([1.0, 3.0])) for _ in range(3)]
+    counts = [data.draw(st.integers(0, 300)), data.draw(st.integers(1, 50)), data.draw(st.integers(1, 50))]
     parts = [unit_rows(count, 3, spread) * np.float16(s) for count, s in zip(counts, stretched, strict=True)]
     vectors = np.concatenate(parts)
     keys = np.arange(1, len(vectors) + 1)
     dense = FaissDenseIndex.build("Flat", "", VectorTable(keys[: counts[0]], VectorSegment.of(parts[0])))
-    half = counts[1] // 2
-    for start, end in ((counts[0], counts[0] + half), (counts[0] + half, len(vectors))):
+    for start, end in ((counts[0], sum(counts[:2])), (sum(counts[:2]), len(vectors))):
         dense.apply(np.empty(0, np.int64), keys[start:end], vectors[start:end])
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
     removed = keys[rng.random(len(keys)) < data.draw(st.sampled_from([0.0, 0.3]))]

@@ -38,7 +38,7 @@ class FlatIndex:
 
     def follow(self) -> None:
         """Takes in rows that were added to the table; must run alone."""
-        self._scans[1] = _Scan(self._table.tail)
+        self._scans[1] = self._scans[1].extended(self._table.tail)
 
     def search(self, query: FloatVector, k: int, mask: NDArray[np.bool_], count: int) -> tuple[Rows, FloatVector]:
         """Finds the k best rows, at least, of those that count; equals of the k-th best are all among them.
@@ -81,13 +81,22 @@ class _Scan:
 
     def __init__(self, segment: VectorSegment) -> None:
         self._segment = segment  # whose memory FAISS reads
-        if segment.unit:
+        self._in_place = segment.unit  # which it may not be any more when there are more rows
+        if self._in_place:
             self._index = segment.in_place()
             return
         dimension = segment.vectors.shape[1]
         self._index = _kinds.IndexScalarQuantizer(dimension, _kinds.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         for start in range(0, segment.rows, _ROWS_AT_ONCE):
             self._index.add(normalised(segment.vectors[start : start + _ROWS_AT_ONCE]))
+
+    def extended(self, segment: VectorSegment) -> _Scan:
+        """Over the same rows and more; this one must not be used again."""
+        if self._in_place:
+            return _Scan(segment)
+        self._index.add(normalised(segment.vectors[self._index.ntotal :]))
+        self._segment = segment
+        return self
 
     def nearest(self, query: FloatVector, k: int, mask: NDArray[np.bool_]) -> tuple[FloatVector, Rows]:
         if not self._index.ntotal:

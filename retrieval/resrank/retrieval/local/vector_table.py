@@ -96,7 +96,11 @@ class VectorTable:
 
     def vectors_of(self, rows: NDArray[np.signedinteger[Any]]) -> HalfMatrix:
         """Vectors by row number, fp16 [len(rows), d]."""
-        vectors: HalfMatrix = np.empty((len(rows), self.dimension), np.float16)
+        vectors: HalfMatrix
+        if not self.tail.rows:
+            vectors = self.base.vectors[rows]
+            return vectors
+        vectors = np.empty((len(rows), self.dimension), np.float16)
         of_tail = rows >= self.base.rows
         vectors[~of_tail] = self.base.vectors[rows[~of_tail]]
         vectors[of_tail] = self.tail.vectors[rows[of_tail] - self.base.rows]
