@@ -53,7 +53,7 @@ lint: $(READY)  ## ruff, mypy and who may import whom
 	$(BIN)/lint-imports --no-cache --no-logo
 
 # Never of another CHECKPOINT: what the default replaces is only ever an older default.
-$(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json | $(READY)
+$(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json checkpoints/default/calibration.json | $(READY)
 	rm -rf $(DEFAULT_CHECKPOINT)
 	$(BIN)/resrank checkpoint merge --default --out $(DEFAULT_CHECKPOINT)
 

@@ -245,7 +245,9 @@ def default_checkpoint(notify: Notify = lambda step: None) -> Path:
     """
     adapter = shipped_checkpoint(DEFAULT)
     spec = validate_adapter(adapter)
-    folder = cache_folder() / "checkpoints" / f"{spec.name}-{spec.digest()[:12]}"
+    calibration = adapter / CALIBRATION_FILE
+    fitted = f"-{file_sha256(calibration)[:12]}" if calibration.is_file() else ""  # which the digest says nothing of
+    folder = cache_folder() / "checkpoints" / f"{spec.name}-{spec.digest()[:12]}{fitted}"
     if not folder.is_dir():
         merge_adapter(adapter, folder, notify=notify)
     return folder

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
+
 from resrank.core.adapter import has_whole_weights, validate_adapter
+from resrank.core.calibration_file import read_calibration_file
 from resrank.core.checkpoint import RERANKER_DIR
+from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT
 from resrank.export.backbones import PACKAGED_BACKBONES
 from resrank.export.shipped_checkpoints import DEFAULT, DIGESTS, shipped_checkpoint
 
@@ -28,6 +33,19 @@ def test_its_encoder_is_fetched_by_name_and_its_reranker_is_here() -> None:
     spec = validate_adapter(shipped_checkpoint(DEFAULT))
     assert spec.encoder.source in {backbone.source for backbone in PACKAGED_BACKBONES}
     assert spec.reranker.base_sha256 is None
+
+
+def test_its_calibration_is_its_own_and_tells_scores_beyond_1_apart() -> None:
+    file = read_calibration_file(shipped_checkpoint(DEFAULT))
+    assert file is not None
+    canonical = json.loads((ROOT / "tests" / "e2e" / "canonical_scores.json").read_text(encoding="utf-8"))
+    assert file.checkpoint_sha256 == canonical["checkpoint"]  # of the full one
+    assert file.calibration.lexical_weight == DEFAULT_LEXICAL_WEIGHT
+    for name, tried in (("reranker", file.fit.reranker), ("with_words", file.fit.with_words)):
+        relevances = getattr(file.calibration, name).of(np.array([0.2, 0.7, 1.0, 1.3, 1.6]))
+        assert (np.diff(relevances) > 0).all()
+        assert relevances[-1] < 1
+        assert tried[getattr(file.calibration, name).name].ece < 0.01
 
 
 def test_its_card_names_licence_data_and_limits() -> None:
