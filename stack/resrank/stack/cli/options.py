@@ -122,7 +122,7 @@ def refuse_beside_joined(context: typer.Context, *names: str) -> None:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             option = "--index or --store" if name == "index" else f"--{name.replace('_', '-')}"
-            raise typer.BadParameter(f"is of a sidecar of one's own, --retrieval-url names another: leave out {option}")
+            raise typer.BadParameter(f"leave out {option}, since --retrieval-url names a sidecar that runs already")
 
 
 def index_arguments(index: StoreUrl) -> list[str]:
