@@ -13,7 +13,8 @@ from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _FIRST_CAPACITY = 1024
-_ROWS_AT_ONCE = 16_384  # bounds the fp32 copies
+_ROWS_AT_ONCE = 1024
+"""Their fp32 copy stays in a core's cache: 16 times as many take 1.7 times as long each."""
 
 
 class VectorTable:
