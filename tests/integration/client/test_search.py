@@ -239,7 +239,7 @@ def test_the_command_filters_and_shows_metadata(sidecar: SidecarProcess, capsys:
     assert {passage["id"]: passage["metadata"]["dig"] for passage in passages}["alpha"] is False
     for condition, sentence in (
         ("dig = ", "filter: column 7: expected a value, found the end"),
-        ("dug = true", "filter: no record has the field 'dug': there are dig (bool), letters (number)"),
+        ("dug = true", "filter: no record has the field dug: there are dig (bool), letters (number)"),
         ("letters = few", 'filter: letters = "few": the field is a number, the value a string'),
     ):
         assert run([*command, "--filter", condition]) == 2
