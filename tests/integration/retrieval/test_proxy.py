@@ -41,7 +41,7 @@ def test_the_clients_the_index_commands_and_the_health_check_reach_the_sidecar(i
             with ResRankClient(address, retrieval=address, timeout_s=20) as client:
                 assert client.health().retrieval is not None
             assert all(asyncio.run(ask(address)))
-        assert sidecar.encoders() == {}
+        assert sidecar.encoders() == {"default": ""}
 
 
 def test_a_command_reaches_the_sidecar_that_it_starts_itself(index: Path) -> None:
