@@ -18,15 +18,16 @@ from pathlib import Path
 
 from resrank.export.export_options import ExportOptions
 from resrank.export.exporter import export_checkpoint
-from resrank.serving.engines import EngineKind, Precision
+from resrank.serving.engines import Precision
 from resrank.stack.gpu import cpu_has_bf16
 from support.tiny_checkpoint import make_tiny_checkpoint
 
 folder = Path(sys.argv[1])
 make_tiny_checkpoint(folder / "checkpoint")
-for engine in (EngineKind.ONNXRUNTIME, EngineKind.OPENVINO):
-    options = ExportOptions(cpu_engine=engine, precision=Precision.FP32, threads=1)
-    export_checkpoint(folder / "checkpoint", folder / engine.value, options)
+report = export_checkpoint(
+    folder / "checkpoint", folder / "repository", ExportOptions(precision=Precision.FP32, threads=1)
+)
+assert {choice.by for choice in report.tried} == {"onnxruntime", "openvino"}
 cpu_has_bf16()
 import openvino.tools.ovc
 """
