@@ -212,7 +212,14 @@ def test_collections_are_built_backed_up_and_restored(
     assert re.fullmatch(rf"2 records in {file}, sha256 [0-9a-f]{{64}}\n", written)
     restore = ("index", "restore", file, "--collection")
     assert "2 records restored into docs@v2 and compared" in resrank(*restore, "docs@v2")
-    assert "is not empty, in records (limit 0, got 2)" in resrank(*restore, "docs@v2", code=2)
+    assert "2 records restored into docs@v2 and compared" in resrank(*restore, "docs@v2")  # again: all is there
+    crows = tmp_path / "crows.jsonl"
+    crows.write_text(json.dumps({"_id": "crows", "text": "crows dig"}) + "\n")
+    assert "1 inserted" in resrank("index", "build", crows, *build[3:], "--collection", "others")
+    assert "'others' is not empty, and its record 'crows' is not one of the backup" in resrank(
+        *restore, "others", code=2
+    )
+    assert resrank("collection", "drop", "others") == "dropped others\n"
     file.write_bytes(file.read_bytes()[:-1])
     assert "is damaged or not whole" in resrank(*restore, "docs@v3", code=2)
     described = json.loads(resrank("index", "describe", "--collection", "docs@v2", "--output", "json"))
