@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +16,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from resrank.client.sidecar import AsyncSidecar, in_blocks
 from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages, rereadable
-from resrank.core.errors import (
-    InvalidInputError,
-    QueueFullError,
-)
+from resrank.core.errors import InvalidInputError, QueueFullError
 from resrank.core.limits import MAX_BATCH_SIZE
 from resrank.core.sidecar.searching import check_encoder
+from resrank.core.sidecar.v1.retrieval_pb2 import UpsertResponse
 
 WINDOW = 4096
 """Passages sorted by length together: long enough that a batch's rows are of nearly one length and pad each other
@@ -80,6 +78,7 @@ class BuildReport:
         pruned: Removed, since the corpus does not have them.
         others: Passages of the index that the corpus does not have.
         seconds: Duration without the check of the file.
+        started: When it began, by ``time.perf_counter``.
     """
 
     passages: int
@@ -89,6 +88,13 @@ class BuildReport:
     pruned: int = 0
     others: int = 0
     seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter, repr=False)
+
+    def count(self, response: UpsertResponse) -> None:
+        """Adds what was acknowledged."""
+        self.inserted += response.inserted
+        self.updated += response.updated
+        self.seconds = time.perf_counter() - self.started
 
     @property
     def stored(self) -> int:
@@ -138,57 +144,122 @@ async def _fill(
     settings: BuildSettings,
     progress: Callable[[BuildReport], None],
 ) -> BuildReport:
-    ids, repeated = await asyncio.to_thread(check_corpus, corpus)
+    checked = await asyncio.to_thread(CheckedCorpus.read, corpus)
     encoder_sha256 = await encoder.encoder_sha256()
-    if settings.make_collection:
-        await SidecarCatalog(sidecar).make_if_missing(sidecar.collection)
-    check_encoder((await sidecar.describe()).encoder_sha256, encoder_sha256)
-    report = BuildReport(len(ids))
-    started = time.perf_counter()
+    report = await begin(checked, encoder_sha256, sidecar, settings)
     room = asyncio.Semaphore(settings.in_flight)
 
     async def store(batch: Sequence[Passage]) -> None:
         try:
-            vectors = await _embed(corpus, encoder, batch, report, patience_s=settings.batch_timeout_s)
+            vectors = await embed_batch(corpus, encoder, batch, patience_s=settings.batch_timeout_s)
             response = await sidecar.upsert(encoder_sha256, batch, vectors)
+        except CorpusError as error:
+            raise CorpusError(
+                error.place, f"{error.problem}; this run has stored {report.stored} of {report.passages} passages"
+            ) from error
         finally:
             room.release()
-        report.inserted += response.inserted
-        report.updated += response.updated
-        report.seconds = time.perf_counter() - started
+        report.count(response)
         progress(report)
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            source = (passage for passage in read_passages(corpus) if passage.line not in repeated)
-            for window in in_blocks(source, WINDOW):
-                wanted = await sidecar.changed(window) if settings.skip_unchanged else window
-                report.unchanged += len(window) - len(wanted)
+            async for wanted, unchanged in wanted_windows(checked.passages(), sidecar, settings):
+                report.unchanged += unchanged
                 progress(report)
-                wanted.sort(key=lambda passage: len(passage.encoder_text))
                 for batch in in_blocks(wanted, settings.batch_size):
                     await room.acquire()
                     tasks.create_task(store(batch))
     except ExceptionGroup as group:
         # The first failure cancelled the rest: it is the one that says what happened.
         raise group.exceptions[0] from None
+    await end(checked, report, sidecar, settings)
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedCorpus:
+    """A corpus without bad lines.
+
+    Attributes:
+        path: The file.
+        ids: Of its passages.
+        repeated: Lines that repeat an earlier passage word for word.
+    """
+
+    path: Path
+    ids: set[str]
+    repeated: set[int]
+
+    @classmethod
+    def read(cls, path: Path) -> CheckedCorpus:
+        """Checks a whole file, see :func:`resrank.core.corpus.check_corpus`."""
+        return cls(path, *check_corpus(path))
+
+    def passages(self) -> Iterator[Passage]:
+        """Its distinct passages, in the file's order."""
+        return distinct_passages(self.path, self.repeated)
+
+
+async def begin(
+    checked: CheckedCorpus, encoder_sha256: str, sidecar: AsyncSidecar, settings: BuildSettings
+) -> BuildReport:
+    """Makes the collection where that is wanted, and makes sure that it is of this encoder.
+
+    Raises:
+        RetrievalError: It is another encoder's, or the sidecar refused or failed.
+    """
+    if settings.make_collection:
+        await SidecarCatalog(sidecar).make_if_missing(sidecar.collection)
+    check_encoder((await sidecar.describe()).encoder_sha256, encoder_sha256)
+    return BuildReport(len(checked.ids))
+
+
+def distinct_passages(corpus: Path, repeated: set[int]) -> Iterator[Passage]:
+    """The passages of a checked corpus, without lines that repeat an earlier one."""
+    return (passage for passage in read_passages(corpus) if passage.line not in repeated)
+
+
+async def wanted_windows(
+    passages: Iterable[Passage], sidecar: AsyncSidecar, settings: BuildSettings
+) -> AsyncIterator[tuple[list[Passage], int]]:
+    """Window by window what is to be encoded, by length, and how many passages the index has already."""
+    for window in in_blocks(passages, WINDOW):
+        wanted = await sidecar.changed(window) if settings.skip_unchanged else window
+        unchanged = len(window) - len(wanted)
+        wanted.sort(key=lambda passage: len(passage.encoder_text))
+        yield wanted, unchanged
+
+
+async def end(checked: CheckedCorpus, report: BuildReport, sidecar: AsyncSidecar, settings: BuildSettings) -> None:
+    """Makes sure that every passage was dealt with, removes what the corpus does not have, and completes the report.
+
+    Raises:
+        CorpusError: The file has changed since it was checked.
+        RetrievalError: The sidecar refused or failed.
+    """
     if report.stored + report.unchanged != report.passages:
         raise CorpusError(
-            str(corpus),
+            str(checked.path),
             f"changed while it was read: {report.passages} passages were checked, {report.stored} stored and "
             f"{report.unchanged} found unchanged",
         )
     if settings.prune:
-        strangers = [id_ async for id_ in sidecar.ids() if id_ not in ids]
+        strangers = [id_ async for id_ in sidecar.ids() if id_ not in checked.ids]
         report.pruned = len(strangers) - len(await sidecar.delete(strangers))
     report.others = max(0, (await sidecar.describe()).record_count - report.passages)
-    report.seconds = time.perf_counter() - started
-    return report
+    report.seconds = time.perf_counter() - report.started
 
 
-async def _embed(
-    corpus: Path, encoder: PassageEncoder, batch: Sequence[Passage], report: BuildReport, *, patience_s: float
+async def embed_batch(
+    corpus: Path, encoder: PassageEncoder, batch: Sequence[Passage], *, patience_s: float
 ) -> NDArray[np.float32]:
+    """Embeds passages, fp32 [len(batch), d], however long the server sheds load, up to ``patience_s``.
+
+    Raises:
+        CorpusError: The encoder refuses a passage, which is named by its line.
+        ResRankError: Whatever else the encoder raises.
+    """
     try:
         # Whoever searches meanwhile goes first: where the server sheds load, this waits. On a GPU it sheds too what has
         # waited a minute in its queue, which a slow encoder's next batches do.
@@ -205,7 +276,5 @@ async def _embed(
             raise
         passage = batch[error.place.index[-1]]
         raise CorpusError(
-            f"{corpus}:{passage.line}",
-            f"the encoder refuses _id {passage.id!r} ({error.problem}); this run has stored {report.stored} of "
-            f"{report.passages} passages",
+            f"{corpus}:{passage.line}", f"the encoder refuses _id {passage.id!r} ({error.problem})"
         ) from error

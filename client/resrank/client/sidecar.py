@@ -75,11 +75,11 @@ class AsyncSidecar:
         self, address: str, *, collection: str = "", tls: TlsConfig | None = None, bearer_token: str | None = None
     ) -> None:
         self._settings = ClientSettings(retrieval=address, retrieval_tls=tls, bearer_token=bearer_token)
-        self._address = address
+        self.address = address
         self.collection = collection_name("collection", collection)
 
     async def __aenter__(self) -> Self:
-        self._channel = open_aio_channel(self._address, self._settings.retrieval_tls)
+        self._channel = open_aio_channel(self.address, self._settings.retrieval_tls)
         self._stub: RetrievalServiceAsyncStub = RetrievalServiceStub(self._channel)
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Self
 
 # Triton puts "in ensemble 'rerank', " before a composing model's words, once per level, and BLS its own sentence.
@@ -61,6 +62,10 @@ class InvalidInputError(ResRankError, ValueError):
         self.value = None if value is None else str(value)
         bounds = "" if limit is None else f" (limit {limit}, got {value})"
         super().__init__(f"{place}: {problem}{bounds}")
+
+    def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
+        """For pickle, which would make it again of its text alone: processes tell each other what was refused."""
+        return partial(type(self), self.place, self.problem, limit=self.limit, value=self.value), ()
 
     @property
     def field(self) -> str:
