@@ -24,58 +24,12 @@ from resrank.retrieval.local.lock import read_owner
 from resrank.stack.cli.app import run as run_here
 from resrank.stack.sidecar_process import SidecarProcess
 from resrank.stack.triton_process import TritonProcess
-
-SHA = "f" * 64
-EMBED = """
-backend: "python"
-max_batch_size: 8
-input { name: "TEXT" data_type: TYPE_STRING dims: [ 1 ] }
-output { name: "EMBEDDING" data_type: TYPE_FP32 dims: [ 4 ] }
-instance_group { count: 1 kind: KIND_CPU }
-"""
-# Only its config is read: it says which encoder the repository has.
-RERANK = """
-backend: "python"
-max_batch_size: 1
-input { name: "QUERY" data_type: TYPE_STRING dims: [ 1 ] }
-output { name: "SCORES" data_type: TYPE_FP32 dims: [ -1 ] }
-instance_group { count: 1 kind: KIND_CPU }
-"""
-PARAMETERS = f"""
-parameters {{ key: "encoder_sha256" value {{ string_value: "{SHA}" }} }}
-parameters {{ key: "embedding_dim" value {{ string_value: "4" }} }}
-parameters {{ key: "max_passages" value {{ string_value: "100" }} }}
-"""
-# How often a, b, c and d occur, plus one; texts that begin with "slow" take their time.
-CODE = """
-import time
-
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        return [self.answer(request) for request in requests]
-
-    def answer(self, request):
-        texts = [raw.decode() for raw in pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()[:, 0]]
-        if any("slow" in text for text in texts):
-            time.sleep(0.05)
-        counts = np.array([[text.count(letter) + 1 for letter in "abcd"] for text in texts], np.float32)
-        return pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", counts)])
-"""
+from support.letter_models import SHA, write_letter_models
 
 
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory, start_triton: Callable[..., TritonProcess]) -> TritonProcess:
-    repository = tmp_path_factory.mktemp("repository")
-    for name, config in (("embed_bulk", EMBED), ("rerank", RERANK)):
-        version = repository / name / "1"
-        version.mkdir(parents=True)
-        (version / "model.py").write_text(CODE)
-        (version.parent / "config.pbtxt").write_text(f'name: "{name}"\n{config}\n{PARAMETERS}')
-    return start_triton(repository)
+    return start_triton(write_letter_models(tmp_path_factory.mktemp("repository")))
 
 
 def command(*arguments: object) -> list[str]:
