@@ -70,6 +70,7 @@ _EXTRAS = {
     "pymilvus": "benchmarks",
     "pydantic": "cli",
     "pydantic_settings": "gateway",
+    "ray": "ray",
     "safetensors": "export",
     "scipy": "evaluation",
     "sentence_transformers": "benchmarks",

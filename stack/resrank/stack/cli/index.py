@@ -7,6 +7,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +41,27 @@ def build(
     corpus: CorpusArgument,
     index: IndexOption,
     collection: CollectionOption = "",
-    triton_url: TritonUrlOption = "localhost:8001",
+    triton_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--triton-url",
+            envvar="RESRANK_TRITON_URL",
+            help="host:port of Triton's gRPC endpoint; with --ray several, one option each.",
+            show_default="localhost:8001",
+        ),
+    ] = None,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Encode by workers on Ray: `local` starts one here for the build, `auto` takes the one that runs "
+            "here, host:port a cluster that this machine belongs to.",
+        ),
+    ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that send passages to a Triton, with --ray.", show_default="2 for each Triton"),
+    ] = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Afterwards remove what the index holds and the corpus does not.")
     ] = False,
@@ -52,10 +73,22 @@ def build(
     The file is checked before anything is encoded; a pipe is read once. A running sidecar that owns the folder does the
     writing; without one this command serves the folder itself meanwhile, and a second build is refused.
     A bad line is named, with exit code 2, and nothing is stored.
+
+    With `--ray` a batch that fails is named and the others go on, until ten have failed; the exit code is that of the
+    first one.
     """
     from resrank.client.index_build import BuildSettings
 
-    _fill(corpus, index, collection, triton_url, BuildSettings(prune=prune, make_collection=True), output)
+    settings = BuildSettings(prune=prune, make_collection=True)
+    tritons = list(dict.fromkeys(triton_url or ["localhost:8001"]))
+    if ray:
+        _fill_on_ray(corpus, index, collection, tritons, ray, workers, settings, output)
+        return
+    if workers is not None:
+        raise InvalidInputError("workers", "are Ray's: say where it runs by --ray")
+    if len(tritons) > 1:
+        raise InvalidInputError("triton-url", "several of them need --ray", limit=1, value=len(tritons))
+    _fill(corpus, index, collection, tritons[0], settings, output)
 
 
 @app.command(epilog="Example: `resrank index upsert new.jsonl --index var/index`")
@@ -211,8 +244,38 @@ def _fill(
         ):
             return await fill_index(corpus, client, sidecar, settings, progress)
 
-    with _progress_bar() as progress:
+    with _progress_bar() as (progress, _):
         report = asyncio.run(run(progress))
+    _print_report(report, settings, output)
+
+
+def _fill_on_ray(
+    corpus: Path,
+    index: StoreUrl,
+    collection: str,
+    tritons: list[str],
+    address: str,
+    workers: int | None,
+    settings: BuildSettings,
+    output: Output,
+) -> None:
+    from resrank.client.ray_build import FailedBatch, RayCluster, fill_index_on_ray
+    from resrank.stack.index_sidecar import sidecar_of
+
+    cluster = RayCluster(address, 2 * len(tritons) if workers is None else workers)
+
+    with _progress_bar() as (progress, say):
+
+        def failed(batch: FailedBatch) -> None:
+            say(visible(str(batch)))
+
+        report = fill_index_on_ray(
+            corpus, tritons, partial(sidecar_of, index, collection, to_fill=True), cluster, settings, progress, failed
+        )
+    _print_report(report, settings, output)
+
+
+def _print_report(report: BuildReport, settings: BuildSettings, output: Output) -> None:
     if output is Output.JSON:
         names = ("passages", "inserted", "updated", "unchanged", "pruned", "others", "seconds")
         facts = {name: getattr(report, name) for name in names}
@@ -229,8 +292,10 @@ def _fill(
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
+def _progress_bar() -> Iterator[tuple[Callable[[BuildReport], None], Callable[[str], None]]]:
+    """What shows how far a build is, and what prints a line above that."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     columns = (
         TextColumn("{task.description}"),
@@ -247,7 +312,7 @@ def _progress_bar() -> Iterator[Callable[[BuildReport], None]]:
             done = report.stored + report.unchanged
             bar.update(task, total=report.passages, completed=done, rate=report.passages_per_s)
 
-        yield show
+        yield show, lambda line: bar.console.print(Text(line), soft_wrap=True)
 
 
 def require_local(index: StoreUrl) -> None:
