@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +44,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CANONICAL = json.loads(Path(__file__).with_name("canonical_scores.json").read_text(encoding="utf-8"))
 RESRANK = [sys.executable, "-m", "resrank.stack"]
 QUESTION = "Which magazine was started first?"
+PASSAGES = 500
 DEMO_LIMIT_S = 900
 START_LIMIT_S = 300
 
@@ -70,12 +73,31 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def clone(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """Where the README's commands are run: the clone, or without ``--full`` a folder with a quarter of its passages.
+
+    The passages that the demo's questions are about are among them.
+    """
+    if pytestconfig.getoption("full"):
+        return ROOT
+    sample, folder = (root / "examples" / "hotpotqa-mini" for root in (ROOT, tmp_path_factory.mktemp("clone")))
+    shutil.copytree(sample, folder)
+    with gzip.open(sample / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        lines = {json.loads(line)["_id"]: line for line in file}
+    judged = (line.split("\t")[1] for line in (sample / "qrels" / "test.tsv").read_text().splitlines()[1:])
+    kept = list(dict.fromkeys([*judged, *lines]))[:PASSAGES]
+    with gzip.open(folder / "corpus.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(lines[passage] for passage in kept)
+    return folder.parents[1]
+
+
+@pytest.fixture(scope="module")
+def demo(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """``make demo`` is ``resrank demo``, here of a fifth of its questions: the work folder and what it printed."""
     work = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
         [*RESRANK, "demo", "--work", str(work), "--questions", "40"],
-        cwd=ROOT,
+        cwd=clone,
         capture_output=True,
         text=True,
         timeout=DEMO_LIMIT_S,
@@ -86,7 +108,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def served(demo: tuple[Path, str]) -> Iterator[Served]:
+def served(clone: Path, demo: tuple[Path, str]) -> Iterator[Served]:
     """The demo's repository and index, served as it says at its end; the README's command finds nothing left to do."""
     from resrank.stack.ports import choose_ports
 
@@ -102,7 +124,7 @@ def served(demo: tuple[Path, str]) -> Iterator[Served]:
             _wait_healthy(served)
             corpus = re.search(r"index build (\S+) --index", README)
             assert corpus, "the README no longer shows resrank index build"
-            served.run("index", "build", str(ROOT / corpus[1]), "--index", str(index))
+            served.run("index", "build", str(clone / corpus[1]), "--index", str(index))
             yield served
         finally:
             process.send_signal(signal.SIGTERM)
