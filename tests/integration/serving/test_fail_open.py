@@ -259,7 +259,8 @@ def test_the_command_shows_the_order_and_says_why(stack: Stack, capsys: pytest.C
     assert code == 0
     assert "Passage" in shown
     assert (
-        "In retrieval order, since the models failed: deadline: model 'rerank': 0.63 s of timeout_s of 0.7 s" in shown
+        "In retrieval order, since the models failed: deadline: model 'rerank_embedded': 0.63 s of timeout_s of 0.7 s"
+        in shown
     )
 
 

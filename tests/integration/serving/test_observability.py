@@ -120,20 +120,20 @@ def traced(exported: Callable[[str], Exported]) -> Iterator[Traced]:
 def test_a_search_step_by_step_is_one_tree(traced: Traced) -> None:
     tree = traced.tree(
         lambda: traced.client.search(QUERY, candidates=12),
-        lambda tree: "residual_scoring" in tree.of("rerank") and "reranker compute" in tree.of("reranker"),
+        lambda tree: "residual_scoring" in tree.of("rerank_embedded") and "reranker compute" in tree.of("reranker"),
     )
     assert tree.roots == ["application"]
     assert tree.of("application") == ["resrank search"]
     assert tree.of("resrank search") == [
         "ModelInfer model 'embed_query'",
         "Search search",
-        "ModelInfer model 'rerank'",
+        "ModelInfer model 'rerank_embedded'",
     ]
     assert tree.of("Search search") == ["retrieval Search"]
     assert tree.of("retrieval Search") == ["queue", "compute"]
-    assert set(tree.of("ModelInfer model 'rerank'")) == {"InferRequest"}
+    assert set(tree.of("ModelInfer model 'rerank_embedded'")) == {"InferRequest"}
     # Triton's own spans of the ensemble; below the engines those of where their requests wait and are computed.
-    assert tree.of("rerank") == ["rerank_prompt", "reranker", "query_tokenizer", "encoder", "residual_scoring"]
+    assert tree.of("rerank_embedded") == ["rerank_prompt", "reranker", "residual_scoring"]
     assert {"reranker queue", "reranker compute"} <= set(tree.of("reranker"))
     assert {"encoder queue", "encoder compute"} <= set(tree.of("encoder"))
     queue, compute = tree.named("reranker queue", "reranker"), tree.named("reranker compute", "reranker")
@@ -219,8 +219,17 @@ def test_a_request_over_http_is_one_tree(traced: Traced, gateway: str) -> None:
     request = urllib.request.Request(f"http://{gateway}/v1/search", body, headers)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as answer:
         assert answer.status == 200
-    tree = traced.arrived(trace_id, lambda tree: len(tree.roots) == 1 and "reranker compute" in tree.of("reranker"))
-    (root,) = [span for span in tree.spans if span.parent_id == "b7ad6b7169203331"]
+
+    def of_the_caller(tree: Tree) -> list[Any]:
+        return [span for span in tree.spans if span.parent_id == "b7ad6b7169203331"]
+
+    tree = traced.arrived(
+        trace_id,
+        lambda tree: (
+            len(tree.roots) == 1 and len(of_the_caller(tree)) == 1 and "reranker compute" in tree.of("reranker")
+        ),
+    )
+    (root,) = of_the_caller(tree)
     assert root.service == "resrank-gateway"
     assert "resrank search" in tree.of(root.name)
     assert {made.service for made in tree.spans} == {"resrank-gateway", "resrank-triton", "resrank-retrieval"}
