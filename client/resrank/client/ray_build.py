@@ -9,11 +9,13 @@ import pickle
 import socket
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractAsyncContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,7 @@ from resrank.core.errors import (
     ServerFailedError,
     ServerUnavailableError,
 )
+from resrank.core.sidecar.v1.retrieval_pb2 import UpsertResponse
 
 LOCAL = "local"
 """The address of a Ray that is started for one build, on this machine."""
@@ -56,6 +59,7 @@ _CONNECT_S = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns of what a later version does
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a thread of Ray Data that outlives the build starts another Ray
     # Where the first workers took more than a minute to start, as on a loaded machine, Ray waited for them forever.
     "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_register_timeout_seconds": "600",
@@ -63,6 +67,8 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "",
 }
 _COLUMN = "batch"
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +180,60 @@ def fill_index_on_ray(
         ResRankError: Batches failed; of the first one's class.
     """
     settings = settings or BuildSettings()
-
-    async def fill(checked: CheckedCorpus) -> BuildReport:
-        encoder_sha256 = await _encoder_of_all(tritons)
-        async with open_sidecar() as sidecar:
-            report = await begin(checked, encoder_sha256, sidecar, settings)
-            batches = _encoded(checked, encoder_sha256, tritons, sidecar, cluster, settings)
-            failures = await _store(report, batches, encoder_sha256, sidecar, settings, progress, failed)
-            if failures:
-                raise _summary(checked, report, failures)
-            await end(checked, report, sidecar, settings)
-            return report
-
     with rereadable(corpus) as file:
         checked = CheckedCorpus.read(file)
         # Ray tells of workers that died on standard output, which is the caller's; its warnings are for who calls Ray.
-        with redirect_stdout(sys.stderr), warnings.catch_warnings(), _connected(cluster):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(), _connected(cluster), _event_loop() as loop:
             warnings.filterwarnings("ignore", module=r"ray\.")
-            return asyncio.run(fill(checked))
+            encoder_sha256 = loop.run(_encoder_of_all(tritons))
+            with loop.entered(open_sidecar()) as sidecar:
+                report = loop.run(begin(checked, encoder_sha256, sidecar, settings))
+                batches = _encoded(checked, encoder_sha256, tritons, sidecar, cluster, settings)
+                failures = _store(report, batches, encoder_sha256, sidecar, loop, settings, progress, failed)
+                if failures:
+                    raise _summary(checked, report, failures)
+                loop.run(end(checked, report, sidecar, settings))
+                return report
+
+
+class _EventLoop:
+    """Runs coroutines in a thread of its own, and leaves to Ray the one that signals interrupt."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def begin(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return self.begin(work).result()
+
+    @contextmanager
+    def entered(self, manager: AbstractAsyncContextManager[_Result]) -> Iterator[_Result]:
+        async def enter() -> _Result:
+            return await manager.__aenter__()
+
+        async def leave() -> None:
+            await manager.__aexit__(None, None, None)
+
+        value = self.run(enter())
+        try:
+            yield value
+        finally:
+            self.run(leave())
+
+
+@contextmanager
+def _event_loop() -> Iterator[_EventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="sidecar")
+    thread.start()
+    try:
+        yield _EventLoop(loop)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def _encoder_of_all(tritons: Sequence[str]) -> str:
@@ -370,51 +412,42 @@ class _Worker:
         return await embed_batch(self._corpus, self._clients[address], passages, patience_s=self._timeout_s)
 
 
-async def _store(
+def _store(
     report: BuildReport,
     batches: Iterator[_Batch],
     encoder_sha256: str,
     sidecar: AsyncSidecar,
+    loop: _EventLoop,
     settings: BuildSettings,
     progress: Callable[[BuildReport], None],
     failed: Callable[[FailedBatch], None],
 ) -> list[FailedBatch]:
     """Stores batches as they come, some at a time; the failed ones are returned."""
     failures: list[FailedBatch] = []
-    room = asyncio.Semaphore(settings.in_flight)
+    storing: set[Future[UpsertResponse]] = set()
 
-    async def store(batch: _Batch) -> None:
-        try:
-            report.count(await sidecar.upsert(encoder_sha256, batch.passages, batch.vectors))
-        finally:
-            room.release()
-        progress(report)
+    def leave(most: int) -> None:
+        while len(storing) > most:
+            for future in wait(storing, return_when=FIRST_COMPLETED).done:
+                storing.remove(future)
+                report.count(future.result())
+                progress(report)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
-            while len(failures) < _FAILURES_BORNE:
-                batch = await asyncio.to_thread(_next, batches)
-                if batch is None:
-                    break
-                report.unchanged += batch.unchanged
-                if batch.error is not None:
-                    failures.append(FailedBatch(batch.passages, batch.error))
-                    failed(failures[-1])
-                elif batch.passages:
-                    await room.acquire()
-                    tasks.create_task(store(batch))
-                progress(report)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+        while len(failures) < _FAILURES_BORNE and (batch := _next(batches)) is not None:
+            report.unchanged += batch.unchanged
+            if batch.error is not None:
+                failures.append(FailedBatch(batch.passages, batch.error))
+                failed(failures[-1])
+            elif batch.passages:
+                leave(settings.in_flight - 1)
+                storing.add(loop.begin(sidecar.upsert(encoder_sha256, batch.passages, batch.vectors)))
+            progress(report)
+        leave(0)
     finally:
-        _disconnect()  # it wakes the thread that waits for the next batch, without which this process cannot end
+        for future in storing:
+            future.cancel()
     return failures
-
-
-def _disconnect() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _next(batches: Iterator[_Batch]) -> _Batch | None:

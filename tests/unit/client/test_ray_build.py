@@ -20,6 +20,7 @@ from resrank.core.errors import (
     EncoderMismatchError,
     InvalidInputError,
     Place,
+    QuotaExceededError,
     ResRankError,
     ServerFailedError,
     ServerUnavailableError,
@@ -183,16 +184,10 @@ class Store:
 
 def store(batches: Iterator[ray_build._Batch], report: BuildReport, failed: list[FailedBatch]) -> list[str]:
     sidecar: Any = Store()
-    failures = asyncio.run(
-        ray_build._store(report, batches, SHA, sidecar, BuildSettings(), lambda _: None, failed.append)
-    )
+    with ray_build._event_loop() as loop:
+        failures = ray_build._store(report, batches, SHA, sidecar, loop, BuildSettings(), lambda _: None, failed.append)
     assert failures == failed
     return list(sidecar.ids)
-
-
-@pytest.fixture
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_build, "_disconnect", lambda: None)
 
 
 def good(name: str) -> ray_build._Batch:
@@ -203,7 +198,6 @@ def bad(name: str) -> ray_build._Batch:
     return ray_build._Batch([Passage(1, name, "", "text")], error=ServerUnavailableError("nobody"))
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_a_failed_batch_is_named_and_the_others_are_stored() -> None:
     report, failed = BuildReport(5), list[FailedBatch]()
     batches = [good("a"), ray_build._Batch([], 2), bad("b"), good("c")]
@@ -217,7 +211,6 @@ def test_a_failed_batch_is_named_and_the_others_are_stored() -> None:
     )
 
 
-@pytest.mark.usefixtures("no_ray")
 def test_the_tenth_failure_is_the_last() -> None:
     failed = list[FailedBatch]()
     batches = iter([*(bad(str(number)) for number in range(10)), good("never")])
@@ -249,3 +242,23 @@ def test_what_stops_ray_is_one_sentence_and_our_own_errors_stay_themselves() -> 
     ):
         ray_build._next(batches)
     assert ray_build._next(iter([])) is None
+
+
+def test_what_the_sidecar_refuses_ends_the_build() -> None:
+    class Full(Store):
+        async def upsert(self, encoder_sha256: str, passages: Sequence[Passage], vectors: Any) -> Any:
+            raise QuotaExceededError("full")
+
+    taken = 0
+
+    def endless() -> Iterator[ray_build._Batch]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield good(str(taken))
+
+    sidecar: Any = Full()
+    nothing: Any = lambda _: None  # noqa: E731
+    with ray_build._event_loop() as loop, pytest.raises(QuotaExceededError, match="full"):
+        ray_build._store(BuildReport(1), endless(), SHA, sidecar, loop, BuildSettings(in_flight=2), nothing, nothing)
+    assert taken == 3
