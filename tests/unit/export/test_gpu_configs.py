@@ -138,6 +138,7 @@ def test_nobody_takes_more_rows_than_the_plan(make: Make) -> None:
         Model.EMBED_QUERY: 32,
         Model.EMBED_BULK: 32,
         Model.RERANK: 6,
+        Model.RERANK_EMBEDDED: 6,
         Model.RERANK_TEXT: 6,
         Model.SEARCH: 1,
     }

@@ -142,6 +142,8 @@ def test_a_large_store_is_checked_while_it_is_served(
 ) -> None:
     monkeypatch.setattr(integrity, "CHECKED_FIRST_BYTES", 0)
     opened, held = open_store(), batch(200)
+    assert opened._check is not None
+    opened._check.join()
     opened.upsert(held)
     opened.close()
     caplog.set_level(logging.INFO)

@@ -65,7 +65,7 @@ def test_it_lies_beside_the_checkpoint_and_says_how_it_was_found(
     (data,) = found.fit.collections
     assert (data.name, data.split, data.questions, data.passages) == ("topics", "dev", 10, 120)
     assert data.relevant == 15
-    assert set(found.fit.reranker) == set(found.fit.with_words) == {"(1 + s) / 2", "platt", "isotonic"}
+    assert set(found.fit.reranker) == set(found.fit.with_words) == {"1 / (1 + exp(-s))", "platt", "isotonic"}
     relevance = found.calibration.for_weight(0.3).of(np.linspace(-1, 2, 50))
     assert relevance[0] < 0.1 < relevance[-1]
 
