@@ -106,9 +106,15 @@ def run(deployment: Deployment, corpus: Path, environments: Path, *, notify: Not
                 infinity = InfinityClient(server)
                 sides[label] = partial(infinity.embed, _MODEL)
             notify(f"starting {FASTEMBED}")
-            dimension = deployment.spec.encoder.embedding_dim
             fastembed = stack.enter_context(
-                FastEmbed(environments, folder / "optimum", dimension=dimension, pooling=pooling, threads=threads)
+                FastEmbed(
+                    environments,
+                    folder / "optimum",
+                    dimension=deployment.spec.encoder.embedding_dim,
+                    pooling=pooling,
+                    threads=threads,
+                    max_tokens=deployment.spec.encoder.max_passage_tokens,
+                )
             )
             sides[FASTEMBED] = fastembed.embed
             _require_equal({label: encode(instructed) for label, encode in sides.items()})

@@ -28,12 +28,14 @@ import numpy as np
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
 
-folder, graph, dimension, pooling, threads, batch_size = sys.argv[1:]
+folder, graph, dimension, pooling, threads, batch_size, max_tokens = sys.argv[1:]
 TextEmbedding.add_custom_model(
     model="encoder", pooling=PoolingType[pooling], normalization=True, sources=ModelSource(url="unused"),
     dim=int(dimension), model_file=graph,
 )
 model = TextEmbedding("encoder", specific_model_path=folder, threads=int(threads), providers=["CPUExecutionProvider"])
+# The tokenizer's own limit is half of what the encoder reads here.
+model.model.tokenizer.enable_truncation(int(max_tokens))
 print("ready", flush=True)
 for line in sys.stdin:
     vectors = np.stack(list(model.embed(json.loads(line), batch_size=int(batch_size)))).astype("<f4")
@@ -51,16 +53,19 @@ class FastEmbed(AbstractContextManager["FastEmbed"]):
         dimension: d.
         pooling: ``mean`` or ``cls``.
         threads: Of ONNX Runtime.
+        max_tokens: Of a text, what is behind them is cut off.
 
     Raises:
         BenchmarkError: The environment does not exist, the graph is missing, or fastembed knows no such pooling.
     """
 
-    def __init__(self, environments: Path, model: Path, *, dimension: int, pooling: str, threads: int) -> None:
+    def __init__(
+        self, environments: Path, model: Path, *, dimension: int, pooling: str, threads: int, max_tokens: int
+    ) -> None:
         graphs = sorted(model.glob("*.onnx"))
         if len(graphs) != 1 or pooling not in ("mean", "cls"):
             raise BenchmarkError(f"fastembed needs one ONNX graph in {model} and pooling mean or cls, not {pooling}")
-        arguments = (model, graphs[0].name, dimension, pooling.upper(), threads, _BATCH_SIZE)
+        arguments = (model, graphs[0].name, dimension, pooling.upper(), threads, _BATCH_SIZE, max_tokens)
         self._command = [str(environment_python(environments)), "-c", _PROGRAM, *map(str, arguments)]
         self._dimension = dimension
 

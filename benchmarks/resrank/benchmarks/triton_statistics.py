@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import Model
-from resrank.export.rerank_chain import rerank_steps
+from resrank.export.rerank_chain import rerank_steps, steps_behind_encoding
 from resrank.loadtest.server_metrics import ModelCounters, read_metrics
 from resrank.serving.load_metrics import PUBLISH_EVERY_S
 
@@ -74,7 +74,7 @@ def steps_of(model: Model, spec: CheckpointSpec) -> tuple[Model, ...]:
     """The steps of an ensemble.
 
     Args:
-        model: ``embed_query`` or ``rerank``.
+        model: ``embed_query``, ``rerank`` or ``rerank_embedded``.
         spec: The checkpoint's fields, from which those of ``rerank`` follow.
 
     Raises:
@@ -84,9 +84,14 @@ def steps_of(model: Model, spec: CheckpointSpec) -> tuple[Model, ...]:
         return (Model.QUERY_TOKENIZER, Model.ENCODER)
     if model is Model.RERANK:
         return tuple(step.model for step in rerank_steps(spec))
+    if model is Model.RERANK_EMBEDDED:
+        return tuple(step.model for step in steps_behind_encoding(spec))
     raise BenchmarkError(f"the steps of {model.value} are not known to the benchmarks")
 
 
-_ENSEMBLES = {each.value for each in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.EMBED_BULK, Model.RERANK)}
+_ENSEMBLES = {
+    each.value
+    for each in (Model.EMBED_PASSAGE, Model.EMBED_QUERY, Model.EMBED_BULK, Model.RERANK, Model.RERANK_EMBEDDED)
+}
 
 _TIMEOUT_S = 10.0

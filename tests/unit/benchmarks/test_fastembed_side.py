@@ -16,6 +16,9 @@ import numpy as np
 class TextEmbedding:
     def __init__(self, name, *, specific_model_path, threads, providers):
         assert (name, threads) == ("encoder", 2), (name, threads)
+        self.model = self.tokenizer = self
+    def enable_truncation(self, max_length):
+        assert max_length == 256, max_length
     @staticmethod
     def add_custom_model(**fields):
         assert (fields["dim"], fields["model_file"], fields["pooling"]) == (2, "model.onnx", "the mean"), fields
@@ -50,7 +53,9 @@ def environments(tmp_path: Path) -> Path:
 
 
 def test_vectors_come_back_in_the_texts_order_and_a_failure_is_told(environments: Path) -> None:
-    with FastEmbed(environments, environments / "model", dimension=2, pooling="mean", threads=2) as side:
+    with FastEmbed(
+        environments, environments / "model", dimension=2, pooling="mean", threads=2, max_tokens=256
+    ) as side:
         np.testing.assert_array_equal(side.embed(["abc", "é\n"]), np.array([[3, 0.5], [2, 0.5]], np.float32))
         assert side.embed(["a"]).shape == (1, 2)
         with pytest.raises(BenchmarkError, match="fastembed ended: ValueError: an empty text"):
@@ -61,7 +66,7 @@ def test_vectors_come_back_in_the_texts_order_and_a_failure_is_told(environments
 
 def test_what_it_cannot_run_is_refused_before(environments: Path, tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="not last"):
-        FastEmbed(environments, environments / "model", dimension=2, pooling="last", threads=1)
+        FastEmbed(environments, environments / "model", dimension=2, pooling="last", threads=1, max_tokens=256)
     (environments / "infinity" / "bin" / "infinity_emb").unlink()
     with pytest.raises(BenchmarkError, match="make it with scripts/setup-infinity"):
-        FastEmbed(environments, environments / "model", dimension=2, pooling="mean", threads=1)
+        FastEmbed(environments, environments / "model", dimension=2, pooling="mean", threads=1, max_tokens=256)
