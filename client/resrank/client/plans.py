@@ -27,7 +27,7 @@ from resrank.core.fail_open import FOR_ANSWER, MODEL_FAILURES, Failure, OnFailur
 from resrank.core.fusion import check_lexical_scores, check_lexical_weight, joint_scores
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES, MAX_TEXT_PASSAGES
 from resrank.core.names import Model, Parameter, Priority, Tensor
-from resrank.core.relations import CanonicalOrder, canonical_order
+from resrank.core.relations import CanonicalOrder
 from resrank.core.scoring import ranking
 from resrank.core.search_plan import ServedReranker, Stopwatch
 from resrank.core.sidecar.searching import encoder_mismatch
@@ -287,13 +287,10 @@ def embeddings_scorer(
     reranker = yield from served_reranker(facts)
     model = yield from model_facts(facts, Model.RERANK)
     inputs.check_dimension(candidates, model.positive(Parameter.EMBEDDING_DIM))
-    order = CanonicalOrder.as_given(len(candidates))
-    given: Float32 | None = None
+    embedding: Float32 | None = None
     if reranker.encodes_first(len(candidates)):
         (embedding,) = yield from one(triton_calls.embed(Model.EMBED_QUERY, [query], truncate=truncate, read=read))
-        if reranker.sorts(len(candidates)):
-            order = canonical_order(embedding, candidates)
-        given = embedding if reranker.takes_embedding else None
+    order, given = reranker.cut(embedding, candidates)
 
     def one_pass(rows: Rows) -> Call[Float32]:
         return triton_calls.rerank(query, candidates[rows], given, truncate=truncate, row_in_list=rows.item, read=read)

@@ -71,6 +71,13 @@ class ServedReranker:
         """Whether the passes of a list of so many candidates need the query's vector, or are spared work by it."""
         return count > self.max_passages and (self.relational or self.takes_embedding)
 
+    def cut(self, embedding: Float32 | None, candidates: NDArray[np.float16]) -> tuple[CanonicalOrder, Float32 | None]:
+        """How a list, FP16 [n, d], is read when it is cut into passes, and the query's vector where passes take it."""
+        order = CanonicalOrder.as_given(len(candidates))
+        if embedding is not None and self.sorts(len(candidates)):
+            order = canonical_order(embedding, candidates)
+        return order, embedding if self.takes_embedding else None
+
 
 @dataclass(frozen=True)
 class AskReranker:
@@ -263,13 +270,10 @@ def _reranked(
     reranker: ServedReranker, embedding: Float32 | None, candidates: NDArray[np.float16]
 ) -> SearchPlan[Float32]:
     """The reranker's scores, FP32 [n], of FP16 [n, d] candidates as they stand."""
-    order = CanonicalOrder.as_given(len(candidates))
     if embedding is None and reranker.encodes_first(len(candidates)):
         embedding = yield from _one(EmbedQuery())
-    if embedding is not None and reranker.sorts(len(candidates)):
-        order = canonical_order(embedding, candidates)
+    order, given = reranker.cut(embedding, candidates)
     blocks = order_blocks(order, reranker.max_passages)
-    given = embedding if reranker.takes_embedding else None
     parts = yield [ScorePass(candidates[rows], rows, given) for rows in blocks]
     scores: Float32 = np.concatenate(parts)[order.places]
     return scores
