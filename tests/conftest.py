@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         full = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if item not in full]
         config.hook.pytest_deselected(items=full)
+
+
+@pytest.fixture(autouse=True)
+def log_set_up_anew() -> Iterator[None]:
+    """A command that a test calls in its own process sets up that whole process's log: the next test hears none of it."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers).difference(handlers):
+        root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -147,6 +147,7 @@ def test_a_large_store_is_checked_while_it_is_served(
     opened.upsert(held)
     opened.close()
     caplog.set_level(logging.INFO)
+    caplog.clear()
     opened = open_store()
     assert opened._check is not None
     opened._check.join()
