@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def log_set_up_anew() -> Iterator[None]:
-    """A command that a test calls in its own process sets up that whole process's log: the next test hears none of it."""
+    """What a command called in a test's own process sets up of that process's log ends with the test."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     yield

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from resrank.core.calibration import Calibration
+from resrank.core.durability import replace_file
 from resrank.core.errors import CheckpointError
 from resrank.core.names import CALIBRATION_FILE
 from resrank.core.strict_json import Sha256, StrictModel, read_fields
@@ -135,6 +136,6 @@ def write_calibration_file(file: CalibrationFile, folder: Path) -> None:
         CheckpointError: It cannot be written.
     """
     try:
-        (folder / CALIBRATION_FILE).write_text(file.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        replace_file(folder / CALIBRATION_FILE, file.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"{folder / CALIBRATION_FILE}: cannot be written: {error.strerror}") from error

@@ -7,8 +7,6 @@ repository compares it with the machine.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from resrank.core.calibration import Calibration
-from resrank.core.durability import flush
+from resrank.core.durability import replace_file
 from resrank.core.errors import ResRankError
 from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, PLAN_FILE, Model
@@ -310,19 +308,10 @@ def read_manifest(repository: Path) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, repository: Path) -> None:
-    """Writes a repository's manifest aside and renames it, so that a reader sees the old one or the new one.
+    """Writes a repository's manifest, of which a reader sees the old one or the new one.
 
     Raises:
         OSError: The disk is full or fails.
     """
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    handle, name = tempfile.mkstemp(prefix=f".{MANIFEST_FILE}.", dir=repository)
-    aside = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        aside.chmod(0o644)  # mkstemp's 0600 would hide it from a server that runs as another user
-        flush(aside)
-        aside.replace(repository / MANIFEST_FILE)
-    finally:
-        aside.unlink(missing_ok=True)
+    replace_file(repository / MANIFEST_FILE, text)

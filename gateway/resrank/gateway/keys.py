@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
-import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from resrank.core.durability import replace_file
 from resrank.core.errors import InvalidInputError
 
 _PREFIX = "resrank_"
@@ -102,33 +105,31 @@ def add_key(path: Path, name: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise InvalidInputError("name", "must be 1 to 64 letters, digits, '.', '_' or '-'")
-    if path.exists():
-        if name in read_keys(path).values():
-            raise InvalidInputError("name", f"{path} has a key of the name {name}: remove its line first")
-        before = path.read_text("ascii")
-    else:
-        before = ""
     key = _PREFIX + secrets.token_urlsafe(32)
-    separator = "\n" if before and not before.endswith("\n") else ""
     try:
-        _replace(path, f"{before}{separator}{name} sha256:{_digest(key)}\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(path.parent):
+            before = ""
+            if path.exists():
+                if name in read_keys(path).values():
+                    raise InvalidInputError("name", f"{path} has a key of the name {name}: remove its line first")
+                before = path.read_text("ascii")
+            separator = "\n" if before and not before.endswith("\n") else ""
+            replace_file(path, f"{before}{separator}{name} sha256:{_digest(key)}\n", mode=0o600)
     except OSError as error:
         raise InvalidInputError(_FIELD, f"{path} cannot be written: {error.strerror}") from error
     return key
 
 
-def _replace(path: Path, content: str) -> None:
-    """Writes a file that is its owner's alone, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lets one process at a time read and replace: of two additions at once neither is lost."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _digest(key: str) -> str:

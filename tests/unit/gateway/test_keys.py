@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,13 @@ def test_a_key_is_known_by_its_digest_which_is_all_that_the_file_holds(file: Pat
     assert known.name_of("") is None
     assert len(first) >= 43
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_of_keys_added_at_once_none_is_lost(file: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        names = [f"key-{number}" for number in range(40)]
+        made = dict(zip(names, threads.map(lambda name: add_key(file, name), names), strict=True))
+    assert {name: KeyFile(file).name_of(key) for name, key in made.items()} == {name: name for name in names}
 
 
 def test_a_running_gateway_takes_new_keys_and_forgets_removed_ones(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

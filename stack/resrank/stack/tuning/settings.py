@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from resrank.core.checkpoint import file_sha256
+from resrank.core.durability import replace_file
 from resrank.core.errors import StackError
 from resrank.core.json_lines import parse_json
 from resrank.core.names import MANIFEST_FILE, Model
@@ -134,9 +134,7 @@ def write_settings(repository: Path, models: dict[Model, ModelSettings]) -> tupl
     file = settings_file(repository, machine)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as aside:
-            aside.write(json.dumps(settings.model_dump(mode="json"), indent=2) + "\n")
-        Path(aside.name).replace(file)
+        replace_file(file, json.dumps(settings.model_dump(mode="json"), indent=2) + "\n")
     except OSError as error:
         raise StackError(f"{file} could not be written: {error}; set XDG_CACHE_HOME to a writable folder") from error
     return settings, file
