@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from resrank.benchmarks.clustered_vectors import ClusteredVectors, clustered_vectors, nearest, recall
 from resrank.benchmarks.index_sides import ChildSide, IndexKind, IndexSide, SidecarSide
 from resrank.benchmarks.measurement import Bound, Measurement, Side
+from resrank.benchmarks.memory_read import read_ms
 from resrank.benchmarks.study import Plot, Series, Study
 from resrank.core.progress import Notify
+from resrank.stack.machine import usable_cores
 
 SIZES = (10_000, 100_000)
 FULL_SIZE = 1_000_000
@@ -20,6 +22,7 @@ K = 100
 QUERIES = 200
 
 SIDECAR, FAISS, MILVUS = "sidecar, gRPC", "FAISS in one process", "milvus-lite"
+LIMIT = "limit of Flat: reading the vectors once"
 
 Rows = NDArray[np.int64]
 
@@ -28,6 +31,7 @@ TARGET = 2.0
 
 JUDGED = 100_000
 
+_BYTES_OF_A_NUMBER = 2
 _WARM_UP = 10
 _LISTS = {10_000: 100, 100_000: 400, 1_000_000: 1600}  # about four to the square root of the size, and less at the top
 _PROBES = 16
@@ -53,11 +57,13 @@ def run(
         StackError: The sidecar cannot be started.
     """
     found: dict[tuple[int, str, str], tuple[Side, float, float, float]] = {}
+    limits: dict[int, Side] = {}
     for size in (*sizes, FULL_SIZE) if full else sizes:
         notify(f"drawing {size} vectors")
         vectors = clustered_vectors(size, d, QUERIES)
         exact = nearest(vectors, K)
         kinds = index_kinds(size)
+        limits[size] = read_ms(LIMIT, size * d * _BYTES_OF_A_NUMBER, usable_cores())
         with ChildSide("faiss", vectors.passages, vectors.queries, kinds) as faiss:
             for kind in kinds:
                 notify(f"{size} vectors, {kind.name}: building")
@@ -76,9 +82,12 @@ def run(
         name="corpora",
         title=f"Dense search, k = {K} with the vectors found, d = {d}, one query at a time",
         columns=("vectors", "index", "side", "p50, ms", "p95, ms", f"recall@{K}", "resident, MB", "build, s"),
-        rows=tuple(
-            (f"{size:,}", name, label, side.median, side.p95, share, memory, build)
-            for (size, name, label), (side, share, memory, build) in found.items()
+        rows=(
+            *(
+                (f"{size:,}", name, label, side.median, side.p95, share, memory, build)
+                for (size, name, label), (side, share, memory, build) in found.items()
+            ),
+            *((f"{size:,}", "Flat", LIMIT, side.median, side.p95, "–", "–", "–") for size, side in limits.items()),
         ),
         measurements=tuple(
             Measurement(
@@ -92,7 +101,7 @@ def run(
             for size, name, label in found
             if label == SIDECAR and size == JUDGED and name != "Flat"
         ),
-        plots=(_plot(found),),
+        plots=(_plot(found, limits),),
         notes=(
             "Vectors are drawn: fields on the sphere, 20 topics around each (deviation 0.8), 50 passages around each "
             "topic (deviation 0.8), queries as passages. Plain Gaussian noise has no neighbours to find.",
@@ -100,6 +109,7 @@ def run(
             f"storage. HNSW32 searches with efSearch 128, IVF with nprobe {_PROBES}.",
             "Sidecar and FAISS are asked in turn; milvus-lite, whose server is threads of its client's process, "
             f"afterwards, and with no more than {_MILVUS_BOUND:,} vectors.",
+            "The limit is the time in which all cores read as many bytes as the vectors have in fp16.",
         ),
         facts={"queries": QUERIES},
     )
@@ -142,8 +152,8 @@ def _measure(
     }
 
 
-def _plot(found: Mapping[tuple[int, str, str], tuple[Side, float, float, float]]) -> Plot:
-    series = []
+def _plot(found: Mapping[tuple[int, str, str], tuple[Side, float, float, float]], limits: Mapping[int, Side]) -> Plot:
+    series = [Series(LIMIT, tuple(limits), tuple(side.median for side in limits.values()))]
     for label in (SIDECAR, FAISS, MILVUS):
         for name in dict.fromkeys(name for _, name, _ in found):
             points = [
