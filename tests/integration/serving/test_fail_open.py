@@ -100,8 +100,16 @@ def stack(exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPath
             yield Stack(triton, sidecar, client)
 
 
-def require_order(found: SearchResult, expected: SearchResult, *outcomes: Outcome) -> None:
-    """What was found is what a search without reranking finds, and says why."""
+def require_order(
+    found: SearchResult, expected: SearchResult, *outcomes: Outcome, by_words: SearchResult | None = None
+) -> None:
+    """What was found is what a search without reranking finds, and says why.
+
+    The server answers in the last tenth of the caller's time. On a busy machine that can come too late, and the client
+    then finds by words alone; ``by_words`` is given where that is allowed.
+    """
+    if by_words is not None and found.mode is by_words.mode:
+        expected = by_words
     assert found.failure is not None
     assert found.failure.outcome in outcomes
     assert (found.reranked, found.mode) == (False, expected.mode)
@@ -122,11 +130,12 @@ def test_nothing_is_changed_where_nothing_fails(stack: Stack, route: Any) -> Non
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_a_reranker_that_stands_still(stack: Stack, route: Any) -> None:
+    by_words = stack.client.search(QUERY, **SEARCH, mode="lexical", rerank=False)
     for mode in ("hybrid", "dense", "lexical"):
         expected = stack.client.search(QUERY, **SEARCH, mode=mode, rerank=False)
         with stack.stopped("reranker_0_0"):
             found = stack.client.search(QUERY, **SEARCH, mode=mode, route=route, **OPEN)
-        require_order(found, expected, Outcome.DEADLINE)
+        require_order(found, expected, Outcome.DEADLINE, by_words=by_words if route == "server" else None)
     assert stack.client.search(QUERY, **SEARCH, route=route, **OPEN).reranked
 
 
@@ -272,7 +281,7 @@ def test_a_triton_whose_reranker_was_killed_and_then_itself(stack: Stack) -> Non
     os.kill(stack.process("reranker_0_0").pid, signal.SIGKILL)
     for route in ROUTES:
         found = stack.client.search(QUERY, **SEARCH, route=route, **OPEN)  # type: ignore[arg-type]
-        require_order(found, by_both, Outcome.DEADLINE)
+        require_order(found, by_both, Outcome.DEADLINE, by_words=by_words if route == "server" else None)
     os.kill(stack.triton.pid, signal.SIGKILL)
     for route in ROUTES:
         found = stack.client.search(QUERY, **SEARCH, route=route, **OPEN)  # type: ignore[arg-type]
