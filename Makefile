@@ -46,7 +46,7 @@ acceptance: $(READY) $(REPOSITORY)/manifest.json  ## A live stack called by clie
 	@$(BIN)/python tests/acceptance/run.py $(REPOSITORY) $(ARGS)
 
 docs: $(READY)  ## The documentation as a site in var/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(READY)  ## ruff, mypy and who may import whom
 	$(BIN)/ruff check .

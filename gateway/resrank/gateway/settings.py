@@ -67,13 +67,16 @@ class GatewaySettings(BaseSettings):
         insecure: Whether it may listen beyond loopback without TLS or to callers without a key or certificate.
         drain_s: Seconds that requests under way get at a stop.
         log_level: The least that is told.
-        log_format: Lines for people, or one JSON object a line; its variable is ``RESRANK_LOG_FORMAT``.
+        log_format: Lines for people, or one JSON object a line; also by ``RESRANK_LOG_FORMAT``, which the sidecar
+            reads, too.
 
     Raises:
         ValidationError: A value is wrong, or two contradict each other.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, validate_by_name=True, loc_by_alias=False
+    )
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
@@ -99,9 +102,9 @@ class GatewaySettings(BaseSettings):
     insecure: bool = False
     drain_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 20.0
     log_level: LogLevel = LogLevel.INFO
-    log_format: Annotated[LogFormat, Field(validation_alias=AliasChoices("log_format", LOG_FORMAT_VARIABLE))] = (
-        LogFormat.TEXT
-    )
+    log_format: Annotated[
+        LogFormat, Field(validation_alias=AliasChoices(f"{PREFIX}LOG_FORMAT", LOG_FORMAT_VARIABLE))
+    ] = LogFormat.TEXT
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -110,7 +113,7 @@ class GatewaySettings(BaseSettings):
             self.host,
             encrypted=tls is not None,
             authenticated=self.keys is not None or (tls is not None and tls.client_ca is not None),
-            remedy="give --tls-certificate and --tls-key, and --keys or --tls-client-ca",
+            remedy="give --tls-certificate and --tls-key, and --keys or the setting tls_client_ca",
             insecure=self.insecure,
         )
         check_target("triton", self.triton)

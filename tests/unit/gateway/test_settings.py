@@ -22,9 +22,24 @@ def test_an_option_goes_before_a_variable_and_a_variable_before_the_file(
     assert read_settings(file).models == ("three", "*")
 
 
+def test_the_form_of_the_log_has_its_variables_and_no_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("log_format: json\n")
+    monkeypatch.setenv("LOG_FORMAT", "combined")
+    assert (read_settings().log_format, read_settings(file).log_format) == ("text", "json")
+    monkeypatch.setenv("RESRANK_LOG_FORMAT", "json")
+    assert read_settings().log_format == "json"
+    monkeypatch.setenv("RESRANK_GATEWAY_LOG_FORMAT", "text")
+    assert read_settings(file).log_format == "text"
+    assert read_settings(file, log_format="json").log_format == "json"
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ("log_format: xml", "log_format: must be 'text' or 'json'"),
         ("prot: 1", "prot: unknown field; did you mean port?"),
         ("port: 70000", r"port: must be less than or equal to 65535 \(limit 65535, got 70000\)"),
         ("timeout_s: 0", "timeout_s: must be greater than 0"),
@@ -47,7 +62,9 @@ def test_a_wrong_setting_is_one_sentence(tmp_path: Path, content: str, sentence:
 
 def test_beyond_loopback_it_takes_encryption_and_keys_or_insistence() -> None:
     assert read_settings(host="0.0.0.0", insecure=True).host == "0.0.0.0"
-    with pytest.raises(InvalidInputError, match="--tls-certificate and --tls-key, and --keys or --tls-client-ca"):
+    with pytest.raises(
+        InvalidInputError, match="--tls-certificate and --tls-key, and --keys or the setting tls_client_ca"
+    ):
         read_settings(host="0.0.0.0", keys=Path("keys"))
 
 

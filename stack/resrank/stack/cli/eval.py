@@ -97,8 +97,8 @@ def eval_(
 ) -> None:
     """Measure a checkpoint on judged collections, against the orders that need no LLM.
 
-    The same candidates in seven orders: as found, dense, Rocchio, projectors alone, and reranked: read in dense order,
-    as found, and shuffled. With paired differences, and how far order, number and blocks of candidates matter. The page
+    The same candidates in up to eleven orders: as found, dense, with words, Rocchio, with parts of the model left out,
+    and reranked. With paired differences, and how far order, number and blocks of candidates matter. The page
     docs/evaluation.md says how to read it.
     """
     # Imported here: what they need takes seconds to import, and --help does not need it.
