@@ -16,6 +16,7 @@ from resrank.core.filters import F
 from resrank.core.metadata import FieldType
 from resrank.core.search import SearchMode
 from resrank.retrieval.local import snapshot
+from resrank.retrieval.local.schema import STORE_FILE
 from resrank.retrieval.local.store import LocalVectorStore
 from resrank.retrieval.local.verification import verify
 from resrank.retrieval.quota import TAKEN
@@ -231,3 +232,14 @@ def test_lock_file_says_who(open_store: OpenStore, tmp_path: Path) -> None:
         IndexFolderError, match=rf"owned by process {content['pid']}, which serves it at 127.0.0.1:4711"
     ):
         open_store()
+
+
+def test_pages_of_the_log_are_put_in_their_place_between_writes(
+    open_store: OpenStore, batch_of: BatchOf, tmp_path: Path
+) -> None:
+    store = open_store()
+    for start in range(0, 5000, 500):
+        store.upsert(batch_of(f"id-{number}" for number in range(start, start + 500)))
+    table = tmp_path / "index" / STORE_FILE
+    log = table.with_name(f"{STORE_FILE}-wal")
+    assert log.stat().st_size < table.stat().st_size

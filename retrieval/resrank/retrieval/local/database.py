@@ -47,6 +47,11 @@ _ROWS_AT_ONCE = 4096
 _EXPORTED_RECORDS = 256
 """In one batch: 1 MiB as a rule, 30 MiB where every record is of the longest."""
 
+_LOG_PAGES = 1000
+"""What the write-ahead log may grow by, about, before its pages are put in their place: SQLite's own number."""
+_PAGES_A_COMMIT = 20
+"""Of the tables and indexes that any commit touches, beside one for each record."""
+
 _DISK_REFUSED = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_READONLY,
@@ -91,6 +96,7 @@ class Database:
         self.bytes, *bounds = writer.execute("SELECT bytes, quota_records, quota_bytes FROM usage").fetchone()
         self.quota = quota.Quota(*bounds)
         self._staged_bytes: int = self.bytes
+        self._log_pages = 0
 
     @classmethod
     def open(cls, folder: Path) -> Database:
@@ -114,6 +120,7 @@ class Database:
                 make_store(folder)
             writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             prepare(writer, path)
+            writer.execute("PRAGMA wal_autocheckpoint = 0")  # it would be part of a commit: see `checkpoint`
             return cls(path, writer)
         except (sqlite3.Error, OSError) as error:
             if writer is not None:
@@ -207,6 +214,20 @@ class Database:
         self.encoder = encoder
         self._lexical.invalidate()
         self._metadata.follow(change.fields)
+        self._log_pages += _PAGES_A_COMMIT + len(change.added) + len(change.removed)
+
+    def checkpoint(self) -> None:
+        """Puts the pages of a log that has grown in their place, beside searches, for which a commit would wait.
+
+        What is committed is durable without: a disk that refuses is asked again after the next commit.
+        """
+        if self._log_pages < _LOG_PAGES:
+            return
+        try:
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._log_pages = 0
+        except sqlite3.OperationalError as error:
+            logger.warning("the write-ahead log keeps its pages", extra={"path": str(self._path), "error": str(error)})
 
     def stage_upsert(self, batch: RecordBatch) -> Change:
         """Writes a batch inside the open transaction, replacing records of the same ids.

@@ -200,6 +200,7 @@ class LocalVectorStore:
                     self._database.commit(change, batch.encoder)
                     self._dense = dense
                     self._apply(change, batch.encoder)
+            self._database.checkpoint()
         return UpsertCounts(inserted=len(change.added) - len(change.removed), updated=len(change.removed))
 
     def delete(self, ids: Sequence[str]) -> list[str]:
@@ -214,6 +215,7 @@ class LocalVectorStore:
                 with self._gate.write():
                     self._database.commit(change, encoder)
                     self._apply(change, encoder)
+            self._database.checkpoint()
         return missing
 
     def get(self, ids: Sequence[str], *, include_texts: bool, include_embeddings: bool) -> dict[str, StoredRecord]:
