@@ -35,6 +35,7 @@ from resrank.stack.triton_process import TritonProcess
 
 MEASURE = "nDCG@10"
 HYBRID = "hybrid"
+READING = f"{HYBRID}, cross-encoder"
 """What every other way is compared with: the best that needs no reranker."""
 
 Search = Callable[[str], Sequence[str]]
@@ -70,7 +71,7 @@ def run(
     *,
     notify: Notify = lambda _: None,
 ) -> Study:
-    """Searches a collection in every way, one question at a time, all ways in turn.
+    """Searches a collection in every way, one question at a time, all ways in turn but for the cross-encoder.
 
     Args:
         deployment: What is served.
@@ -117,7 +118,9 @@ def run(
 
 
 def ask(ways: Mapping[str, Search], judged: JudgedCollection) -> dict[str, Asked]:
-    """Asks every question in every way, in turn, one at a time.
+    """Asks every question in every way, in turn, one at a time, and the cross-encoder when all others are through.
+
+    Its threads, which are this process's, spin for a while after each pass: whoever came next would pay for that.
 
     Args:
         ways: Label to search.
@@ -133,9 +136,12 @@ def ask(ways: Mapping[str, Search], judged: JudgedCollection) -> dict[str, Asked
 
         return once
 
-    spent = interleave(
-        {label: side(label, search) for label, search in ways.items()}, runs=len(questions), warm_up=_WARM_UP
-    )
+    sides = {label: side(label, search) for label, search in ways.items()}
+    reading = {label: sides.pop(label) for label in (READING,) if label in sides}
+    spent: dict[str, list[float]] = {}
+    for group in (sides, reading):
+        if group:
+            spent |= interleave(group, runs=len(questions), warm_up=_WARM_UP)
     found = {}
     for label, times in spent.items():
         rankings = {question: ranked(ids) for question, ids in answers[label].items()}
@@ -230,7 +236,7 @@ def _served(
             ways[f"dense, {name}"] = _searching(reranker, SearchMode.DENSE, rerank=True)
             ways[f"{HYBRID}, {name}"] = _searching(reranker, SearchMode.HYBRID, rerank=True)
         if pairs is not None:
-            ways[f"{HYBRID}, cross-encoder"] = _reading(ours, pairs, judged)
+            ways[READING] = _reading(ours, pairs, judged)
         yield ways
 
 
