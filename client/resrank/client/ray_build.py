@@ -228,12 +228,22 @@ def _event_loop() -> Iterator[_EventLoop]:
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="sidecar")
     thread.start()
+    running = _EventLoop(loop)
     try:
-        yield _EventLoop(loop)
+        yield running
     finally:
+        running.run(_end_of_tasks())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _end_of_tasks() -> None:
+    """Lets what was cancelled, or nobody waits for any more, come to its end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _encoder_of_all(tritons: Sequence[str]) -> str:
