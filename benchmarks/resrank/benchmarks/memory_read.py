@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
+from resrank.benchmarks.interleaving import interleave
 from resrank.benchmarks.measurement import Side
 
 _WARM_UP = 2
@@ -24,11 +23,7 @@ def read_ms(label: str, size: int, threads: int) -> Side:
     torch.set_num_threads(threads)
     try:
         held = torch.ones(size // 4)
-        spent = []
-        for _ in range(_WARM_UP + _READS):
-            started = time.perf_counter()
-            held.sum()
-            spent.append(1e3 * (time.perf_counter() - started))
+        spent = interleave({label: lambda _: held.sum()}, runs=_READS, warm_up=_WARM_UP)
     finally:
         torch.set_num_threads(before)
-    return Side.of(label, spent[_WARM_UP:])
+    return Side.of(label, spent[label])

@@ -35,8 +35,8 @@ from resrank.stack.triton_process import TritonProcess
 
 MEASURE = "nDCG@10"
 HYBRID = "hybrid"
-READING = f"{HYBRID}, cross-encoder"
 """What every other way is compared with: the best that needs no reranker."""
+READING = f"{HYBRID}, cross-encoder"
 
 Search = Callable[[str], Sequence[str]]
 """A question to the ids of its passages, best first."""
@@ -137,11 +137,10 @@ def ask(ways: Mapping[str, Search], judged: JudgedCollection) -> dict[str, Asked
         return once
 
     sides = {label: side(label, search) for label, search in ways.items()}
-    reading = {label: sides.pop(label) for label in (READING,) if label in sides}
-    spent: dict[str, list[float]] = {}
-    for group in (sides, reading):
-        if group:
-            spent |= interleave(group, runs=len(questions), warm_up=_WARM_UP)
+    reading = sides.pop(READING, None)
+    spent = interleave(sides, runs=len(questions), warm_up=_WARM_UP)
+    if reading is not None:
+        spent |= interleave({READING: reading}, runs=len(questions), warm_up=_WARM_UP)
     found = {}
     for label, times in spent.items():
         rankings = {question: ranked(ids) for question, ids in answers[label].items()}
