@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from resrank.core.durability import replace_file
 from resrank.core.errors import TrainingError
 
 TRAINING, DEVELOPMENT = "training", "development"
@@ -40,9 +41,7 @@ class RunLog:
         """
         if after is not None and file.is_file():
             kept = [json.dumps(record) + "\n" for record in read_log(file) if record["total_step"] <= after]
-            aside = file.with_suffix(".partial")
-            aside.write_text("".join(kept), encoding="utf-8")
-            aside.replace(file)
+            replace_file(file, "".join(kept))
         self._file = file.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(tensorboard), purge_step=None if after is None else after + 1)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from resrank.core.durability import replace_file
 from resrank.core.errors import TrainingError
 from resrank.training.config import TrainConfig
 
@@ -126,7 +127,5 @@ class RunFolder:
         Args:
             result: What ``result.json`` shall say.
         """
-        aside = self.result.with_suffix(".partial")
-        aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        aside.replace(self.result)
+        replace_file(self.result, json.dumps(result, indent=2) + "\n")
         shutil.rmtree(self.start, ignore_errors=True)
