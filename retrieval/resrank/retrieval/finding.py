@@ -30,11 +30,11 @@ class Engine(Protocol):
     """One state of an index, asked for one query. Results come best first, ties by key.
 
     Attributes:
-        deep: Whether a joined list begins with the 1000 nearest whatever k. The more are known, the fewer cosines of
-            passages found by words are needed to be sure of the k best: worth it where each costs a fetch.
+        deep_from: From so many matches on a joined list begins with the 1000 nearest whatever k. The more are known,
+            the fewer cosines of passages found by words are needed to be sure of the k best.
     """
 
-    deep: bool
+    deep_from: float
 
     def nearest(self, k: int) -> Ranked:
         """Keys and cosines of the k nearest."""
@@ -95,16 +95,16 @@ def find(query: SearchQuery, engine: Engine, clock: StageClock) -> Found:
     if query.mode is SearchMode.DENSE:
         keys, scores = clock.run("dense", lambda: engine.nearest(query.k))
         return Found(keys, scores, scores, NO_SCORES)
-    depth = RRF_DEPTH if query.fusion is Fusion.RRF or engine.deep else query.k
-    nearest = clock.run("dense", lambda: engine.nearest(depth))
     matches = clock.run("lexical", engine.matches)
+    deep = query.fusion is Fusion.RRF or len(matches.keys) >= engine.deep_from
+    nearest = clock.run("dense", lambda: engine.nearest(RRF_DEPTH if deep else query.k))
     keys, scores = clock.run("fusion", lambda: _fused(query, engine, nearest, matches))
     return Found(keys, scores, engine.cosines(keys), matches.scores_of(keys), matches.best)
 
 
 def _fused(query: SearchQuery, engine: Engine, nearest: Ranked, matches: LexicalMatches) -> Ranked:
     if query.fusion is Fusion.RRF:
-        return reciprocal_rank_fusion([nearest[0], matches.ranking[:RRF_DEPTH]], query.k)
+        return reciprocal_rank_fusion([nearest[0], matches.first(RRF_DEPTH)], query.k)
     return weighted_fusion(
         nearest,
         matches,

@@ -62,20 +62,27 @@ def weighted_fusion(
     Returns:
         Keys and joint scores of at most k, best first, ties by key.
     """
+    words = matches.scores.astype(np.float32)
 
-    def joint(keys: Keys, cosines: FloatVector) -> FloatVector:
-        return joint_scores(cosine_map.apply(cosines), matches.scores_of(keys), matches.best, weight)
+    def joint(cosines: FloatVector, bm25: FloatVector) -> FloatVector:
+        return joint_scores(cosine_map.apply(cosines), bm25, matches.best, weight)
 
     keys, cosines = dense
-    scores = joint(keys, cosines)
-    unseen = matches.ranking
-    unseen = unseen[~np.isin(unseen, keys, assume_unique=True)]
-    # First those with the best words: what then is the k-th best is what the others would have to reach.
-    for part in (unseen[:k], unseen[k:]):
+    scores = joint(cosines, matches.scores_of(keys))
+    unseen = ~np.isin(matches.keys, keys)
+    bounds = np.where(unseen, joint(np.full(len(words), highest_unseen, np.float32), words), -np.inf)
+    # First those with the best words: the better the k-th best by then, the fewer of the others could still reach it.
+    most = k
+    while True:
         to_beat = np.partition(scores, -k)[-k] if len(scores) >= k else -np.inf
-        bounds = joint(part, np.full(len(part), highest_unseen, np.float32))
-        hopeful = part[bounds >= to_beat]
-        keys = np.concatenate((keys, hopeful))
-        scores = np.concatenate((scores, joint(hopeful, cosines_of(hopeful))))
+        hopeful = np.flatnonzero((bounds >= to_beat) & (bounds > -np.inf))
+        if not len(hopeful):
+            break
+        if len(hopeful) > most:
+            hopeful = hopeful[np.argpartition(words[hopeful], -most)[-most:]]
+        keys = np.concatenate((keys, matches.keys[hopeful]))
+        scores = np.concatenate((scores, joint(cosines_of(matches.keys[hopeful]), words[hopeful])))
+        bounds[hopeful] = -np.inf
+        most *= 4
     best = np.lexsort((keys, -scores))[:k]
     return keys[best], scores[best]

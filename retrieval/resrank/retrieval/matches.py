@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ MAX_TERMS = 64
 decide their ranking anyway."""
 
 FLOOD_DOCUMENTS = 1000
-"""From this many documents on, a term that stands in more than half of them is left out (see `LexicalIndex.search`)."""
+"""From this many documents on, a term that stands in more than half of them is left out, see `LexicalIndex.matches`."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,13 @@ class LexicalMatches:
         """The best score, 0 where nothing matches."""
         return float(self.scores.max(initial=0.0))
 
-    @cached_property
-    def ranking(self) -> Keys:
-        """Keys, best first, ties by key."""
-        ranked: Keys = self.keys[np.lexsort((self.keys, -self.scores))]
+    def first(self, k: int) -> Keys:
+        """Keys of the k best, best first, ties by key."""
+        keys, scores = self.keys, self.scores
+        if k < len(scores):  # to sort them all takes longer than to find them
+            good = scores >= np.partition(scores, -k)[-k]
+            keys, scores = keys[good], scores[good]
+        ranked: Keys = keys[np.lexsort((keys, -scores))][:k]
         return ranked
 
     def scores_of(self, keys: Keys) -> FloatVector:

@@ -10,18 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.terms import query_terms
-from resrank.retrieval.local import lexical
+from resrank.core.errors import RetrievalError
+from resrank.core.terms import match_expression, query_terms
+from resrank.retrieval.local import lexical, postings
 from resrank.retrieval.local.lexical import LexicalIndex
+from resrank.retrieval.local.postings import KeptPostings, Lengths, open_occurrences
+from resrank.retrieval.matches import LexicalMatches
 
 Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
+
+
+def make_index(connection: sqlite3.Connection) -> None:
+    lexical.register(connection)
+    connection.executescript("CREATE TABLE records(key INTEGER PRIMARY KEY, title TEXT, text TEXT);" + lexical.SCHEMA)
+    open_occurrences(connection)
 
 
 @pytest.fixture
 def fill() -> Iterator[Fill]:
     connection = sqlite3.connect(":memory:")
-    lexical.register(connection)
-    connection.executescript("CREATE TABLE records(key INTEGER PRIMARY KEY, title TEXT, text TEXT);" + lexical.SCHEMA)
+    make_index(connection)
 
     def fill_(documents: list[tuple[str, str]]) -> sqlite3.Connection:
         connection.executemany("INSERT INTO records(title, text) VALUES (?, ?)", documents)
@@ -32,9 +40,9 @@ def fill() -> Iterator[Fill]:
 
 
 def search(connection: sqlite3.Connection, query: str, k: int = 10) -> list[tuple[int, float]]:
-    (documents,) = connection.execute("SELECT count(*) FROM records").fetchone()
-    keys, scores = LexicalIndex().search(connection, query, k, documents)
-    return list(zip(keys.tolist(), scores.tolist(), strict=True))
+    matches = LexicalIndex().matches(connection, query)
+    keys = matches.first(k)
+    return list(zip(keys.tolist(), matches.scores_of(keys).tolist(), strict=True))
 
 
 def bm25(documents: list[str], query: list[str]) -> dict[int, float]:
@@ -86,11 +94,8 @@ def test_query_language_is_plain_text(fill: Fill, query: str) -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_a_query(text: str) -> None:
     connection = sqlite3.connect(":memory:")
-    lexical.register(connection)
     try:
-        connection.executescript(
-            "CREATE TABLE records(key INTEGER PRIMARY KEY, title TEXT, text TEXT);" + lexical.SCHEMA
-        )
+        make_index(connection)
         connection.execute("INSERT INTO records(title, text) VALUES ('', ?)", (text,))
         found = search(connection, text)
     finally:
@@ -136,15 +141,65 @@ def test_a_document_can_be_removed_again_whatever_its_script(fill: Fill) -> None
     connection.execute("INSERT INTO lexical(lexical, rank) VALUES ('integrity-check', 1)")
 
 
-def test_all_matches_are_those_of_a_search_with_the_same_scores(fill: Fill) -> None:
-    words = ["lava", "ash", "water", "salt", "lava water", "lava lava salt", "owl"]
-    connection = fill([("", text) for text in words * 3])
-    matches = LexicalIndex().matches(connection, "lava salt", len(words) * 3)
-    ranked = search(connection, "lava salt", 100)
-    assert matches.ranking.tolist() == [key for key, _ in ranked]
-    assert matches.scores_of(matches.ranking).tolist() == [score for _, score in ranked]
-    assert matches.scores_of(np.array([2, 1, 99])).tolist() == [0, dict(ranked)[1], 0]
-    assert matches.best == pytest.approx(ranked[0][1])
+WORDS = ["lava", "lavas", "ash", "water", "salt", "running", "run", "owl", "東京都", "北", "café"]
+DOCUMENT = st.tuples(*[st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)] * 2)
+
+
+def fts5_scores(connection: sqlite3.Connection, query: str) -> dict[int, float]:
+    """BM25 as SQLite computes it for the whole query."""
+    expression = " OR ".join(map(match_expression, query_terms(query)))
+    return dict(connection.execute("SELECT rowid, -bm25(lexical) FROM lexical WHERE lexical MATCH ?", (expression,)))
+
+
+@given(
+    documents=st.lists(DOCUMENT, min_size=1, max_size=12),
+    later=st.lists(DOCUMENT, max_size=4),
+    removed=st.sets(st.integers(1, 12)),
+    query=st.lists(st.sampled_from(WORDS), min_size=1, max_size=5, unique=True).map(" ".join),
+)
+def test_scores_are_those_of_fts5_whatever_was_written_before(
+    documents: list[tuple[str, str]], later: list[tuple[str, str]], removed: set[int], query: str
+) -> None:
+    connection = sqlite3.connect(":memory:")
+    try:
+        make_index(connection)
+        index = LexicalIndex()
+        for batch, gone in ((documents, set()), (later, removed)):
+            connection.executemany("INSERT INTO records(title, text) VALUES (?, ?)", batch)
+            present = {key for key in gone if connection.execute("DELETE FROM records WHERE key = ?", (key,)).rowcount}
+            index.follow(np.array(sorted(present), np.int64))
+            for _ in range(2):  # the second time from memory
+                matches = index.matches(connection, query)
+                found = dict(zip(matches.keys.tolist(), matches.scores.tolist(), strict=True))
+                assert found == pytest.approx(fts5_scores(connection, query), rel=1e-12)
+    finally:
+        connection.close()
+
+
+def test_what_is_kept_in_memory_is_bounded(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postings, "LEAST_BYTES", 1)
+    monkeypatch.setattr(postings, "BYTES_A_DOCUMENT", 24)  # two terms that stand in every document
+    connection = fill([("", "lava ash water"), ("", "ash water lava lava")])
+    kept = KeptPostings(Lengths.none().with_later(connection))
+    for words in (["lava", "ash", "water"], ["water", "lava"], ["ash"]):
+        expected = fts5_scores(connection, " ".join(words))
+        assert dict(enumerate(kept.scores(connection, words).tolist(), start=1)) == pytest.approx(expected, rel=1e-12)
+        assert kept.bytes <= 48
+
+
+def test_a_word_of_a_document_that_is_not_there_is_damage(fill: Fill) -> None:
+    connection = fill([("", "lava ash"), ("", "lava"), ("", "owl")])
+    connection.execute("DELETE FROM lexical_docsize WHERE id = 2")
+    with pytest.raises(RetrievalError, match="the index of words"):
+        search(connection, "lava")
+    assert [key for key, _ in search(connection, "owl")] == [3]
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=9), st.integers(1, 10))
+def test_the_first_matches_are_those_of_a_whole_sort(scores: list[float], k: int) -> None:
+    matches = LexicalMatches(np.arange(len(scores)) * 3, np.array(scores))
+    expected = sorted(range(len(scores)), key=lambda place: (-scores[place], place))[:k]
+    assert matches.first(k).tolist() == [3 * place for place in expected]
 
 
 def test_terms_are_distinct_words() -> None:

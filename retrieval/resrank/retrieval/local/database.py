@@ -27,12 +27,12 @@ from resrank.retrieval.errors import StoreWriteError
 from resrank.retrieval.local import checksums, lexical
 from resrank.retrieval.local.checksums import Checksums, damaged
 from resrank.retrieval.local.metadata_index import FieldChanges, MetadataIndex
+from resrank.retrieval.local.postings import open_occurrences
 from resrank.retrieval.local.schema import STORE_FILE, make_store, prepare
 from resrank.retrieval.local.vector_segment import VectorSegment
 from resrank.retrieval.matches import LexicalMatches
 from resrank.retrieval.records import (
     Encoder,
-    FloatVector,
     HalfMatrix,
     Keys,
     Record,
@@ -212,7 +212,7 @@ class Database:
         self.last_key = max(self.last_key, int(change.added[-1]) if len(change.added) else 0)
         self.bytes = self._staged_bytes
         self.encoder = encoder
-        self._lexical.invalidate()
+        self._lexical.follow(change.removed)
         self._metadata.follow(change.fields)
         self._log_pages += _PAGES_A_COMMIT + len(change.added) + len(change.removed)
 
@@ -316,26 +316,23 @@ class Database:
             return self._metadata.are_at_most(connection, count, comparison)
 
     def lexical_matches(self, text: str, kept: Keys | None = None) -> LexicalMatches:
-        """BM25 of all that match, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.matches`."""
+        """BM25 of all that match, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.matches`.
+
+        Args:
+            text: The query.
+            kept: The only records that count, at least one, ascending; None for all.
+        """
         with self._reading() as connection:
-            return self._lexical.matches(connection, text, self.record_count, kept)
+            matches = self._lexical.matches(connection, text)
+        return matches if kept is None else matches.among(kept)
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
-        """BM25 of some records and the best of all, of one state of the index."""
+        """BM25 of some records and the best of all."""
         with self._reading() as connection:
-            connection.execute("BEGIN")
-            try:
-                keys = self._keys_of(connection, ids)
-                matches = self._lexical.matches(connection, text, self.record_count)
-            finally:
-                connection.execute("ROLLBACK")
+            keys = self._keys_of(connection, ids)
+            matches = self._lexical.matches(connection, text)
         scores = matches.scores_of(np.fromiter(keys.values(), np.int64, len(keys)))
         return WordScores(dict(zip(keys, scores.tolist(), strict=True)), matches.best)
-
-    def search_lexical(self, text: str, k: int, kept: Keys | None = None) -> tuple[Keys, FloatVector]:
-        """BM25 over title and text, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.search`."""
-        with self._reading() as connection:
-            return self._lexical.search(connection, text, k, self.record_count, kept)
 
     def list_ids(self, after: str, limit: int) -> list[str]:
         """At most ``limit`` ids after one, in the order of their UTF-8 bytes, which is SQLite's of texts."""
@@ -455,6 +452,7 @@ class Database:
 
     def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        open_occurrences(connection)
         connection.execute("PRAGMA query_only = ON")
         return connection
 

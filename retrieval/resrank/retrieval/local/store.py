@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 _SNAPSHOT_ROWS = 10_000
 _SNAPSHOT_SHARE = 0.2
+_DEEP_FROM = 2_000
+"""Of so many matches the cosines cost more than those of the 1000 nearest."""
 
 
 class LocalVectorStore:
@@ -231,7 +233,8 @@ class LocalVectorStore:
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
         self._require_whole()
-        return self._database.word_scores(text, ids)
+        with self._gate.read():
+            return self._database.word_scores(text, ids)
 
     def export(self) -> Generator[RecordBatch, None, None]:
         """All records of one moment, see :meth:`resrank.retrieval.store.VectorStore.export`."""
@@ -359,14 +362,14 @@ class LocalVectorStore:
 class _LocalEngine:
     """FAISS and FTS5, asked for one query; implements :class:`resrank.retrieval.finding.Engine`."""
 
-    deep = False
-
     def __init__(self, query: SearchQuery, dense: FaissDenseIndex, database: Database, kept: KeptRows | None) -> None:
         self._text = query.text
         self._embedding = query.embedding
         self._dense = dense
         self._database = database
         self._kept = kept
+        # An approximate index may have missed anything, however many it has found.
+        self.deep_from = _DEEP_FROM if dense.exact else np.inf
 
     def nearest(self, k: int) -> Ranked:
         return self._dense.search(self._query, k, self._kept)
@@ -378,14 +381,12 @@ class _LocalEngine:
         return self._dense.cosines(self._query, keys)
 
     def best_matches(self, k: int) -> Ranked:
-        return self._database.search_lexical(self._text, k, self._among)
+        matches = self.matches()
+        keys = matches.first(k)
+        return keys, matches.scores_of(keys)
 
     def matches(self) -> LexicalMatches:
-        return self._database.lexical_matches(self._text, self._among)
-
-    @property
-    def _among(self) -> Keys | None:
-        return None if self._kept is None else self._kept.keys
+        return self._database.lexical_matches(self._text, None if self._kept is None else self._kept.keys)
 
     @property
     def _query(self) -> FloatVector:

@@ -67,7 +67,7 @@ class PostgresEngine:
         condition: What records must fulfil.
     """
 
-    deep = True
+    deep_from = 0.0  # a cosine costs a fetch
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class PostgresEngine:
     def best_matches(self, k: int) -> Ranked:
         """See :class:`resrank.retrieval.finding.Engine`."""
         matches = self.matches()
-        keys = matches.ranking[:k]
+        keys = matches.first(k)
         return keys, matches.scores_of(keys)
 
     def matches(self) -> LexicalMatches:
