@@ -176,6 +176,17 @@ def test_scores_are_those_of_fts5_whatever_was_written_before(
         connection.close()
 
 
+def test_removals_that_no_search_follows_are_not_hoarded(fill: Fill) -> None:
+    connection = fill([("", f"lava number{number}") for number in range(3 * lexical._REMOVALS_AT_ONCE)])
+    index = LexicalIndex()
+    index.matches(connection, "lava")
+    for key in range(1, 2 * lexical._REMOVALS_AT_ONCE + 3):
+        connection.execute("DELETE FROM records WHERE key = ?", (key,))
+        index.follow(np.array([key]))
+        assert len(index._removed) <= lexical._REMOVALS_AT_ONCE
+    assert index.matches(connection, "lava").keys.tolist() == list(range(2003, 3001))
+
+
 def test_what_is_kept_in_memory_is_bounded(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postings, "LEAST_BYTES", 1)
     monkeypatch.setattr(postings, "BYTES_A_DOCUMENT", 24)  # two terms that stand in every document

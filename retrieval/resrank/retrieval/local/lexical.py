@@ -39,6 +39,7 @@ INSERT INTO lexical(lexical) VALUES ('rebuild');
 """
 """From the first schema, which knew no words in scripts without blanks. The index is derived, so it is built anew."""
 
+_REMOVALS_AT_ONCE = 1000
 _CACHED_FREQUENCIES = 50_000  # some megabytes; forgotten at the next write
 
 
@@ -63,7 +64,10 @@ class LexicalIndex:
         Args:
             removed: The documents that are gone.
         """
-        self._removed.append(removed)
+        if len(removed) and len(self._lengths.keys):
+            self._removed.append(removed)
+        if len(self._removed) > _REMOVALS_AT_ONCE:  # many writes and no search
+            self._drop_removed()
         self._postings = None
         self._frequencies = {}
 
@@ -87,11 +91,14 @@ class LexicalIndex:
     def _current(self, connection: sqlite3.Connection) -> KeptPostings:
         with self._lock:
             if self._postings is None:
-                gone = np.concatenate([np.empty(0, np.int64), *self._removed])
-                self._lengths = self._lengths.without(gone).with_later(connection)
-                self._removed = []
+                self._drop_removed()
+                self._lengths = self._lengths.with_later(connection)
                 self._postings = KeptPostings(self._lengths)
             return self._postings
+
+    def _drop_removed(self) -> None:
+        self._lengths = self._lengths.without(np.concatenate([np.empty(0, np.int64), *self._removed]))
+        self._removed = []
 
     def _telling_terms(self, connection: sqlite3.Connection, text: str, documents: int) -> list[str]:
         frequencies = {term: self._frequency(connection, term) for term in query_terms(text)}
