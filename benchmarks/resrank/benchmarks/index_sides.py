@@ -6,7 +6,6 @@ itself: so all can be asked in turn, and each has a resident memory of its own.
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,12 +24,14 @@ from numpy.typing import NDArray
 from resrank.benchmarks.measurement import BenchmarkError
 from resrank.benchmarks.stored_vectors import store_vectors
 from resrank.core.addresses import NO_PROXY
+from resrank.core.errors import StackError
 from resrank.core.filters import Filter
 from resrank.core.limits import MAX_GRPC_MESSAGE_BYTES
 from resrank.core.metadata import MetadataValue
 from resrank.core.sidecar.filter_messages import filter_message
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.stack.answering_process import AnsweringProcess
 from resrank.stack.sidecar_process import SidecarProcess
 
 _ENCODER = "0" * 64  # any: nothing is encoded here
@@ -175,14 +176,12 @@ class ChildSide(AbstractContextManager["ChildSide"]):
         self._folder = tempfile.TemporaryDirectory()
         np.save(Path(self._folder.name, "vectors.npy"), vectors)
         np.save(Path(self._folder.name, "queries.npy"), queries)
-        context = multiprocessing.get_context("spawn")  # a fork would share this process's memory and threads
-        self._pipe, child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child, side, Path(self._folder.name)), daemon=True)
+        self._side = side
         self._kinds = kinds
         self.build_s = 0.0
 
     def __enter__(self) -> Self:
-        self._process.start()
+        self._child = AnsweringProcess(f"the process of {self._side}", _serve, self._side, Path(self._folder.name))
         try:
             self._ask("load")
         except BaseException:
@@ -196,11 +195,7 @@ class ChildSide(AbstractContextManager["ChildSide"]):
         self._close()
 
     def _close(self) -> None:
-        if self._process.is_alive():
-            self._pipe.send(("stop", ()))
-            self._process.join(timeout=30.0)
-            self._process.kill()
-        self._process.join()
+        self._child.close(grace_s=30.0)
         self._folder.cleanup()
 
     def build(self, kind: IndexKind) -> None:
@@ -214,16 +209,16 @@ class ChildSide(AbstractContextManager["ChildSide"]):
 
     def memory_mb(self) -> float:
         """As :class:`IndexSide` says."""
-        return float(psutil.Process(self._process.pid).memory_info().rss / 1e6)
+        return float(psutil.Process(self._child.pid).memory_info().rss / 1e6)
 
     def _ask(self, command: str, *arguments: Any) -> Any:
-        self._pipe.send((command, arguments))
+        self._child.send((command, arguments))
         try:
-            answer = self._pipe.recv()
-        except EOFError:
-            raise BenchmarkError(f"the process of a compared index ended while it should {command}") from None
+            answer = self._child.receive()
+        except StackError as error:
+            raise BenchmarkError(f"{error} while it should {command}") from None
         if isinstance(answer, Exception):
-            raise BenchmarkError(f"a compared index failed to {command}: {answer}")
+            raise BenchmarkError(f"{self._side} failed to {command}: {answer}")
         return answer
 
 
@@ -313,8 +308,9 @@ def _serve(pipe: Connection, side: str, folder: Path) -> None:
     """The child's whole life."""
     holder: Any = None
     while True:
-        command, arguments = pipe.recv()
-        if command == "stop":
+        try:
+            command, arguments = pipe.recv()
+        except EOFError:  # the other side is done
             return
         try:
             if command == "load":

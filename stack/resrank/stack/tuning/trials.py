@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from resrank.serving.engine_host import EncoderGraph, EngineStep, RerankerGraph
 from resrank.serving.python_backend import ModelInstance
 from resrank.serving.step import StepRequest
 from resrank.serving.warmup_samples import warmup_requests
+from resrank.stack.answering_process import AnsweringProcess
 from resrank.stack.tuning.choice import Sample, Setting
 from resrank.stack.tuning.repository import read_config
 
@@ -27,7 +27,7 @@ SECONDS = 2.0
 """Of calls in one measurement, after two that are not timed; at least two are."""
 
 _LEAST_CALLS = 2
-_START_S = 300.0
+_ANSWER_S = 300.0
 
 
 class Trials:
@@ -36,15 +36,11 @@ class Trials:
     Args:
         repository: Model repository as ``resrank export`` writes it, for a CPU.
         model: ``encoder`` or ``reranker``.
-
-    Raises:
-        StackError: A config or a warm-up sample is missing.
     """
 
     def __init__(self, repository: Path, model: Model) -> None:
         self._repository = repository
         self._model = model
-        self._sample = _sample(repository, model)
         self._processes: dict[tuple[int, int], _Process] = {}
         self._lone_ms: dict[int, float] = {}
 
@@ -61,11 +57,11 @@ class Trials:
         """Measures all engines of a setting at the same time, and before that one row by one of them.
 
         Raises:
-            StackError: An engine cannot be made or fails.
+            StackError: A config or a warm-up sample is missing, or an engine cannot be made or fails.
         """
         key = (setting.engines, setting.threads)
         if key not in self._processes:
-            self._processes[key] = _Process(self._repository, self._model, *key, self._sample)
+            self._processes[key] = _Process(self._repository, self._model, *key)
         process = self._processes[key]
         if setting.threads not in self._lone_ms:
             self._lone_ms[setting.threads] = 1e3 / process.rows_per_s(1, SECONDS / 2, engines=1)
@@ -75,17 +71,16 @@ class Trials:
 class _Process:
     """The engines of one setting, each used by a thread of its own."""
 
-    def __init__(self, repository: Path, model: Model, engines: int, threads: int, sample: StepRequest) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
+    def __init__(self, repository: Path, model: Model, engines: int, threads: int) -> None:
         self._engines = engines
-        self._name = f"{model.value} with {threads} threads"
-        self._process = context.Process(
-            target=_work, args=(theirs, repository, model, engines, threads, sample), daemon=True
+        self._child = AnsweringProcess(
+            f"the {model.value} with {threads} threads", _work, repository, model, engines, threads
         )
-        self._process.start()
-        theirs.close()  # so that its death ends what is read here
-        self._receive()  # they are made
+        try:
+            self._receive()  # they are made
+        except BaseException:
+            self.close()
+            raise
 
     def rows_per_s(self, rows: int, seconds: float, *, engines: int | None = None) -> float:
         """Measures.
@@ -98,34 +93,24 @@ class _Process:
         Returns:
             Rows a second of all of them together.
         """
-        self._ours.send((rows, seconds, engines or self._engines))
+        self._child.send((rows, seconds, engines or self._engines))
         return float(self._receive())
 
     def close(self) -> None:
         """Ends the process."""
-        self._ours.close()
-        self._process.terminate()
-        self._process.join()
-        self._process.close()
+        self._child.close()
 
     def _receive(self) -> Any:
-        if not self._ours.poll(_START_S):
-            raise StackError(f"the {self._name} has not answered for {_START_S:.0f} s")
-        try:
-            found = self._ours.recv()
-        except EOFError:
-            self._process.join()
-            raise StackError(f"the {self._name} died with exit code {self._process.exitcode}") from None
+        found = self._child.receive(_ANSWER_S)
         if isinstance(found, Exception):
-            raise StackError(f"the {self._name} failed: {found}") from found
+            raise StackError(f"{self._child.name} failed: {found}") from found
         return found
 
 
-def _work(
-    commands: Connection, repository: Path, model: Model, engines: int, threads: int, sample: StepRequest
-) -> None:
+def _work(commands: Connection, repository: Path, model: Model, engines: int, threads: int) -> None:
     """In the process of the engines: makes them, then times calls until the other side goes."""
     with _reported(commands):
+        sample = _sample(repository, model)
         config = read_config(repository, model)
         parameters = {name: value.string_value for name, value in config.parameters.items()}
         instance = ModelInstance(
