@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EXPONENT = np.uint16(0x7C00)
+_INFINITY = np.uint16(0x7C00)
 _ALL_BUT_SIGN = np.uint16(0x7FFF)
 
 
@@ -21,10 +21,9 @@ def first_bad_vector(vectors: NDArray[np.float16]) -> tuple[int, ...] | None:
         Its index in the leading axes; None when all are good.
     """
     # On the bits: NumPy has no vector code for half precision, for integers it does.
-    bits = vectors.view(np.uint16)
-    broken = ((bits & _EXPONENT) == _EXPONENT).any(axis=-1)
-    zero = ~(bits & _ALL_BUT_SIGN).any(axis=-1)
-    found = np.argwhere(broken | zero)
+    # Without the sign they are in the order of the numbers, infinity and NaN last.
+    largest = (vectors.view(np.uint16) & _ALL_BUT_SIGN).max(axis=-1, initial=0)
+    found = np.argwhere((largest >= _INFINITY) | (largest == 0))
     return tuple(int(number) for number in found[0]) if len(found) else None
 
 
