@@ -68,15 +68,7 @@ def canonical_order(query_embedding: Float32, candidates: Float16) -> CanonicalO
         query_embedding: FP32 [d], e_q.
         candidates: FP16 [N, d], e_i as stored, N at least 1.
     """
-    rows = np.ascontiguousarray(candidates).view(np.dtype((np.void, candidates.itemsize * candidates.shape[1])))[:, 0]
-    _, firsts, groups, sizes = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
-    cosines = _units(candidates[firsts]) @ _units(query_embedding)
-    by_cosine = np.argsort(-cosines, kind="stable")
-    rank = np.empty_like(by_cosine)  # of each group of equal vectors
-    rank[by_cosine] = np.arange(len(by_cosine))
-    ranks = rank[groups.reshape(-1)]
-    starts = np.concatenate([[0], np.cumsum(sizes[by_cosine])[:-1]])
-    return CanonicalOrder(np.argsort(ranks, kind="stable").astype(np.int64), starts[ranks].astype(np.int64))
+    return _Sorted.by_cosine(_units(query_embedding), candidates).canonical
 
 
 def relations(
@@ -93,13 +85,69 @@ def relations(
     Returns:
         FP32 [N, 3K + 4], in the same order.
     """
-    units = _units(candidates)
+    return _relations(_units(query_embedding), _units(candidates), neighbors, cosine_map)
+
+
+def ordered_relations(
+    query_embedding: Float32, candidates: Float16, *, neighbors: int, cosine_map: CosineMap | None
+) -> tuple[CanonicalOrder, Float32]:
+    """:func:`canonical_order` and the :func:`relations` of the list so ordered, with vectors normalised once for both.
+
+    Args:
+        query_embedding: FP32 [d], e_q.
+        candidates: FP16 [N, d], e_i as stored, N at least 1, in any order.
+        neighbors: K.
+        cosine_map: A; None for the identity.
+
+    Returns:
+        The order, and FP32 [N, 3K + 4] in that order.
+    """
+    query = _units(query_embedding)
+    found = _Sorted.by_cosine(query, candidates)
+    # A vector's length is a sum over its own numbers: it has the same bits wherever the vector stands.
+    return found.canonical, _relations(query, found.units.take(found.kinds, axis=0), neighbors, cosine_map)
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """One list in canonical order, and what was computed to find that.
+
+    Attributes:
+        canonical: The order.
+        units: FP64 [M, d], the list's different vectors in the order of their bytes, of length 1.
+        kinds: INT64 [N], which of them stands at each place of the order.
+    """
+
+    canonical: CanonicalOrder
+    units: Float64
+    kinds: Int64
+
+    @classmethod
+    def by_cosine(cls, query: Float64, candidates: Float16) -> Self:
+        rows = np.ascontiguousarray(candidates).view(np.dtype((np.void, candidates.itemsize * candidates.shape[1])))
+        by_bytes = np.argsort(rows[:, 0], kind="stable")
+        rows = rows[by_bytes, 0]
+        is_first = np.ones(len(rows), dtype=bool)  # of those that are equal
+        is_first[1:] = rows[1:] != rows[:-1]
+        kinds = np.cumsum(is_first) - 1
+        units = _units(candidates[by_bytes[is_first]])
+        by_cosine = np.argsort(-(units @ query)[kinds], kind="stable")
+        order = by_bytes[by_cosine]
+        starts = np.where(is_first[by_cosine], np.arange(len(order)), 0)
+        places = np.empty_like(order)
+        places[order] = np.maximum.accumulate(starts)
+        canonical = CanonicalOrder(order.astype(np.int64, copy=False), places.astype(np.int64, copy=False))
+        return cls(canonical, units, kinds[by_cosine])
+
+
+def _relations(query: Float64, units: Float64, neighbors: int, cosine_map: CosineMap | None) -> Float32:
     count, near = len(units), min(neighbors, len(units))
-    values = _mapped(units @ _units(query_embedding), cosine_map)
-    itself = np.eye(count, near, dtype=bool)
-    found = np.zeros((count, 3 * neighbors + 4))
-    found[:, :near] = np.where(itself, 0, _mapped(units @ units[:near].T, cosine_map))
-    found[:, neighbors : neighbors + near] = 0.5 * itself
+    values = _mapped(units @ query, cosine_map)
+    itself = np.arange(near)
+    found = np.zeros((count, 3 * neighbors + 4), np.float32)  # each number is rounded as it is written
+    found[:, :near] = _mapped(units @ units[:near].T, cosine_map)
+    found[itself, itself] = 0
+    found[itself, neighbors + itself] = 0.5
     found[:, 2 * neighbors : 2 * neighbors + near] = values[:near] - values[:, None]
     found[:, -4] = values
     found[:, -3] = values[0]
@@ -108,7 +156,7 @@ def relations(
         others = (units @ units.sum(axis=0) - 1) / (count - 1)
         found[:, -2] = _mapped(others, cosine_map)
     found[:, -1] = np.arange(count) / RANK_UNIT
-    return found.astype(np.float32)
+    return found
 
 
 def without_neighbors(rows: Float32, neighbors: int) -> Float32:
@@ -142,8 +190,8 @@ def padded_relations(rows: Sequence[Float32], width: int) -> Float32:
 
 def _units(vectors: Float32 | Float16) -> Float64:
     """Of length 1, FP64 [..., d]."""
-    exact = vectors.astype(np.float64)
-    units: Float64 = exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+    units = vectors.astype(np.float64)
+    units /= np.linalg.norm(units, axis=-1, keepdims=True)
     return units
 
 

@@ -13,7 +13,7 @@ from resrank.core.checkpoint import read_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Parameter, Tensor
 from resrank.core.prompt import pad_candidates
-from resrank.core.relations import canonical_order, relations
+from resrank.core.relations import ordered_relations
 from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.core.truncation import Truncation
 from resrank.serving.bucket_parameters import read_buckets
@@ -113,16 +113,14 @@ class PromptingStep:
         self, queries: NDArray[np.float32], candidates: NDArray[np.float16]
     ) -> tuple[NDArray[np.float16], Arrays]:
         """Candidates in canonical order, FP16 [B, N, d], with RELATIONS and CANDIDATE_PLACES."""
-        orders = [canonical_order(query, row) for query, row in zip(queries, candidates, strict=True)]
-        ordered = np.stack([row[order.order] for row, order in zip(candidates, orders, strict=True)])
         neighbors = self._neighbors or 0
-        features = [
-            relations(query, row, neighbors=neighbors, cosine_map=self._cosine_map)
-            for query, row in zip(queries, ordered, strict=True)
+        related = [
+            ordered_relations(query, row, neighbors=neighbors, cosine_map=self._cosine_map)
+            for query, row in zip(queries, candidates, strict=True)
         ]
-        return ordered, {
-            Tensor.RELATIONS: np.stack(features),
-            Tensor.CANDIDATE_PLACES: np.stack([order.places for order in orders]),
+        return np.stack([row[order.order] for row, (order, _) in zip(candidates, related, strict=True)]), {
+            Tensor.RELATIONS: np.stack([features for _, features in related]),
+            Tensor.CANDIDATE_PLACES: np.stack([order.places for order, _ in related]),
         }
 
     def _fit(self, queries: list[list[int]], count: int, *, truncate: bool | Truncation | None) -> list[list[int]]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resrank.core.fusion import CosineMap
-from resrank.core.relations import canonical_order, padded_relations, relations
+from resrank.core.relations import canonical_order, ordered_relations, padded_relations, relations
 
 MAP = CosineMap(slope=4.84, center=0.72, offset=0.05)
 
@@ -45,6 +45,36 @@ def by_loops(query: np.ndarray, candidates: np.ndarray, neighbors: int, cosine_m
         mean = sum(others) / len(others) if others else 0.0
         rows.append([*near, *own, *gaps, v[i], v[0], mean, i / 50])
     return np.array(rows, np.float32)
+
+
+def by_parts(
+    query: np.ndarray, candidates: np.ndarray, neighbors: int, cosine_map: CosineMap | None
+) -> tuple[list[int], list[int], np.ndarray]:
+    """Order, places and relations, with the same products of matrices but nothing else shared or spared."""
+
+    def units(rows: np.ndarray) -> np.ndarray:
+        exact = rows.astype(np.float64)
+        return exact / np.linalg.norm(exact, axis=-1, keepdims=True)
+
+    def a(cosines: np.ndarray) -> np.ndarray:
+        return cosines if cosine_map is None else cosine_map.apply(cosines)
+
+    written = [candidate.tobytes() for candidate in candidates]
+    kinds = sorted(set(written))
+    cosines = units(candidates[[written.index(kind) for kind in kinds]]) @ units(query)
+    ranked = dict(zip(kinds, (-cosines).tolist(), strict=True))
+    order = sorted(range(len(written)), key=lambda index: (ranked[written[index]], written[index], index))
+    ordered = [written[index] for index in order]
+    near = units(candidates[order])
+    count, most = len(near), min(neighbors, len(near))
+    v, itself = a(near @ units(query)), np.eye(count, most)
+    rows = np.zeros((count, 3 * neighbors + 4))
+    rows[:, :most] = np.where(itself, 0, a(near @ near[:most].T))
+    rows[:, neighbors : neighbors + most] = itself / 2
+    rows[:, 2 * neighbors : 2 * neighbors + most] = v[:most] - v[:, None]
+    mean = a((near @ near.sum(axis=0) - 1) / (count - 1)) if count > 1 else np.zeros(1)
+    rows[:, -4:] = np.stack([v, np.full(count, v[0]), mean, np.arange(count) / 50], axis=1)
+    return order, [ordered.index(one) for one in written], rows.astype(np.float32)
 
 
 @pytest.mark.parametrize("cosine_map", [None, MAP], ids=["raw", "mapped"])
@@ -90,6 +120,31 @@ def test_a_shuffled_list_gives_the_same_bits(
     # Whatever a pass makes of the places, each candidate gets the same one.
     scores = rng.standard_normal(count).astype(np.float32)
     assert scores[given_order.places][shuffle].tobytes() == scores[shuffled.places].tobytes()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 110),
+    dim=st.sampled_from([2, 9, 33, 128, 384]),
+    distinct=st.integers(1, 110),
+    neighbors=st.integers(1, 20),
+    mapped=st.booleans(),
+)
+def test_what_is_computed_once_for_order_and_relations_changes_no_bit(
+    seed: int, count: int, dim: int, distinct: int, neighbors: int, mapped: bool
+) -> None:
+    candidates = vectors(count, dim, seed, distinct=distinct)
+    query = np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+    cosine_map = MAP if mapped else None
+    order, places, expected = by_parts(query, candidates, neighbors, cosine_map)
+    together, found = ordered_relations(query, candidates, neighbors=neighbors, cosine_map=cosine_map)
+    alone = canonical_order(query, candidates)
+    for one in (together, alone):
+        assert one.order.tolist() == order
+        assert one.places.tolist() == places
+    assert found.tobytes() == expected.tobytes()
+    apart = relations(query, candidates[order], neighbors=neighbors, cosine_map=cosine_map)
+    assert apart.tobytes() == expected.tobytes()
 
 
 def test_padding_repeats_the_last_candidate_of_each_list() -> None:
