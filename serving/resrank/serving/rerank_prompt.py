@@ -18,6 +18,7 @@ from resrank.core.tokenization import PromptTokenizer, row_field
 from resrank.core.truncation import Truncation
 from resrank.serving.bucket_parameters import read_buckets
 from resrank.serving.candidates import validate_candidates, validate_query_embeddings
+from resrank.serving.kept_memory import keep_freed_memory
 from resrank.serving.small_products import keep_on_one_thread
 from resrank.serving.step import Answer, Arrays, StepRequest, run_each
 
@@ -27,7 +28,7 @@ class PromptingStep:
 
     The candidates' count goes to scoring. With relations QUERY_EMBEDDING FP32 [B, d] comes in: it decides the order in
     which candidates go on, and which place's score belongs to whom. Whatever process it is in computes NumPy's matrix
-    products on one thread from then on.
+    products on one thread from then on, and keeps the memory that it frees.
     """
 
     def __init__(self, folder: Path, parameters: Mapping[str, str] | None = None) -> None:
@@ -44,6 +45,7 @@ class PromptingStep:
         """
         spec = read_spec(folder)
         keep_on_one_thread()
+        keep_freed_memory()
         self._neighbors = spec.reranker.slots.neighbors
         self._cosine_map = spec.fusion.cosine_map
         self._reads_state = spec.fusion.has_vector_residual

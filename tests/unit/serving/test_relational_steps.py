@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +154,33 @@ def test_products_stay_on_the_thread_that_asks(folder: Path) -> None:
     with threadpool_limits(2, user_api="blas"):
         PromptingStep(folder)
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
+_FAULTS_OF_FRESH_ARRAYS = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from resrank.serving.rerank_prompt import PromptingStep
+
+PromptingStep(Path(sys.argv[1]))
+for times in (10, 100):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        arrays = [np.ones((100, 384)) for _ in range(4)]
+        del arrays
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have rules of their own")
+def test_memory_of_one_pass_is_there_for_the_next(folder: Path) -> None:
+    """In a process of its own, since what any other code here has freed decides what this one keeps."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    told = subprocess.run(
+        [sys.executable, "-c", _FAULTS_OF_FRESH_ARRAYS, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(told.stdout) < 100  # of 30,000 pages written
