@@ -308,10 +308,7 @@ def _serve(pipe: Connection, side: str, folder: Path) -> None:
     """The child's whole life."""
     holder: Any = None
     while True:
-        try:
-            command, arguments = pipe.recv()
-        except EOFError:  # the other side is done
-            return
+        command, arguments = pipe.recv()
         try:
             if command == "load":
                 holder = {"faiss": _Faiss, "milvus": _Milvus}[side](folder)

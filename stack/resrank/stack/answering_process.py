@@ -23,9 +23,12 @@ _EXIT_S = 10.0
 class AnsweringProcess:
     """Started at once; its death is noticed whoever else holds its end of the pipe, and so is its silence.
 
+    One that dies while it writes a message larger than a pipe holds is not noticed where somebody else holds its end.
+
     Args:
         name: As in "the reranker with 2 threads".
-        work: What the child does, given its end of the pipe; it returns when reading there raises ``EOFError``.
+        work: What the child does, given its end of the pipe. It ends when it returns, or lets through what reading and
+            writing there raise once this process has closed the other end: ``EOFError`` and ``ConnectionError``.
         arguments: Further ones of ``work``; the child gets copies. Less than a pipe holds (64 KiB): a child that died
             before it took more would leave this process waiting (CPython's issue 118981).
 
@@ -40,6 +43,9 @@ class AnsweringProcess:
         self._process = context.Process(target=_run, args=(work, theirs, *arguments), daemon=True)
         try:
             self._process.start()
+        except BaseException:
+            self._ours.close()
+            raise
         finally:
             theirs.close()
 
@@ -106,4 +112,5 @@ def _run(work: Callable[..., None], theirs: Connection, *arguments: object) -> N
     """The child's whole life."""
     if sys.stderr is not None:
         faulthandler.enable()  # a crash, and the signal that ends a silent one, write the stacks of its threads
-    work(theirs, *arguments)
+    with suppress(EOFError, ConnectionError):
+        work(theirs, *arguments)

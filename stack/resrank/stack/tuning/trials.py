@@ -146,8 +146,8 @@ def _rows_per_s(step: EngineStep, sample: StepRequest, rows: int, seconds: float
 def _reported(commands: Connection) -> Iterator[None]:
     try:
         yield
-    except (EOFError, BrokenPipeError):  # the other side is done
-        pass
+    except (EOFError, ConnectionError):  # the other side is done
+        raise
     except Exception as error:
         commands.send(StackError(str(error)))
 
