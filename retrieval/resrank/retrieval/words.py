@@ -17,8 +17,9 @@ from resrank.retrieval.records import Keys
 
 K1 = 1.2
 B = 0.75
-_LEAST_IDF = 1e-6  # FTS5's, of a term in more than half of all documents
-_LONGEST_TERM = 128
+LEAST_IDF = 1e-6  # FTS5's, of a term in more than half of all documents
+LONGEST_TERM = 128
+"""Characters of a term that is kept as it is."""
 _LAST_CHARACTER = "\U0010ffff"
 
 Counts = NDArray[np.int32]
@@ -91,6 +92,13 @@ class Tokenizer:
             for term in terms
         ]
 
+    def token(self, word: str) -> str | None:
+        """What the index has for a word; None where that is several tokens, or longer than what is worth keeping."""
+        counts = self._counts([word])[0]
+        if sum(counts.values()) != 1 or len(word) > LONGEST_TERM:
+            return None
+        return next(iter(counts))
+
     def _counts(self, texts: Sequence[str]) -> list[dict[str, int]]:
         found: list[dict[str, int]] = [{} for _ in texts]
         with self._lock:
@@ -146,7 +154,7 @@ def bm25(
         found, count = read.get(term), frequencies[term]
         if found is None:
             continue
-        idf = max(float(np.log((documents - count + 0.5) / (count + 0.5))), _LEAST_IDF)
+        idf = max(float(np.log((documents - count + 0.5) / (count + 0.5))), LEAST_IDF)
         often = found.counts.astype(np.float64)
         keys.append(found.keys)
         shares.append(idf * often * (K1 + 1.0) / (often + K1 * (1.0 - B + B * found.lengths * (documents / length))))
@@ -158,6 +166,6 @@ def bm25(
 
 def _bounded(term: str) -> str:
     """The term, or what stands for it where it is too long for an index of a database."""
-    if len(term) <= _LONGEST_TERM:
+    if len(term) <= LONGEST_TERM:
         return term
-    return term[:_LONGEST_TERM] + hashlib.sha256(term.encode()).hexdigest()
+    return term[:LONGEST_TERM] + hashlib.sha256(term.encode()).hexdigest()

@@ -9,7 +9,7 @@ _KEPT_BYTES = 16 << 20
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what is freed, up to twice ``_KEPT_BYTES``, for the whole process and for good.
+    """Lets the C library keep what is freed, up to twice ``_KEPT_BYTES`` for each of its arenas, for good.
 
     glibc gives freed memory back to the system above a limit that begins at 128 KiB, and what the system hands out anew
     it clears page by page. Two or three arrays of one list's vectors in fp64 (100 of 384 numbers take 0.3 MB) lie on

@@ -79,6 +79,28 @@ def test_weighted_fusion_is_the_best_of_the_whole_collection(
     assert scores.tolist() == [joint[key] for key in expected]
 
 
+@given(COLLECTIONS, st.integers(1, 45), st.sets(st.integers(1, 40)), st.sampled_from([0.0, 0.25, 8.0]))
+def test_beside_an_approximate_index_it_is_the_best_of_what_was_found_by_vector_or_by_words(
+    collection: list[tuple[float, float]], k: int, found: set[int], weight: float
+) -> None:
+    cosines = np.array([cosine for cosine, _ in collection], np.float32)
+    scores = {key: (cosine, bm25) for key, (cosine, bm25) in enumerate(collection, start=1)}
+    known = sorted(found & set(scores), key=lambda key: (-scores[key][0], key))[:k]
+    matching = [key for key, (_, bm25) in scores.items() if bm25]
+    best_word = max((scores[key][1] for key in matching), default=1.0)
+    joint = {key: scores[key][0] + weight * scores[key][1] / best_word for key in {*known, *matching}}
+    keys, _ = weighted_fusion(
+        (np.array(known, np.int64), cosines[np.array(known, np.int64) - 1]),
+        LexicalMatches(np.array(matching, np.int64), np.array([scores[key][1] for key in matching])),
+        lambda wanted: cosines[wanted - 1],
+        IDENTITY,
+        weight,
+        k,
+        highest_unseen=np.inf,
+    )
+    assert keys.tolist() == sorted(joint, key=lambda key: (-joint[key], key))[:k]
+
+
 def test_only_cosines_that_could_matter_are_computed() -> None:
     cosines = np.linspace(1, 0, 1001, dtype=np.float32)  # of key 1 to 1001
     bm25 = np.geomspace(100, 0.01, 500)

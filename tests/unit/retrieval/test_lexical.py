@@ -188,14 +188,32 @@ def test_removals_that_no_search_follows_are_not_hoarded(fill: Fill) -> None:
 
 
 def test_what_is_kept_in_memory_is_bounded(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postings, "LEAST_BYTES", 1)
-    monkeypatch.setattr(postings, "BYTES_A_DOCUMENT", 24)  # two terms that stand in every document
+    monkeypatch.setattr(postings, "LEAST_BYTES", 0)
+    monkeypatch.setattr(postings, "BYTES_A_DOCUMENT", 700)  # of two documents, two terms with what holds them
     connection = fill([("", "lava ash water"), ("", "ash water lava lava")])
     kept = KeptPostings(Lengths.none().with_later(connection))
     for words in (["lava", "ash", "water"], ["water", "lava"], ["ash"]):
         expected = fts5_scores(connection, " ".join(words))
         assert dict(enumerate(kept.scores(connection, words).tolist(), start=1)) == pytest.approx(expected, rel=1e-12)
-        assert kept.bytes <= 48
+        assert 0 < kept.bytes <= 1400
+
+
+def test_spellings_of_one_word_are_kept_once(fill: Fill) -> None:
+    connection = fill([("", "lava ash"), ("", "water")])
+    kept = KeptPostings(Lengths.none().with_later(connection))
+    expected = kept.scores(connection, ["lava"]).tolist()
+    taken = kept.bytes
+    for word in ("lavas", "láva", "lava" + 60 * "\u0301", "lava" + 4000 * "\u0301"):
+        assert kept.scores(connection, [word]).tolist() == expected
+        assert kept.bytes == taken
+
+
+@pytest.mark.parametrize("length", [None, "2", b"", b"\x02", b"\x00\x02\x02", b"\x00\x82"])
+def test_a_length_that_is_none_is_damage(fill: Fill, length: object) -> None:
+    connection = fill([("", "lava ash"), ("", "lava")])
+    connection.execute("UPDATE lexical_docsize SET sz = ? WHERE id = 1", (length,))
+    with pytest.raises(RetrievalError, match="the index of words"):
+        LexicalIndex().load(connection)
 
 
 def test_a_word_of_a_document_that_is_not_there_is_damage(fill: Fill) -> None:

@@ -88,6 +88,7 @@ class Database:
         self._writer = writer
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._lexical = lexical.LexicalIndex()
+        self._lexical.load(writer)
         self._metadata = MetadataIndex(writer)
         self.encoder = _encoder(writer)
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
@@ -122,14 +123,14 @@ class Database:
             prepare(writer, path)
             writer.execute("PRAGMA wal_autocheckpoint = 0")  # it would be part of a commit: see `checkpoint`
             return cls(path, writer)
-        except (sqlite3.Error, OSError) as error:
-            if writer is not None:
-                writer.close()
-            raise IndexFolderError(f"{path} cannot be opened ({error}): restore it or name another") from error
         except IndexFolderError:
             if writer is not None:
                 writer.close()
             raise
+        except (sqlite3.Error, OSError, RetrievalError) as error:
+            if writer is not None:
+                writer.close()
+            raise IndexFolderError(f"{path} cannot be opened ({error}): restore it or name another") from error
 
     def close(self) -> None:
         """Closes every connection; none may be in use."""
@@ -316,7 +317,7 @@ class Database:
             return self._metadata.are_at_most(connection, count, comparison)
 
     def lexical_matches(self, text: str, kept: Keys | None = None) -> LexicalMatches:
-        """BM25 of all that match, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.matches`.
+        """BM25 of all that match, see :meth:`resrank.retrieval.local.lexical.LexicalIndex.matches`; beside no commit.
 
         Args:
             text: The query.
@@ -327,7 +328,7 @@ class Database:
         return matches if kept is None else matches.among(kept)
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
-        """BM25 of some records and the best of all."""
+        """BM25 of some records and the best of all; beside no commit."""
         with self._reading() as connection:
             keys = self._keys_of(connection, ids)
             matches = self._lexical.matches(connection, text)

@@ -11,6 +11,7 @@ from resrank.core.terms import index_text, match_expression, query_terms
 from resrank.retrieval.local.postings import KeptPostings, Lengths
 from resrank.retrieval.matches import FLOOD_DOCUMENTS, MAX_TERMS, RANKING, TOKENIZER, LexicalMatches
 from resrank.retrieval.records import Keys
+from resrank.retrieval.words import LONGEST_TERM
 
 DESCRIPTION = f"SQLite FTS5 {RANKING}"
 
@@ -59,17 +60,29 @@ class LexicalIndex:
         self._lock = threading.Lock()
 
     def follow(self, removed: Keys) -> None:
-        """Forgets what a commit has made stale; no search may run.
+        """Forgets what a commit has made stale; no search may run, which the store's gate sees to.
 
         Args:
             removed: The documents that are gone.
         """
-        if len(removed) and len(self._lengths.keys):
-            self._removed.append(removed)
-        if len(self._removed) > _REMOVALS_AT_ONCE:  # many writes and no search
-            self._drop_removed()
-        self._postings = None
-        self._frequencies = {}
+        with self._lock:
+            if len(removed) and len(self._lengths.keys):
+                self._removed.append(removed)
+            if len(self._removed) > _REMOVALS_AT_ONCE:  # many writes and no search
+                self._drop_removed()
+            self._postings = None
+            self._frequencies = {}
+
+    def load(self, connection: sqlite3.Connection) -> None:
+        """Reads the documents' lengths, so that no search has to.
+
+        Args:
+            connection: A connection to the database.
+
+        Raises:
+            RetrievalError: A length is not one.
+        """
+        self._current(connection)
 
     def matches(self, connection: sqlite3.Connection, text: str) -> LexicalMatches:
         """Finds every document in which any term of the query stands.
@@ -114,6 +127,6 @@ class LexicalIndex:
         (count,) = connection.execute(
             "SELECT count(*) FROM lexical WHERE lexical MATCH ?", (match_expression(term),)
         ).fetchone()
-        if len(self._frequencies) < _CACHED_FREQUENCIES:
+        if len(self._frequencies) < _CACHED_FREQUENCIES and len(term) <= LONGEST_TERM:
             self._frequencies[term] = count
         return int(count)

@@ -21,19 +21,20 @@ from numpy.typing import NDArray
 
 from resrank.core.terms import match_expression
 from resrank.retrieval.local.checksums import damaged
-from resrank.retrieval.matches import TOKENIZER, are_among
+from resrank.retrieval.matches import are_among
 from resrank.retrieval.records import Keys
-
-K1 = 1.2
-B = 0.75
-LEAST_IDF = 1e-6
-"""FTS5's constants."""
+from resrank.retrieval.words import K1, LEAST_IDF, LONGEST_TERM, B, Tokenizer
 
 LEAST_BYTES = 32 << 20
 BYTES_A_DOCUMENT = 128
 """What is kept of a collection, at most: the greater of the two bounds. A posting takes 12 bytes."""
 
-_TOKENS_KEPT = 50_000
+_BYTES_A_TERM = 600
+"""What a term takes beside its postings: the objects that hold them."""
+
+_NAME = "the index of words"  # in an error
+_ROWS_AT_ONCE = 4096
+_WORDS_KEPT = 10_000  # 2 MB
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,18 @@ class Lengths:
         return Lengths(self.keys[kept], self.tokens[kept])
 
     def with_later(self, connection: sqlite3.Connection) -> Lengths:
-        """Adds the documents that the index has with greater keys."""
+        """Adds the documents that the index has with greater keys.
+
+        Raises:
+            RetrievalError: A length is not one.
+        """
+        keys, tokens = [self.keys], [self.tokens]
         last = int(self.keys[-1]) if len(self.keys) else 0
-        rows = connection.execute("SELECT id, sz FROM lexical_docsize WHERE id > ? ORDER BY id", (last,)).fetchall()
-        keys = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-        tokens = np.fromiter((_sum_of_varints(row[1]) for row in rows), np.float64, len(rows))
-        return Lengths(np.concatenate((self.keys, keys)), np.concatenate((self.tokens, tokens)))
+        cursor = connection.execute("SELECT id, sz FROM lexical_docsize WHERE id > ? ORDER BY id", (last,))
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            keys.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+            tokens.append(np.fromiter((_length(row[1]) for row in rows), np.float64, len(rows)))
+        return Lengths(np.concatenate(keys), np.concatenate(tokens))
 
     @cached_property
     def saturation(self) -> NDArray[np.float64]:
@@ -77,12 +84,12 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Postings:
-    """The documents in which a term stands.
+class TermScores:
+    """What a term adds to BM25 of the documents in which it stands.
 
     Attributes:
         rows: Their places among all keys, ascending, int32 [m].
-        scores: What the term adds to BM25, fp64 [m].
+        scores: fp64 [m].
     """
 
     rows: NDArray[np.int32]
@@ -90,8 +97,8 @@ class Postings:
 
     @property
     def bytes(self) -> int:
-        """What they take."""
-        return self.rows.nbytes + self.scores.nbytes
+        """What they take, kept by a term."""
+        return self.rows.nbytes + self.scores.nbytes + _BYTES_A_TERM
 
 
 class KeptPostings:
@@ -99,13 +106,13 @@ class KeptPostings:
 
     Attributes:
         lengths: Of the documents.
-        bytes: What the postings take.
+        bytes: What is kept.
     """
 
     def __init__(self, lengths: Lengths) -> None:
         self.lengths = lengths
         self._most_bytes = max(LEAST_BYTES, BYTES_A_DOCUMENT * len(lengths.keys))
-        self._kept: OrderedDict[str, Postings] = OrderedDict()
+        self._kept: OrderedDict[str, TermScores] = OrderedDict()
         self.bytes = 0
         self._lock = threading.Lock()
 
@@ -125,31 +132,35 @@ class KeptPostings:
             scores[postings.rows] += postings.scores
         return scores
 
-    def _of(self, connection: sqlite3.Connection, term: str) -> Postings:
+    def _of(self, connection: sqlite3.Connection, term: str) -> TermScores:
+        token = None if match_expression(term).endswith("*") else _token(term)
+        if token is None:
+            return self._of_several(connection, term)
         with self._lock:
-            if term in self._kept:
-                self._kept.move_to_end(term)
-                return self._kept[term]
-        postings = self._read(connection, term)
+            if token in self._kept:
+                self._kept.move_to_end(token)
+                return self._kept[token]
+        read = self._of_one(connection, token)
         with self._lock:
-            if term not in self._kept:
-                self._kept[term] = postings
-                self.bytes += postings.bytes
+            if token not in self._kept:
+                self._kept[token] = read
+                self.bytes += read.bytes
                 while self.bytes > self._most_bytes:
                     self.bytes -= self._kept.popitem(last=False)[1].bytes
-        return postings
+        return read
 
-    def _read(self, connection: sqlite3.Connection, term: str) -> Postings:
-        expression = match_expression(term)
-        tokens = _tokens(term)
-        if len(tokens) != 1 or expression.endswith("*"):  # a phrase or the beginning of words: FTS5 alone joins these
-            found = connection.execute(
-                "SELECT rowid, -bm25(lexical) FROM lexical WHERE lexical MATCH ? ORDER BY rowid", (expression,)
-            ).fetchall()
-            keys = np.fromiter((row[0] for row in found), np.int64, len(found))
-            return Postings(self._rows(keys), np.fromiter((row[1] for row in found), np.float64, len(found)))
-        # As one text: a row for each occurrence would take Python three times as long as FTS5.
-        (listed,) = connection.execute("SELECT group_concat(doc) FROM occurrences WHERE term = ?", tokens).fetchone()
+    def _of_several(self, connection: sqlite3.Connection, term: str) -> TermScores:
+        """Of a phrase, of words by their beginning, or of a very long word: rare, FTS5 alone joins them, not kept."""
+        found = connection.execute(
+            "SELECT rowid, -bm25(lexical) FROM lexical WHERE lexical MATCH ? ORDER BY rowid", (match_expression(term),)
+        ).fetchall()
+        keys = np.fromiter((row[0] for row in found), np.int64, len(found))
+        return TermScores(self._rows(keys), np.fromiter((row[1] for row in found), np.float64, len(found)))
+
+    def _of_one(self, connection: sqlite3.Connection, token: str) -> TermScores:
+        # As one text: a row for each occurrence would take Python three times as long as FTS5. A text may have 10^9
+        # bytes, which is more than any word needs that is in fewer than half of 10^7 documents.
+        (listed,) = connection.execute("SELECT group_concat(doc) FROM occurrences WHERE term = ?", (token,)).fetchone()
         occurrences = np.fromstring(listed or "", np.int64, sep=",")
         firsts = np.flatnonzero(np.diff(occurrences, prepend=-1))
         frequencies = np.diff(firsts, append=len(occurrences)).astype(np.float64)
@@ -157,12 +168,15 @@ class KeptPostings:
         documents, containing = len(self.lengths.keys), len(rows)
         idf = math.log((documents - containing + 0.5) / (containing + 0.5))
         gains = (frequencies * (K1 + 1)) / (frequencies + self.lengths.saturation[rows])
-        return Postings(rows, (idf if idf > 0 else LEAST_IDF) * gains)
+        return TermScores(rows, (idf if idf > 0 else LEAST_IDF) * gains)
 
     def _rows(self, keys: Keys) -> NDArray[np.int32]:
         rows = np.searchsorted(self.lengths.keys, keys)
-        if len(keys) and (rows[-1] == len(self.lengths.keys) or (self.lengths.keys[rows] != keys).any()):
-            raise damaged("the index of words")
+        ascending = bool((np.diff(keys) > 0).all())
+        if len(keys) and not (
+            ascending and rows[-1] < len(self.lengths.keys) and (self.lengths.keys[rows] == keys).all()
+        ):
+            raise damaged(_NAME)
         return rows.astype(np.int32)
 
 
@@ -171,8 +185,11 @@ def open_occurrences(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE VIRTUAL TABLE temp.occurrences USING fts5vocab(main, lexical, instance)")
 
 
-def _sum_of_varints(packed: bytes) -> int:
-    """The sum of SQLite's variable-length integers: seven bits a byte, high bits first; lengths never take nine."""
+@lru_cache(maxsize=_ROWS_AT_ONCE)
+def _length(packed: object) -> int:
+    """The tokens of title and text, each a variable-length integer of SQLite's: seven bits a byte, high ones first."""
+    if not isinstance(packed, bytes) or sum(byte < 0x80 for byte in packed) != 2 or packed[-1] >= 0x80:
+        raise damaged(_NAME)
     total = value = 0
     for byte in packed:
         value = value << 7 | byte & 0x7F
@@ -182,30 +199,15 @@ def _sum_of_varints(packed: bytes) -> int:
     return total
 
 
-class _Tokenizer:
-    """FTS5's tokenizer, asked by a table of one document."""
-
-    def __init__(self) -> None:
-        self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        self._connection.executescript(
-            f"CREATE VIRTUAL TABLE document USING fts5(text, content='', tokenize='{TOKENIZER}');"
-            "CREATE VIRTUAL TABLE tokens USING fts5vocab(document, instance);"
-        )
-        self._lock = threading.Lock()
-
-    def tokens(self, text: str) -> tuple[str, ...]:
-        with self._lock:
-            self._connection.execute("INSERT INTO document(rowid, text) VALUES (1, ?)", (text,))
-            rows = self._connection.execute("SELECT term FROM tokens ORDER BY offset").fetchall()
-            self._connection.execute("INSERT INTO document(document) VALUES ('delete-all')")
-        return tuple(row[0] for row in rows)
-
-
-@lru_cache(maxsize=_TOKENS_KEPT)
-def _tokens(term: str) -> tuple[str, ...]:
-    return _tokenizer().tokens(term)
-
-
 @lru_cache(maxsize=1)
-def _tokenizer() -> _Tokenizer:
-    return _Tokenizer()
+def _tokenizer() -> Tokenizer:
+    return Tokenizer()
+
+
+def _token(term: str) -> str | None:
+    return _kept_token(term) if len(term) <= LONGEST_TERM else None
+
+
+@lru_cache(maxsize=_WORDS_KEPT)
+def _kept_token(term: str) -> str | None:
+    return _tokenizer().token(term)

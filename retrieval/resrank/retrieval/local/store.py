@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 _SNAPSHOT_ROWS = 10_000
 _SNAPSHOT_SHARE = 0.2
 _DEEP_FROM = 2_000
-"""Of so many matches the cosines cost more than those of the 1000 nearest."""
+"""A cosine costs a microsecond; the 1000 nearest instead of 100 cost a search 1.5 ms (100,000 vectors, 2 cores)."""
 
 
 class LocalVectorStore:
@@ -360,7 +360,7 @@ class LocalVectorStore:
 
 
 class _LocalEngine:
-    """FAISS and FTS5, asked for one query; implements :class:`resrank.retrieval.finding.Engine`."""
+    """FAISS and the index of words, asked for one query; implements :class:`resrank.retrieval.finding.Engine`."""
 
     def __init__(self, query: SearchQuery, dense: FaissDenseIndex, database: Database, kept: KeptRows | None) -> None:
         self._text = query.text
