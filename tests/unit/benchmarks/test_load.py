@@ -51,9 +51,13 @@ async def test_a_closed_loop_that_nobody_answers_ends(monkeypatch: pytest.Monkey
 
 
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
-    server = Server()
-    load = await open_loop(server, [0.0] * 5)
-    assert server.most_running == 5
+    together = asyncio.Barrier(5)
+
+    async def answers_when_all_have_come() -> None:
+        await together.wait()
+
+    async with asyncio.timeout(30):
+        load = await open_loop(answers_when_all_have_come, [0.0] * 5)
     assert len(load.ended(Outcome.OK)) == 5
 
 
