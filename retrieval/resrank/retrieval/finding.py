@@ -45,9 +45,6 @@ class Engine(Protocol):
     def cosines(self, keys: Keys) -> FloatVector:
         """Cosines of any records, fp32 [len(keys)]."""
 
-    def best_matches(self, k: int) -> Ranked:
-        """Keys and BM25 of the k best that have a word of the query."""
-
     def matches(self) -> LexicalMatches:
         """All that have a word of the query."""
 
@@ -88,7 +85,7 @@ def find(query: SearchQuery, engine: Engine, clock: StageClock) -> Found:
         InvalidInputError: The mode needs an embedding, and there is none.
     """
     if query.mode is SearchMode.LEXICAL:
-        keys, scores = clock.run("lexical", lambda: engine.best_matches(query.k))
+        keys, scores = clock.run("lexical", lambda: _best(engine.matches(), query.k))
         return Found(keys, scores, NO_SCORES, scores, float(scores.max(initial=0.0)))
     if query.embedding is None:
         raise InvalidInputError("embedding", f"{query.mode.name} needs a query embedding")
@@ -100,6 +97,11 @@ def find(query: SearchQuery, engine: Engine, clock: StageClock) -> Found:
     nearest = clock.run("dense", lambda: engine.nearest(RRF_DEPTH if deep else query.k))
     keys, scores = clock.run("fusion", lambda: _fused(query, engine, nearest, matches))
     return Found(keys, scores, engine.cosines(keys), matches.scores_of(keys), matches.best)
+
+
+def _best(matches: LexicalMatches, k: int) -> Ranked:
+    keys = matches.first(k)
+    return keys, matches.scores_of(keys)
 
 
 def _fused(query: SearchQuery, engine: Engine, nearest: Ranked, matches: LexicalMatches) -> Ranked:

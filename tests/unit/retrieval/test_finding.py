@@ -33,10 +33,6 @@ class Line:
         found: FloatVector = COSINES[keys]
         return found
 
-    def best_matches(self, k: int) -> Ranked:
-        keys = self._matches.first(k)
-        return keys, self._matches.scores_of(keys)
-
     def matches(self) -> LexicalMatches:
         return self._matches
 

@@ -380,11 +380,6 @@ class _LocalEngine:
     def cosines(self, keys: Keys) -> FloatVector:
         return self._dense.cosines(self._query, keys)
 
-    def best_matches(self, k: int) -> Ranked:
-        matches = self.matches()
-        keys = matches.first(k)
-        return keys, matches.scores_of(keys)
-
     def matches(self) -> LexicalMatches:
         return self._database.lexical_matches(self._text, None if self._kept is None else self._kept.keys)
 

@@ -103,12 +103,6 @@ class PostgresEngine:
         """See :class:`resrank.retrieval.finding.Engine`."""
         return self._cosines(read_vectors(self._connection, self._state, keys))
 
-    def best_matches(self, k: int) -> Ranked:
-        """See :class:`resrank.retrieval.finding.Engine`."""
-        matches = self.matches()
-        keys = matches.first(k)
-        return keys, matches.scores_of(keys)
-
     def matches(self) -> LexicalMatches:
         """See :class:`resrank.retrieval.finding.Engine`."""
         frequencies = self._frequencies.read(self._connection, self._state, self._terms)
