@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ LONGEST_TERM = 128
 _LAST_CHARACTER = "\U0010ffff"
 
 Counts = NDArray[np.int32]
+_Term = TypeVar("_Term", bound=Hashable)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -114,8 +116,8 @@ class Tokenizer:
         return found
 
 
-def telling_terms(frequencies: Mapping[Term, int], terms: Sequence[Term], documents: int) -> list[Term]:
-    """Those terms of a query that are searched for, by the rule of the local store's index.
+def telling_terms(frequencies: Mapping[_Term, int], terms: Sequence[_Term], documents: int) -> list[_Term]:
+    """Those terms of a query that are searched for, by the rule of every store.
 
     Args:
         frequencies: In how many documents each stands.

@@ -15,7 +15,7 @@ from resrank.core.terms import match_expression, query_terms
 from resrank.retrieval.local import lexical, postings
 from resrank.retrieval.local.lexical import LexicalIndex
 from resrank.retrieval.local.postings import KeptPostings, Lengths, open_occurrences
-from resrank.retrieval.matches import LexicalMatches
+from resrank.retrieval.matches import MAX_TERMS, LexicalMatches
 
 Fill = Callable[[list[tuple[str, str]]], sqlite3.Connection]
 
@@ -244,7 +244,7 @@ def test_flood_terms_are_left_out_of_a_large_collection(fill: Fill) -> None:
 
 
 def test_long_queries_are_searched_by_their_rarest_terms(fill: Fill) -> None:
-    common = [f"common{number}" for number in range(lexical.MAX_TERMS)]
+    common = [f"common{number}" for number in range(MAX_TERMS)]
     connection = fill([("", " ".join(common))] * 3 + [("", "needle")])
     assert 4 in [key for key, _ in search(connection, " ".join([*common, "needle"]))]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from resrank.core.terms import index_text, match_expression, query_terms
 from resrank.retrieval.local.postings import KeptPostings, Lengths
-from resrank.retrieval.matches import FLOOD_DOCUMENTS, MAX_TERMS, RANKING, TOKENIZER, LexicalMatches
+from resrank.retrieval.matches import RANKING, TOKENIZER, LexicalMatches
 from resrank.retrieval.records import Keys
-from resrank.retrieval.words import LONGEST_TERM
+from resrank.retrieval.words import LONGEST_TERM, telling_terms
 
 DESCRIPTION = f"SQLite FTS5 {RANKING}"
 
@@ -96,7 +96,8 @@ class LexicalIndex:
             text: The query.
         """
         postings = self._current(connection)
-        terms = self._telling_terms(connection, text, len(postings.lengths.keys))
+        frequencies = {term: self._frequency(connection, term) for term in query_terms(text)}
+        terms = telling_terms(frequencies, list(frequencies), len(postings.lengths.keys))
         scores = postings.scores(connection, terms)
         (found,) = np.nonzero(scores)
         return LexicalMatches(postings.lengths.keys[found], scores[found])
@@ -112,13 +113,6 @@ class LexicalIndex:
     def _drop_removed(self) -> None:
         self._lengths = self._lengths.without(np.concatenate([np.empty(0, np.int64), *self._removed]))
         self._removed = []
-
-    def _telling_terms(self, connection: sqlite3.Connection, text: str, documents: int) -> list[str]:
-        frequencies = {term: self._frequency(connection, term) for term in query_terms(text)}
-        present = {term: count for term, count in frequencies.items() if count}
-        flood = max(FLOOD_DOCUMENTS, documents // 2)
-        telling = [term for term, count in present.items() if count <= flood] or list(present)
-        return sorted(telling, key=present.__getitem__)[:MAX_TERMS]
 
     def _frequency(self, connection: sqlite3.Connection, term: str) -> int:
         known = self._frequencies.get(term)
