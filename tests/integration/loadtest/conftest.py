@@ -61,7 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     options = ExportOptions(cpu_engine=EngineKind.OPENVINO, precision=Precision.FP32, threads=1)
     export_checkpoint(folder / "checkpoint", folder / "repository", options)
-    for model in ("encoder", "reranker"):  # so that a queue fills with the load of one Python process
+    for model in ("encoder", "reranker"):
         path = folder / "repository" / model / "config.pbtxt"
         config = text_format.Parse(path.read_text(), ModelConfig())
         config.parameters["max_queue_size"].string_value = str(QUEUE)

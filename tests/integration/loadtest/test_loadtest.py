@@ -35,16 +35,18 @@ slo:
   latency_ms: {rerank: {p95: 9000}, search: {p95: 9000}}
   max_non_ok_share: 0.2
 """
+# Most calls cost the server 150 passes and this process next to nothing: on any machine the server is the slower.
 OVERLOAD = """
 name: overload
-mix: {rerank: 1}
+mix: {embed: 9, rerank: 1}
 load:
   kind: open
   phases:
     - {name: before, rate: 5, duration_s: 2}
-    - {name: burst, rate: 500, duration_s: 2, slo: {min_goodput: 450}}
+    - {name: burst, rate: 300, duration_s: 2, slo: {min_goodput: 290}}
     - {name: after, rate: 5, duration_s: 2}
 deadline_s: 5
+embed: {texts: {kind: fixed, value: 150}}
 candidates: {kind: fixed, value: 100}
 embeddings: random
 """
@@ -115,7 +117,8 @@ def test_an_overload_is_shed_and_a_missed_objective_ends_with_1(stack: Stack, fi
     assert burst["outcomes"]["shed"] > 50
     assert burst["outcomes"]["ok"] > 0
     assert burst["time_to_shed_ms"]["calls"] == burst["outcomes"]["shed"]
-    assert summary["first_messages"]["shed"].startswith("QueueFullError: model 'rerank': the server sheds load")
+    message = summary["first_messages"]["shed"]
+    assert re.match("QueueFullError: model '(embed_query|rerank)': the server sheds load", message), message
     assert summary["total"]["outcomes"]["failed"] == 0
     assert before["calls"] + burst["calls"] + after["calls"] == summary["total"]["calls"]
 
