@@ -14,18 +14,17 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from resrank.core.errors import IndexFolderError, RetrievalError
 from resrank.core.filters import Comparison
-from resrank.core.metadata import FieldType, Metadata, read_metadata, write_metadata
+from resrank.core.metadata import FieldType, Metadata, write_metadata
 from resrank.core.passage import content_sha256
 from resrank.retrieval import quota
 from resrank.retrieval.errors import StoreWriteError
-from resrank.retrieval.local import checksums, lexical
-from resrank.retrieval.local.checksums import Checksums, damaged
+from resrank.retrieval.local import checksums, lexical, stored_records
+from resrank.retrieval.local.checksums import Checksums
 from resrank.retrieval.local.metadata_index import FieldChanges, MetadataIndex
 from resrank.retrieval.local.postings import open_occurrences
 from resrank.retrieval.local.schema import STORE_FILE, make_store, prepare
@@ -35,7 +34,6 @@ from resrank.retrieval.records import (
     Encoder,
     HalfMatrix,
     Keys,
-    Record,
     RecordBatch,
     StoredRecord,
     WordScores,
@@ -43,7 +41,6 @@ from resrank.retrieval.records import (
 
 logger = logging.getLogger(__name__)
 
-_ROWS_AT_ONCE = 4096
 _EXPORTED_RECORDS = 256
 """In one batch: 1 MiB as a rule, 30 MiB where every record is of the longest."""
 
@@ -90,7 +87,7 @@ class Database:
         self._lexical = lexical.LexicalIndex()
         self._lexical.load(writer)
         self._metadata = MetadataIndex(writer)
-        self.encoder = _encoder(writer)
+        self.encoder = stored_records.encoder_of(writer)
         (self.record_count,) = writer.execute("SELECT count(*) FROM records").fetchone()
         row = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
         self.last_key: int = row[0] if row else 0
@@ -139,50 +136,14 @@ class Database:
         self._writer.close()
 
     def vector_checksums(self) -> tuple[Keys, Checksums]:
-        """Keys of all records, ascending, and the checksums of their vectors, uint32 [n].
-
-        Raises:
-            IndexFolderError: They are not of as many as there are records.
-        """
-        keys = np.empty(self.record_count, np.int64)
-        sums = np.empty(self.record_count, np.uint32)
-        filled = 0
+        """See :func:`resrank.retrieval.local.stored_records.vector_checksums`."""
         with self._reading() as connection:
-            cursor = connection.execute("SELECT key, vector FROM checksums ORDER BY key")
-            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                end = filled + len(rows)
-                if end > len(keys):
-                    break
-                keys[filled:end] = [row[0] for row in rows]
-                sums[filled:end] = [row[1] for row in rows]
-                filled = end
-        if rows or filled != self.record_count:
-            raise IndexFolderError(f"{self._path} is corrupt: {self.record_count} records but other checksums")
-        return keys, sums
+            return stored_records.vector_checksums(connection, self._path, self.record_count)
 
     def load_vectors(self, keys: Keys, dimension: int) -> VectorSegment:
-        """Reads the vectors of the last keys.
-
-        Args:
-            keys: The greatest keys that have one, ascending.
-            dimension: The vectors' dimension d.
-
-        Raises:
-            IndexFolderError: A vector is missing, is not what was stored, has another size or is not finite.
-        """
-        segment = VectorSegment.empty(dimension, len(keys))
-        filled = 0
+        """See :func:`resrank.retrieval.local.stored_records.load_vectors`."""
         with self._reading() as connection:
-            for found, packed in vectors_from(connection, self._path, int(keys[0]) if len(keys) else 0, dimension):
-                end = filled + len(found)
-                if found != keys[filled:end].tolist():
-                    filled = -1
-                    break
-                segment.vectors[filled:end] = packed
-                filled = end
-        if filled != len(keys):
-            raise IndexFolderError(f"{self._path} is corrupt: there are other vectors than records")
-        return segment
+            return stored_records.load_vectors(connection, self._path, keys, dimension)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -237,7 +198,7 @@ class Database:
             QuotaExceededError: The collection would grow beyond its quota.
             InvalidInputError: A record's metadata has a field of another type than the records that stay.
         """
-        replaced = self._keys_of(self._writer, [record.id for record in batch.records])
+        replaced = stored_records.keys_of(self._writer, [record.id for record in batch.records])
         removed = np.array(sorted(replaced.values()), np.int64)
         added = np.arange(self.last_key + 1, self.last_key + 1 + len(batch.records), dtype=np.int64)
         fields = self._metadata.stage(
@@ -294,7 +255,7 @@ class Database:
         Returns:
             What it does, and the ids that were not there.
         """
-        present = self._keys_of(self._writer, ids)
+        present = stored_records.keys_of(self._writer, ids)
         removed = np.array(sorted(present.values()), np.int64)
         fields = self._metadata.stage(self._writer, removed.tolist(), [])
         self._take(self.bytes - self._remove(removed))
@@ -330,7 +291,7 @@ class Database:
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records and the best of all; beside no commit."""
         with self._reading() as connection:
-            keys = self._keys_of(connection, ids)
+            keys = stored_records.keys_of(connection, ids)
             matches = self._lexical.matches(connection, text)
         scores = matches.scores_of(np.fromiter(keys.values(), np.int64, len(keys)))
         return WordScores(dict(zip(keys, scores.tolist(), strict=True)), matches.best)
@@ -338,7 +299,7 @@ class Database:
     def list_ids(self, after: str, limit: int) -> list[str]:
         """At most ``limit`` ids after one, in the order of their UTF-8 bytes, which is SQLite's of texts."""
         with self._reading() as connection:
-            return _ids(connection, after, limit)
+            return stored_records.ids_after(connection, after, limit)
 
     def names(self, keys: Keys) -> list[str]:
         """The ids of live keys, in their order.
@@ -346,11 +307,8 @@ class Database:
         Raises:
             RetrievalError: One is not what was stored.
         """
-        rows = self._in_order("r.id, s.id", keys)
-        for key, (id_, checksum) in zip(keys.tolist(), rows, strict=True):
-            if checksums.of_id(key, id_) != checksum:
-                raise damaged(f"the id of record {key}")
-        return [row[0] for row in rows]
+        with self._reading() as connection:
+            return stored_records.names(connection, keys)
 
     def names_and_texts(self, keys: Keys) -> tuple[list[str], list[str], list[str]]:
         """Ids, titles and texts of live keys, in their order.
@@ -358,13 +316,8 @@ class Database:
         Raises:
             RetrievalError: One is not what was stored.
         """
-        rows = self._in_order("r.id, r.title, r.text, s.id, s.content", keys)
-        for key, (id_, title, text, id_checksum, checksum) in zip(keys.tolist(), rows, strict=True):
-            if checksums.of_id(key, id_) != id_checksum:
-                raise damaged(f"the id of record {key}")
-            if checksums.of_content(title, text) != checksum:
-                raise damaged(f"the text of record {id_!r}")
-        return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        with self._reading() as connection:
+            return stored_records.names_and_texts(connection, keys)
 
     def metadata(self, keys: Keys) -> list[Metadata]:
         """The metadata of live keys, in their order.
@@ -372,11 +325,8 @@ class Database:
         Raises:
             RetrievalError: One is not what was stored.
         """
-        rows = self._in_order("r.metadata, s.metadata", keys)
-        for key, (stored, checksum) in zip(keys.tolist(), rows, strict=True):
-            if checksums.of_text(stored) != checksum:
-                raise damaged(f"the metadata of record {key}")
-        return [_metadata(str(key), row[0]) for key, row in zip(keys.tolist(), rows, strict=True)]
+        with self._reading() as connection:
+            return stored_records.metadata_of(connection, keys)
 
     def get(self, ids: Sequence[str], *, include_texts: bool, include_vectors: bool) -> dict[str, StoredRecord]:
         """Reads records by id; those that are not there are absent from the answer.
@@ -385,7 +335,9 @@ class Database:
             RetrievalError: One is not what was stored.
         """
         with self._reading() as connection:
-            return _records(connection, ids, include_texts=include_texts, include_vectors=include_vectors)
+            return stored_records.records_of(
+                connection, ids, include_texts=include_texts, include_vectors=include_vectors
+            )
 
     def export(self) -> Generator[RecordBatch, None, None]:
         """All records, see :meth:`resrank.retrieval.store.VectorStore.export`.
@@ -394,26 +346,15 @@ class Database:
         """
         with self._translated("read"), closing(self._connect_reader()) as connection:
             connection.execute("BEGIN")
-            encoder = _encoder(connection)
+            encoder = stored_records.encoder_of(connection)
             last = ""
-            while ids := _ids(connection, last, _EXPORTED_RECORDS):
+            while ids := stored_records.ids_after(connection, last, _EXPORTED_RECORDS):
                 assert encoder is not None
-                found = _records(connection, ids, include_texts=True, include_vectors=True)
+                found = stored_records.records_of(connection, ids, include_texts=True, include_vectors=True)
                 stored = [found[id_] for id_ in ids]
                 vectors = [record.vector for record in stored if record.vector is not None]
                 yield RecordBatch(encoder, tuple(record.record for record in stored), np.stack(vectors))
                 last = ids[-1]
-
-    def _in_order(self, columns: str, keys: Keys) -> list[tuple[Any, ...]]:
-        wanted = keys.tolist()
-        source = "records AS r LEFT JOIN checksums AS s USING (key)"
-        with self._reading() as connection:
-            rows = connection.execute(f"SELECT key, {columns} FROM {source} WHERE key IN ({_marks(wanted)})", wanted)
-            by_key = {row[0]: row[1:] for row in rows}
-        for key in wanted:
-            if key not in by_key:
-                raise damaged(f"record {key}")
-        return [by_key[key] for key in wanted]
 
     def _require_own_file(self) -> None:
         """What is written to a file that was removed or replaced is gone with the process that holds it open."""
@@ -435,9 +376,6 @@ class Database:
         self._writer.executemany("DELETE FROM checksums WHERE key = ?", parameters)
         self._writer.executemany("DELETE FROM records WHERE key = ?", parameters)
         return freed
-
-    def _keys_of(self, connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, int]:
-        return dict(connection.execute(f"SELECT id, key FROM records WHERE id IN ({_marks(ids)})", ids).fetchall())
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -468,78 +406,6 @@ class Database:
                     f"the disk refused to write {self._path} ({error}): nothing was stored"
                 ) from error
             raise RetrievalError(f"cannot {action} {self._path}: {error}") from error
-
-
-def vectors_from(
-    connection: sqlite3.Connection, path: Path, first: int, dimension: int
-) -> Iterator[tuple[list[int], HalfMatrix]]:
-    """Reads vectors from a key on, compared with their checksums: keys, ascending, and fp16 [n, d], part by part.
-
-    Raises:
-        IndexFolderError: A vector is not what was stored, has another size or is not finite.
-    """
-    cursor = connection.execute(
-        "SELECT key, v.vector, s.vector FROM vectors AS v LEFT JOIN checksums AS s USING (key) "
-        "WHERE key >= ? ORDER BY key",
-        (first,),
-    )
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        if any(len(row[1]) != 2 * dimension for row in rows):
-            raise IndexFolderError(f"{path} is corrupt: a vector has not {dimension} components")
-        for key, vector, checksum in rows:
-            if checksums.of_vector(vector) != checksum:
-                raise IndexFolderError(f"{path}: {damaged(f'the vector of record {key}')}")
-        packed = np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), dimension)
-        if not np.isfinite(packed).all():
-            raise IndexFolderError(f"{path} is corrupt: a stored vector is not finite")
-        yield [row[0] for row in rows], packed
-
-
-def _encoder(connection: sqlite3.Connection) -> Encoder | None:
-    row = connection.execute("SELECT sha256, dimension FROM encoder").fetchone()
-    return None if row is None else Encoder(sha256=row[0], dimension=row[1])
-
-
-def _ids(connection: sqlite3.Connection, after: str, limit: int) -> list[str]:
-    rows = connection.execute("SELECT id FROM records WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
-    return [row[0] for row in rows]
-
-
-def _records(
-    connection: sqlite3.Connection, ids: Sequence[str], *, include_texts: bool, include_vectors: bool
-) -> dict[str, StoredRecord]:
-    columns = "key, r.id, s.id, content_sha256"
-    columns += ", title, text, r.metadata" if include_texts else ", '', '', '{}'"
-    columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
-    source = "records AS r LEFT JOIN checksums AS s USING (key)"
-    source += " JOIN vectors AS v USING (key)" if include_vectors else ""
-    rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids)
-    found = {}
-    for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
-        if checksums.of_id(key, id_) != id_checksum:
-            raise damaged(f"the id of record {key}")
-        fields = _metadata(repr(id_), metadata)
-        if include_texts and content_sha256(title, text, fields) != digest:
-            raise damaged(f"the content of record {id_!r}")
-        if include_vectors and checksums.of_vector(vector) != vector_checksum:
-            raise damaged(f"the vector of record {id_!r}")
-        found[id_] = StoredRecord(
-            record=Record(id=id_, title=title, text=text, metadata=fields),
-            content_sha256=digest,
-            vector=None if vector is None else np.frombuffer(vector, "<f2"),
-        )
-    return found
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _metadata(name: str, stored: str) -> Metadata:
-    try:
-        return read_metadata(stored)
-    except ValueError as error:
-        raise damaged(f"the metadata of record {name}") from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

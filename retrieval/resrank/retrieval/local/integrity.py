@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 
 from resrank.core.errors import IndexFolderError
-from resrank.retrieval.local.database import vectors_from
 from resrank.retrieval.local.schema import STORE_FILE
+from resrank.retrieval.local.stored_records import vectors_from
 
 logger = logging.getLogger(__name__)
 
