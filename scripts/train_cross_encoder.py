@@ -21,6 +21,7 @@ from resrank.export.written_aside import refuse_existing
 from resrank.training.listwise_file import ListwiseFile
 
 _TOLD_EVERY = 40  # lists
+_LONGEST_MINUTES = 7 * 24 * 60
 
 
 def main() -> None:
@@ -30,8 +31,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long, without loading [default: 5]")
     parser.add_argument("--out", type=Path, default=Path("var/cross-encoder"), help="folder to make")
     arguments = parser.parse_args()
-    if not arguments.minutes > 0:
-        parser.error(f"argument --minutes: must be above 0, got {arguments.minutes}")
+    if not 0 < arguments.minutes <= _LONGEST_MINUTES:
+        parser.error(f"argument --minutes: must be above 0, at most {_LONGEST_MINUTES}, got {arguments.minutes}")
 
     def tell(lists: int, loss: float) -> None:
         if lists % _TOLD_EVERY == 0:

@@ -58,9 +58,9 @@ class InvalidInputError(ResRankError, ValueError):
     def __init__(self, place: Place | str, problem: str, *, limit: object = None, value: object = None) -> None:
         self.place = place if isinstance(place, Place) else Place(place)
         self.problem = problem
-        self.limit = None if limit is None else str(limit)
-        self.value = None if value is None else str(value)
-        bounds = "" if limit is None else f" (limit {limit}, got {value})"
+        self.limit = None if limit is None else _told(limit)
+        self.value = None if value is None else _told(value)
+        bounds = "" if limit is None else f" (limit {self.limit}, got {self.value})"
         super().__init__(f"{place}: {problem}{bounds}")
 
     def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
@@ -165,3 +165,10 @@ class StackError(ResRankError):
 
 class TrainingError(ResRankError):
     """A training run had to stop, or had nothing worth keeping; the message says what stays on the disk."""
+
+
+def _told(bound: object) -> str:
+    try:
+        return str(bound)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"

@@ -43,7 +43,7 @@ class Fusion(StrEnum):
 class CosineMap:
     """A(c) = slope * (c - center) + offset: one scale for cosines, wherever an encoder's lie.
 
-    Slots, scores, lexical weight and thresholds work on A(c); an index and the API report c itself.
+    Slots, scores, the lexical weight and training's margin work on A(c); an index and the API report c itself.
 
     Attributes:
         slope: Above 0, so that no order changes.
@@ -136,9 +136,11 @@ def check_lexical_scores(scores: Sequence[float] | NDArray[Any], count: int) -> 
         InvalidInputError: Not as many as candidates, or the first one that is no finite number from 0 on.
     """
     try:
-        values = np.asarray(scores, dtype=np.float64)
+        values = np.asarray(scores)
     except (TypeError, ValueError):
         raise InvalidInputError("lexical_scores", "must be numbers") from None
+    if values.dtype.kind not in "iuf":  # whole numbers of more than 64 bits are objects to NumPy
+        raise InvalidInputError("lexical_scores", f"must be numbers of at most 64 bits, not {values.dtype}")
     if values.ndim != 1 or len(values) != count:
         raise InvalidInputError(
             "lexical_scores", "not as many as candidates", limit=count, value="x".join(map(str, values.shape)) or 1

@@ -155,3 +155,4 @@ VERSION = "1"  # the one version folder of every model: a repository is never ch
 ENGINE_FILE = "model.onnx"  # in the version folder of `encoder` and `reranker`: what CPU engines read
 PLAN_FILE = "model.plan"  # likewise: what TensorRT reads, where there is one plan
 CHECKPOINT_DIR = "checkpoint"  # likewise: what torch reads
+COMPACT = "compact"  # where a backbone's name or folder is asked for: a small decoder that is drawn

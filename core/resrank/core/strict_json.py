@@ -33,7 +33,7 @@ def read_fields(model: type[_Fields], file: Path) -> _Fields:
         CheckpointError: It cannot be read, is not JSON, or a field is wrong; the message names it.
     """
     try:
-        return model.model_validate_json(file.read_text(encoding="utf-8"))
+        return model.model_validate_json(file.read_text(encoding="utf-8"), strict=True)
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:

@@ -8,11 +8,12 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from resrank.core.errors import InvalidInputError
-
-COMPACT = "compact"
-"""What stands for such a decoder where a backbone's name or folder is asked for."""
+from resrank.core.names import COMPACT
 
 _HEAD_SIZE = 24
+_MOST_LAYERS = 64
+_GREATEST_WIDTH = 3072
+"""With 64 layers 6.6 billion weights: beyond that it is a mistake rather than a small decoder."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class CompactDecoder:
         Raises:
             InvalidInputError: One of them is not possible.
         """
-        if self.layers < 1:
-            raise InvalidInputError("layers", "too few", limit="at least 1", value=self.layers)
-        if self.width < 1 or self.width % _HEAD_SIZE:
-            raise InvalidInputError("width", "not possible", limit=f"a multiple of {_HEAD_SIZE}", value=self.width)
+        if not 1 <= self.layers <= _MOST_LAYERS:
+            raise InvalidInputError("layers", "not possible", limit=f"1 to {_MOST_LAYERS}", value=self.layers)
+        if not 1 <= self.width <= _GREATEST_WIDTH or self.width % _HEAD_SIZE:
+            limit = f"a multiple of {_HEAD_SIZE}, at most {_GREATEST_WIDTH}"
+            raise InvalidInputError("width", "not possible", limit=limit, value=self.width)
 
     @property
     def source(self) -> str:

@@ -153,17 +153,18 @@ def initialize(
                 lexical_weight=options.lexical_weight,
             )
             refuse_contradictions(encoder_spec, reranker_spec, fusion)
+            spec = CheckpointSpec(
+                name=options.name or f"{_short(encoder_source)}+{_short(reranker_source)}",
+                encoder=encoder_spec,
+                reranker=reranker_spec,
+                fusion=fusion,
+            )
         except ValueError as error:  # what was asked for, not what was found
             raise InvalidInputError("options", validation_sentence(error)) from None
         if tensors := first_projectors(encoder_spec, reranker_spec, fusion, seed=options.seed):
             save_file(tensors, partial / PROJECTORS_FILE)
             fusion = fusion.model_copy(update={"projectors_sha256": file_sha256(partial / PROJECTORS_FILE)})
-        spec = CheckpointSpec(
-            name=options.name or f"{_short(encoder_source)}+{_short(reranker_source)}",
-            encoder=encoder_spec,
-            reranker=reranker_spec,
-            fusion=fusion,
-        )
+            spec = spec.model_copy(update={"fusion": fusion})
         write_spec(spec, partial)
         validate_folder(partial, verify_hashes=False)
     return spec

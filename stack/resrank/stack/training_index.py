@@ -20,6 +20,8 @@ from resrank.training.passages import corpus_passages
 def passages_at(path: Path) -> Iterator[TrainingPassage]:
     """Reads the passages of an index folder, which a sidecar may serve meanwhile, or of a corpus.
 
+    Those with neither title nor text are passed over, as vectors can be stored without either.
+
     Args:
         path: An index folder, or what :func:`resrank.training.passages.corpus_passages` reads.
 
@@ -31,7 +33,7 @@ def passages_at(path: Path) -> Iterator[TrainingPassage]:
     if texts is None:
         yield from corpus_passages(path)
     else:
-        yield from (TrainingPassage(title, text) for title, text in texts)
+        yield from (TrainingPassage(title, text) for title, text in texts if (title + text).strip())
 
 
 class FlatIndex:

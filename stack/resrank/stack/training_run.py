@@ -10,12 +10,13 @@ import torch
 
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
+from resrank.core.names import COMPACT
 from resrank.core.progress import Notify
 from resrank.export.adapters import BackboneAdapter, WholeWeights, merge_adapter, write_adapter
 from resrank.export.backbone_files import source_name
 from resrank.export.backbones import PACKAGED_BACKBONES, materialize
 from resrank.export.cache import cache_folder
-from resrank.export.compact import COMPACT, CompactDecoder
+from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import InitOptions, initialize
 from resrank.export.model_card import DevelopmentFigures, RunCard, run_card
 from resrank.export.trained_checkpoint import write_trained

@@ -22,6 +22,11 @@ def test_a_place_survives_the_text(place: Place, said: str) -> None:
     assert (read.place, read.problem, read.limit, read.value) == (place, "too many tokens", "8", "9")
 
 
+def test_a_number_too_long_to_be_written_is_told_in_words() -> None:
+    error = InvalidInputError("k", "out of range", limit=8, value=10**5000)
+    assert str(error) == "k: out of range (limit 8, got a number of thousands of digits)"
+
+
 def test_a_caller_numbers_its_own_rows() -> None:
     error = InvalidInputError(Place("TEXT", (3,)), "too many tokens", limit=8, value=9)
     moved = error.at(Place("PASSAGES", (103,)))

@@ -47,7 +47,9 @@ def test_a_config_without_the_parameters_means_the_identity_and_the_default() ->
     assert (read_cosine_map(parameters), read_lexical_weight(parameters)) == (CosineMap(2, 0.5, -1), 0.75)
 
 
-@pytest.mark.parametrize("weight", [-0.1, 10.1, math.nan, math.inf, "0.3", True, None])
+@pytest.mark.parametrize(
+    "weight", [-0.1, 10.1, math.nan, math.inf, "0.3", True, None, pytest.param(10**5000, id="huge")]
+)
 def test_weights_that_cannot_be_are_refused(weight: float) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_lexical_weight(weight)
@@ -62,7 +64,15 @@ def test_weights_that_cannot_be_are_refused(weight: float) -> None:
         ([1.0, -2.0, 3.0], "lexical_scores[1]: must be a number from 0 on (limit 0, got -2.0)"),
         ([1.0, 2.0, math.nan], "lexical_scores[2]: must be finite (limit 0, got nan)"),
         ([math.inf, 2.0, 3.0], "lexical_scores[0]: must be finite (limit 0, got inf)"),
-        (["a", "b", "c"], "lexical_scores: must be numbers"),
+        (["a", "b", "c"], "lexical_scores: must be numbers of at most 64 bits, not <U1"),
+        ([[1.0], [2.0, 3.0]], "lexical_scores: must be numbers"),
+        pytest.param([10**400, 2.0, 3.0], "lexical_scores: must be numbers of at most 64 bits, not object", id="huge"),
+        (np.array([1 + 2j, 0, 0]), "lexical_scores: must be numbers of at most 64 bits, not complex128"),
+        (
+            np.zeros(3, "M8[D]"),
+            "lexical_scores: must be numbers of at most 64 bits, not datetime64[D]",
+        ),
+        (np.array([True, False, True]), "lexical_scores: must be numbers of at most 64 bits, not bool"),
     ],
 )
 def test_lexical_scores_that_cannot_be_are_refused(scores: list[float], sentence: str) -> None:

@@ -353,7 +353,13 @@ def test_a_compact_rerankers_weights_follow_from_its_seed_alone(bert: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("decoder", "message"), [((2, 100), "width: .*a multiple of 24, got 100"), ((0, 96), "layers: .*at least 1, got 0")]
+    ("decoder", "message"),
+    [
+        ((2, 100), "width: .*a multiple of 24, at most 3072, got 100"),
+        ((2, 3096), "width: .*got 3096"),
+        ((0, 96), "layers: .*1 to 64, got 0"),
+        ((10**5, 96), "layers: .*1 to 64, got 100000"),
+    ],
 )
 def test_impossible_compact_sizes_are_named(decoder: tuple[int, int], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):

@@ -113,6 +113,8 @@ def test_a_config_written_as_json_reads_back_the_same(file: Path) -> None:
         ("name=null", "name: must be a valid string, not nothing"),
         ("start.checkpoint=x", "start: must have either checkpoint, or encoder and reranker"),
         ("start={encoder: x}", "start.reranker: missing"),
+        ("start.encoder=compact", "start: encoder: compact reads slots alone; it can only be the reranker"),
+        ("start.width=192", "start: width: has no effect, since reranker is not compact"),
         ("stages.joint={steps: 0, accumulate: 0}",
          "stages.joint.steps: must be greater than or equal to 1 (and 1 more) (limit 1, got 0)"),
         ("stages.joint=null",

@@ -12,12 +12,14 @@ import pytest
 from pydantic import ValidationError
 
 from resrank.core.errors import InvalidInputError
+from resrank.training.config import TrainConfig
 from resrank.training.data_config import DataConfig
 from resrank.training.exclusion import LeakError
 from resrank.training.lists import CandidateList, LabelKind
 from resrank.training.mining import Rows
 from resrank.training.pool import PassagePool
 from resrank.training.sources import TrainingData, encoder_and_reranker_lists, load_data
+from resrank.training.trainer import divided
 
 
 class WordOverlap:
@@ -337,6 +339,36 @@ class TestSharesOfTheStages:
             assert ids(one.lists) | ids(two.lists) == ids(whole.lists)
             assert 0.2 < len(one.lists) / len(whole.lists) < 0.4
             assert (one.name, one.weight) == (two.name, two.weight) == (whole.name, whole.weight)
+
+    def test_a_run_divides_them_unless_told_otherwise(self, tmp_path: Path) -> None:
+        source = listwise(tmp_path / "a.jsonl", 40)
+        data = load(source, development=[{"hold_back": 1}]).train
+        every = ids(data[0].lists)
+        stage = {"steps": 1}
+
+        def read_by(stages: dict[str, Any], **fields: Any) -> dict[str, set[str]]:
+            config = TrainConfig.model_validate_json(
+                json.dumps(
+                    {
+                        "name": "n",
+                        "output": "out",
+                        "start": {"encoder": "e5-small", "reranker": "SmolLM2-135M-Instruct"},
+                        "data": {"train": [source], "development": [{"hold_back": 1}], **fields},
+                        "stages": {"encoder_alignment": None, "reranker_alignment": None, "joint": None, **stages},
+                    }
+                )
+            )
+            return {name: ids(part[0].lists) for name, part in divided(config, data).items()}
+
+        for second in ("reranker_alignment", "joint"):
+            parts = read_by({"encoder_alignment": stage, second: stage})
+            assert parts["encoder_alignment"].isdisjoint(parts[second])
+            assert parts["encoder_alignment"] | parts[second] == every
+            assert 10 < len(parts[second]) < 30
+        assert read_by({"reranker_alignment": stage, "joint": stage}) == {"reranker_alignment": every, "joint": every}
+        assert read_by({"encoder_alignment": stage}) == {"encoder_alignment": every}
+        together = read_by({"encoder_alignment": stage, "joint": stage}, encoder_share=None)
+        assert together == {"encoder_alignment": every, "joint": every}
 
     def test_a_source_too_small_to_be_divided_is_named(self, tmp_path: Path) -> None:
         data = load(listwise(tmp_path / "a.jsonl", 2), development=[{"hold_back": 1}])

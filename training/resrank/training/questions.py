@@ -195,7 +195,7 @@ class QuestionReader:
                 raise InvalidInputError(f"data: {source.queries}", "holds no question but excluded ones")
         passages = self._passages(source.path)
         pool, apart = drawn_pools(passages, source.passages, divided=hold_back > 0)
-        refuse_too_few(source.label, len(pool) + len(apart), held_back=hold_back > 0)
+        refuse_too_few(source.label, len(pool) + len(apart), held_back=hold_back > 0, limit=source.passages)
         return SyntheticLists(source.label, pool, apart, questions, source.lists, hold_back)
 
     def _corpus(self, folder: Path) -> _Corpus:

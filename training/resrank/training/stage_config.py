@@ -177,7 +177,7 @@ class ContrastiveConfig(_Strict):
         0.1,
         "A passage that is not labelled relevant but is more similar to the query than the best relevant one by more "
         "than this is left out: it is probably relevant.",
-        unit="cosine",
+        unit="mapped cosine, A(c)",
         source="Qwen3-Embedding (arXiv 2506.05176), section 3: the mask m_ij",
         ge=-2,
         le=2,

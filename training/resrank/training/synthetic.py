@@ -43,12 +43,13 @@ Unit = NDArray[np.float32]
 """Rows of length 1, FP32 [n, d]."""
 
 
-def refuse_too_few(name: str, found: int, *, held_back: bool) -> None:
+def refuse_too_few(name: str, found: int, *, held_back: bool, limit: int | None = None) -> None:
     """Says how many passages lists need.
 
     Args:
         name: The source.
-        found: Passages that it has.
+        found: Passages that were read of it.
+        limit: How many were to be read at most, where that was told.
         held_back: Whether a fifth of them is kept for development lists, which need as many.
 
     Raises:
@@ -57,9 +58,8 @@ def refuse_too_few(name: str, found: int, *, held_back: bool) -> None:
     needed = 5 * DEPTH if held_back else DEPTH
     if found < needed:
         why = f", of which development lists take a fifth (a list has {DEPTH})" if held_back else ", a list's length"
-        raise InvalidInputError(
-            f"data: {name}", f"synthetic lists need {needed} distinct passages{why}; it has {found}"
-        )
+        cause = f"its field passages lets {found} be read" if found == limit else f"it has {found}"
+        raise InvalidInputError(f"data: {name}", f"synthetic lists need {needed} distinct passages{why}; {cause}")
 
 
 def sentences(passages: Sequence[TrainingPassage], count: int) -> list[str]:

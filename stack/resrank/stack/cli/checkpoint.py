@@ -24,6 +24,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.core.names import COMPACT
 from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _BACKBONES = (ENCODER_DIR, RERANKER_DIR)
 
+_NEIGHBORS = 16
 _COMPACT_RESIDUAL = 0.3  # γ with which compact decoders were found to train well
 
 app = typer.Typer(no_args_is_help=True, help="Make, merge and inspect checkpoints.", rich_markup_mode="markdown")
@@ -85,8 +87,11 @@ def init(
         typer.Option(help="What stands at a passage's position [default: vector; relations with compact]."),
     ] = None,
     neighbors: Annotated[
-        int, typer.Option(min=1, max=MAX_NEIGHBORS, help="Passages that relations compare each one with.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            min=1, max=MAX_NEIGHBORS, help=f"Passages that relations compare each one with [default: {_NEIGHBORS}]."
+        ),
+    ] = None,
     score_residual: Annotated[
         float | None, typer.Option(min=0.0, help="γ of the score residual [default: 0; 0.3 with compact].")
     ] = None,
@@ -96,7 +101,9 @@ def init(
     lexical_weight: Annotated[
         float, typer.Option(min=0.0, max=10.0, help="What a share of the best lexical score counts beside a score.")
     ] = DEFAULT_LEXICAL_WEIGHT,
-    seed: Annotated[int, typer.Option(help="Of the projectors' random directions, and of compact.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Of the projectors' random directions, and of compact.")
+    ] = 0,
 ) -> None:
     """Make a checkpoint from two backbones.
 
@@ -108,7 +115,7 @@ def init(
     from resrank.export.backbone_files import source_name
     from resrank.export.backbones import DEFAULT_NAME, initialize_default, named_backbone
     from resrank.export.cache import cache_folder
-    from resrank.export.compact import COMPACT, CompactDecoder
+    from resrank.export.compact import CompactDecoder
     from resrank.export.initialize import InitOptions, initialize
 
     console = Terminal()
@@ -116,6 +123,8 @@ def init(
     if width is not None and not compact:
         raise typer.BadParameter("--width is of --reranker compact")
     content = slots or (SlotContent.RELATIONS if compact else SlotContent.VECTOR)
+    if neighbors is not None and not content.has_relations:
+        raise typer.BadParameter("--neighbors is of slots that hold relations")
     options = InitOptions(
         name=name or (DEFAULT_NAME if default else None),
         pooling=pooling,
@@ -125,7 +134,7 @@ def init(
         max_query_tokens=max_query_tokens,
         max_passages=max_passages,
         layers=None if compact else layers,
-        slots=SlotSpec(content=content, neighbors=neighbors if content.has_relations else None),
+        slots=SlotSpec(content=content, neighbors=(neighbors or _NEIGHBORS) if content.has_relations else None),
         score_residual=(_COMPACT_RESIDUAL if compact else 0.0) if score_residual is None else score_residual,
         cosine_map=None if cosine_map is None else _cosine_map(cosine_map),
         lexical_weight=lexical_weight,

@@ -26,7 +26,7 @@ def false_negatives(similarities: Tensor, positive: Tensor, margin: float) -> Te
     Source: Qwen3-Embedding (arXiv 2506.05176), section 3, the mask m_ij, with margin 0.1.
 
     Args:
-        similarities: FP32 [Q, P] cosines; read without gradients.
+        similarities: FP32 [Q, P], mapped cosines; read without gradients.
         positive: BOOL [Q, P], the labelled ones.
         margin: How far above its best labelled passage's similarity to a query a passage must be.
 

@@ -52,7 +52,14 @@ class EncoderAlignment:
         queries, passages = encode_step(
             self._model, self._tokenizers, lists, pool, self.config.encoding, self._chunk_count
         )
-        contrastive = contrastive_loss(self.config.contrastive, lists, pool, queries.embeddings, passages.embeddings)
+        contrastive = contrastive_loss(
+            self.config.contrastive,
+            lists,
+            pool,
+            queries.embeddings,
+            passages.embeddings,
+            self._model.spec.fusion.cosine_map,
+        )
         loss = self.config.contrastive.weight * contrastive
         backward(loss)
         passages.backward()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from resrank.core.fusion import CosineMap
 from resrank.training.batches import TextPool, Tokenizers, contrastive_masks, equal_chunks
 from resrank.training.gradient_cache import CachedEncoding
 from resrank.training.lists import CandidateList
@@ -58,7 +59,12 @@ def encode_step(
 
 
 def contrastive_loss(
-    config: ContrastiveConfig, lists: Sequence[CandidateList], pool: TextPool, queries: Tensor, passages: Tensor
+    config: ContrastiveConfig,
+    lists: Sequence[CandidateList],
+    pool: TextPool,
+    queries: Tensor,
+    passages: Tensor,
+    cosine_map: CosineMap | None,
 ) -> Tensor:
     """InfoNCE of a step's embeddings.
 
@@ -68,6 +74,7 @@ def contrastive_loss(
         pool: The passages.
         queries: FP32 [Q, d].
         passages: FP32 [P, d], by the pool's rows.
+        cosine_map: A, on whose scale the margin is; None for the identity.
 
     Returns:
         FP32 [].
@@ -75,5 +82,6 @@ def contrastive_loss(
     masks = contrastive_masks(lists, pool, config.hard_negatives)
     positive, ignored = (torch.from_numpy(mask).to(queries.device) for mask in masks)
     similarities = cosines(queries, passages)
-    ignored = ignored | false_negatives(similarities, positive, config.false_negative_margin)
+    mapped = similarities if cosine_map is None else cosine_map.apply(similarities)
+    ignored = ignored | false_negatives(mapped, positive, config.false_negative_margin)
     return info_nce(similarities, positive, ignored, config.temperature)

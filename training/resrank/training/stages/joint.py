@@ -65,7 +65,12 @@ class Joint:
         )
         if self.config.contrastive.weight > 0:
             parts["contrastive"] = contrastive_loss(
-                self.config.contrastive, lists, pool, queries.embeddings, passages.embeddings
+                self.config.contrastive,
+                lists,
+                pool,
+                queries.embeddings,
+                passages.embeddings,
+                self._model.spec.fusion.cosine_map,
             )
             loss = loss + self.config.contrastive.weight * parts["contrastive"]
         backward(loss)
