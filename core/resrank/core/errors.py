@@ -16,6 +16,12 @@ _INVALID_INPUT = re.compile(
 )
 
 
+_LONGEST_PROBLEM = 800
+_LONGEST_BOUND = 200
+"""Characters. Where an input names itself in its error: a gRPC status has a few KiB, and one that is longer arrives as
+another error."""
+
+
 class ResRankError(Exception):
     """Root of all errors raised by ResRank.
 
@@ -57,11 +63,11 @@ class InvalidInputError(ResRankError, ValueError):
 
     def __init__(self, place: Place | str, problem: str, *, limit: object = None, value: object = None) -> None:
         self.place = place if isinstance(place, Place) else Place(place)
-        self.problem = problem
+        self.problem = problem if len(problem) <= _LONGEST_PROBLEM else f"{problem[:_LONGEST_PROBLEM]}…"
         self.limit = None if limit is None else _told(limit)
         self.value = None if value is None else _told(value)
         bounds = "" if limit is None else f" (limit {self.limit}, got {self.value})"
-        super().__init__(f"{place}: {problem}{bounds}")
+        super().__init__(f"{place}: {self.problem}{bounds}")
 
     def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
         """For pickle, which would make it again of its text alone: processes tell each other what was refused."""
@@ -169,6 +175,7 @@ class TrainingError(ResRankError):
 
 def _told(bound: object) -> str:
     try:
-        return str(bound)
+        told = str(bound)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a number of thousands of digits"
+    return told if len(told) <= _LONGEST_BOUND else f"{told[:_LONGEST_BOUND]}…"

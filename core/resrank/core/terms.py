@@ -36,13 +36,18 @@ def query_terms(text: str) -> list[str]:
         text: Any text.
 
     Returns:
-        Lower-cased terms in order of appearance; empty when the text has no word at all.
+        Terms in order of appearance, as they are written, each once whatever its capitals; empty when the text has no
+        word at all.
     """
-    paired = _RUN.sub(lambda run: f" {' '.join(_run_terms(run[0], last=False))} ", text.lower())
+    paired = _RUN.sub(lambda run: f" {' '.join(_run_terms(run[0], last=False))} ", text)
     spaced = "".join(
         character if unicodedata.category(character).startswith(_TERM_CATEGORIES) else " " for character in paired
     )
-    return list(dict.fromkeys(spaced.split()))
+    # FTS5 lowers capitals itself, where it indexes and where it searches, and does not know all that Python knows.
+    distinct: dict[str, str] = {}
+    for term in spaced.split():
+        distinct.setdefault(term.lower(), term)
+    return list(distinct.values())
 
 
 def match_expression(term: str) -> str:

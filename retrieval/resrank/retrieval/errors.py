@@ -30,6 +30,10 @@ class StoreUnavailableError(RetrievalError):
     retryable = True
 
 
+class SlowReaderError(RetrievalError):
+    """Whoever asked for a backup reads none of it (gRPC ``DEADLINE_EXCEEDED``)."""
+
+
 def other_type(place: int, id_: str, name: str, given: FieldType, kept: FieldType) -> InvalidInputError:
     """The error for a field that has another type in the records that have it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -69,6 +70,9 @@ def weighted_fusion(
 
     keys, cosines = dense
     scores = joint(cosines, matches.scores_of(keys))
+    if (weight == 0.0 or matches.best <= 0.0) and math.isfinite(highest_unseen):  # cosines alone decide
+        best = np.lexsort((keys, -scores))[:k]
+        return keys[best], scores[best]
     unseen = ~np.isin(matches.keys, keys)
     bounds = np.where(unseen, joint(np.full(len(words), highest_unseen, np.float32), words), -np.inf)
     # First those with the best words: the better the k-th best by then, the fewer of the others could still reach it.

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 STORED_BATCHES = "resrank-stored-batches"
 """Trailing metadata of Upsert: how many batches of the stream are stored, whatever the status."""
 
+MOST_BACKUPS = 2
+"""At once."""
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Result = TypeVar("_Result")
 
@@ -64,6 +67,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         # Apart, so that an alias moves at once however much is stored.
         self._names = ThreadPoolExecutor(1, "names")
         self._max_inflight = max_inflight
+        self._backups = 0
         self._inflight = 0
         metrics.watch("resrank_retrieval_work_in_flight", "Work that waits or runs", lambda: self._inflight)
         metrics.watch("resrank_retrieval_work_limit", "Work that may be admitted at once", lambda: max_inflight)
@@ -232,7 +236,7 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         """See the proto."""
         name = catalog_wire.parse_collection(request.collection)
         run = asyncio.get_running_loop().run_in_executor
-        with self._admitted():
+        with self._admitted(), self._one_of_the_backups():
             reader = await run(self._reads, BackupReader, self._catalog, name)
             try:
                 while (part := await run(self._reads, reader.next)) is not None:
@@ -275,6 +279,17 @@ class RetrievalService(retrieval_pb2_grpc.RetrievalServiceServicer):
         with self._admitted():
             # The caller's span goes along into the thread.
             return await asyncio.get_running_loop().run_in_executor(threads, copy_context().run, in_thread)
+
+    @contextmanager
+    def _one_of_the_backups(self) -> Iterator[None]:
+        """Each keeps a moment of its store as it was, and a connection, for as long as its caller reads."""
+        if self._backups >= MOST_BACKUPS:
+            raise QueueFullError(f"{MOST_BACKUPS} backups are under way: call again when one has ended")
+        self._backups += 1
+        try:
+            yield
+        finally:
+            self._backups -= 1
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from inspect import isawaitable
+from itertools import accumulate
 from typing import Any
 
 import grpc
@@ -24,6 +26,7 @@ from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.retrieval.errors import (
     CollectionExistsError,
     CollectionInUseError,
+    SlowReaderError,
     StoreUnavailableError,
     StoreWriteError,
 )
@@ -36,6 +39,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RetrievalService"].full_name
 
+_LONGEST_MESSAGE = 4096
+"""Bytes as gRPC writes them, with three for each of another script's; its limit for all that ends a call is 8 KiB."""
+_SLOWEST_READER_S = 60
+"""Whoever reads none of a backup for longer would keep a state of the store, and a connection, for good."""
+
 # The first row that fits counts, so a class stands before the classes it comes from.
 STATUS_TABLE: tuple[tuple[type[ResRankError], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -45,6 +53,7 @@ STATUS_TABLE: tuple[tuple[type[ResRankError], grpc.StatusCode], ...] = (
     (EncoderMismatchError, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreWriteError, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreUnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (SlowReaderError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (QuotaExceededError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (RetrievalError, grpc.StatusCode.INTERNAL),
@@ -109,7 +118,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                     logger.exception("request failed", extra={"method": method})
                 else:
                     self._refusals.refused(method, code.name, str(error))
-                await context.abort(code, str(error))
+                await context.abort(code, _short(str(error)))
             except Exception:
                 logger.exception("request failed", extra={"method": method})
                 await context.abort(grpc.StatusCode.INTERNAL, "internal error; the sidecar's log has the details")
@@ -133,6 +142,13 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
                 self._memory.give_back(size)
 
 
+def _short(message: str) -> str:
+    """What of a message a status can carry: a longer one arrives as RESOURCE_EXHAUSTED, which means "try again"."""
+    sizes = accumulate(1 if " " <= character <= "~" else 3 * len(character.encode()) for character in message)
+    kept = sum(1 for size in sizes if size <= _LONGEST_MESSAGE)
+    return message if kept == len(message) else f"{message[:kept]}…"
+
+
 def _streaming(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
     """A handler of many answers as a coroutine: gRPC's own are one or the other."""
     behaviour: Any = handler.stream_stream or handler.unary_stream
@@ -144,6 +160,10 @@ def _streaming(handler: grpc.RpcMethodHandler[Any, Any]) -> Any:
             return
         async with aclosing(answers):  # at once where the caller goes: what it holds is let go
             async for message in answers:
-                await context.write(message)
+                try:
+                    async with asyncio.timeout(_SLOWEST_READER_S):
+                        await context.write(message)
+                except TimeoutError:
+                    raise SlowReaderError(f"nothing was read for {_SLOWEST_READER_S} s: call again") from None
 
     return answer

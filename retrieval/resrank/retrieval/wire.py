@@ -86,7 +86,7 @@ def parse_search(request: pb.SearchRequest) -> SearchQuery:
         mode=mode,
         k=request.k,
         embedding=embedding,
-        text=request.text,
+        text="" if mode is SearchMode.DENSE else request.text,
         encoder_sha256=encoder_sha256,
         include_texts=request.include_texts,
         include_embeddings=request.include_embeddings,

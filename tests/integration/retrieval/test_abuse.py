@@ -42,6 +42,20 @@ def test_bytes_that_are_no_message_are_the_callers_fault(start_sidecar: StartSid
     assert details.startswith("request: is not a valid protobuf message")
 
 
+@pytest.mark.parametrize("long", ["x" * 200_000, "д" * 50_000])
+def test_an_error_that_names_its_input_arrives_as_what_it_is(start_sidecar: StartSidecar, long: str) -> None:
+    stub = start_sidecar().stub
+    operator = pb.Filter(comparison=pb.Comparison(field=long))
+    value = pb.Record(id="a", embedding=b"\0\0", values={long: pb.Value()})
+    for call in (
+        lambda: stub.Search(pb.SearchRequest(mode=2, k=1, text="a", filter=operator)),
+        lambda: stub.Upsert(iter([pb.UpsertRequest(encoder_sha256="a" * 64, dimension=1, records=[value])])),
+    ):
+        code, details = status_of(call)
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "…" in details
+
+
 @pytest.mark.parametrize("method", UNARY)
 def test_a_call_that_ends_without_a_message_is_answered(start_sidecar: StartSidecar, method: str) -> None:
     sidecar = start_sidecar()

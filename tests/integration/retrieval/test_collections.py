@@ -284,6 +284,24 @@ def test_readers_that_go_in_the_middle_of_a_backup_hold_nothing(
     assert list(folder.iterdir()) == []
 
 
+def test_more_backups_than_can_be_kept_are_told_to_come_again(
+    start_sidecar: Any, upsert_request: UpsertRequest
+) -> None:
+    stub = start_sidecar().stub
+    stub.Upsert(iter([upsert_request([f"{number}" for number in range(400)], text="x" * 20_000)]))
+    copies = [stub.Backup(pb.BackupRequest()) for _ in range(2)]
+    for copy in copies:
+        next(copy)
+    code, details = refused(lambda: list(stub.Backup(pb.BackupRequest())))
+    assert (code, details) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "2 backups are under way: call again when one has ended",
+    )
+    for copy in copies:
+        assert sum(len(part.records) for part in copy) == 400
+    assert sum(len(part.records) for part in stub.Backup(pb.BackupRequest())) == 400
+
+
 def test_a_stop_ends_a_backup_that_nobody_reads(
     start_sidecar: Any, upsert_request: UpsertRequest, tmp_path: Path
 ) -> None:

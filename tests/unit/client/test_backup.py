@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -22,7 +23,10 @@ from resrank.core.errors import (
     RetrievalError,
 )
 from resrank.core.sidecar.v1 import retrieval_pb2 as pb
+from resrank.core.sidecar.v1 import retrieval_pb2_grpc
+from resrank.retrieval import status
 from resrank.retrieval.server import SidecarServer
+from resrank.retrieval.service import MOST_BACKUPS
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
 
@@ -188,6 +192,46 @@ async def test_what_is_not_the_backups_is_never_taken_for_a_part_of_it(server: S
                 with pytest.raises((InvalidInputError, EncoderMismatchError), match=f"'{name}' "):
                     await restore_backup(other, file)
                 assert [id_ async for id_ in other.ids()] == [held[0].id]
+
+
+async def test_whoever_reads_none_of_a_backup_does_not_keep_it(
+    server: SidecarServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "_SLOWEST_READER_S", 0.2)
+    vector = np.ones(4, "<f2").tobytes()
+    records = [pb.Record(id=f"{number}", text="x" * 60_000, embedding=vector) for number in range(400)]
+    batches = [
+        pb.UpsertRequest(encoder_sha256=SHA, dimension=4, records=records[start : start + 100])
+        for start in range(0, 400, 100)
+    ]
+    async with server, grpc.aio.insecure_channel(server.address) as channel:
+        stub = retrieval_pb2_grpc.RetrievalServiceStub(channel)
+        await stub.Upsert(iter(batches))
+        copies = [stub.Backup(pb.BackupRequest()) for _ in range(MOST_BACKUPS)]
+        for copy in copies:
+            await copy.read()
+        async with asyncio.timeout(20):  # until one gives up its place, and what it held
+            while not await begins(stub):
+                await asyncio.sleep(0.05)
+        for copy in copies:
+            with pytest.raises(grpc.aio.AioRpcError) as told:
+                await read_all(copy)
+            assert told.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def read_all(copy: Any) -> None:
+    while await copy.read() is not grpc.aio.EOF:
+        pass
+
+
+async def begins(stub: Any) -> bool:
+    """Whether a backup is let in."""
+    try:
+        return await stub.Backup(pb.BackupRequest()).read() is not grpc.aio.EOF
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return False
+        raise
 
 
 async def test_of_two_backups_onto_one_file_one_is_refused(server: SidecarServer, tmp_path: Path) -> None:

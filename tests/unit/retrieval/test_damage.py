@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,6 +273,24 @@ def test_flipped_bits_are_found_or_harmless(folder: Path) -> None:
                 [(id_, stored.record, str(stored.vector)) for id_, stored in sorted(found.items())],
             )
             assert answers.setdefault(True, answer) == answer
+
+
+def test_a_damaged_record_leaves_no_state_behind_for_what_is_asked_next(folder: Path) -> None:
+    """While its error is alive, and its traceback with it."""
+    change(folder, "UPDATE records SET text = 'other' WHERE id = 'id-0'")
+
+    def ask(store: LocalVectorStore) -> None:
+        with pytest.raises(RetrievalError, match="id-0"):
+            store.get([f"id-{i}" for i in range(9)], include_texts=True, include_embeddings=True)
+        added = RecordBatch(ENCODER, (Record("new", "title", "narwhal"),), np.ones((1, D), np.float16))
+        store.upsert(added)
+        asked = replace(query(1, SearchMode.LEXICAL), text="narwhal")
+        assert store.search(asked).ids == ["new"]
+        with closing(sqlite3.connect(folder / STORE_FILE)) as beside:
+            busy, *_ = beside.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert not busy
+
+    with_store(folder, ask)
 
 
 def test_nothing_is_acknowledged_that_goes_to_a_file_which_was_taken_away(folder: Path) -> None:

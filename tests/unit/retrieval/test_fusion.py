@@ -101,6 +101,21 @@ def test_beside_an_approximate_index_it_is_the_best_of_what_was_found_by_vector_
     assert keys.tolist() == sorted(joint, key=lambda key: (-joint[key], key))[:k]
 
 
+@pytest.mark.parametrize(("weight", "bm25"), [(0.0, 3.0), (0.5, 0.0)])
+def test_where_words_do_not_count_no_cosine_is_asked_for(weight: float, bm25: float) -> None:
+    cosines = np.linspace(1, 0, 50, dtype=np.float32)
+    matches = LexicalMatches(np.arange(20, 50), np.full(30, bm25))
+
+    def none(keys: np.ndarray) -> np.ndarray:
+        raise AssertionError(f"{keys} were asked for")
+
+    keys, scores = weighted_fusion(
+        (np.arange(10), cosines[:10]), matches, none, IDENTITY, weight, 10, highest_unseen=float(cosines[9])
+    )
+    assert keys.tolist() == list(range(10))
+    assert scores.tolist() == cosines[:10].tolist()
+
+
 def test_only_cosines_that_could_matter_are_computed() -> None:
     cosines = np.linspace(1, 0, 1001, dtype=np.float32)  # of key 1 to 1001
     bm25 = np.geomspace(100, 0.01, 500)

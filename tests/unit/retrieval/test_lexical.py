@@ -232,8 +232,20 @@ def test_the_first_matches_are_those_of_a_whole_sort(scores: list[float], k: int
 
 
 def test_terms_are_distinct_words() -> None:
-    assert query_terms("State-of-the-art, the ART") == ["state", "of", "the", "art"]
+    assert query_terms("State-of-the-art, the ART") == ["State", "of", "the", "art"]
     assert query_terms("?! …") == []
+
+
+def test_capitals_of_scripts_that_got_small_letters_later_are_found(fill: Fill) -> None:
+    connection = fill([("", "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ"), ("", "Straße")])
+    assert [[key for key, _ in search(connection, text)] for text in ("ᏣᎳᎩ", "STRAßE", "straße")] == [[1], [2], [2]]
+
+
+def test_a_word_with_more_occurrences_than_a_text_can_list_is_read_in_parts(fill: Fill) -> None:
+    connection = fill([("", f"{'walrus ' * (row % 7 + 1)} other{row}") for row in range(400)])
+    expected = search(connection, "walrus", 400)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+    assert search(connection, "walrus", 400) == expected
 
 
 def test_flood_terms_are_left_out_of_a_large_collection(fill: Fill) -> None:

@@ -182,7 +182,7 @@ def test_a_good_batch_is_read_bit_for_bit() -> None:
 
 def test_what_a_mode_does_not_need_is_not_looked_at() -> None:
     dense = wire.parse_search(search(mode=1, text="x" * 9000))
-    assert dense.mode is SearchMode.DENSE
+    assert (dense.mode, dense.text) == (SearchMode.DENSE, "")
     lexical = wire.parse_search(search(mode=2, embedding=b"\0"))
     assert lexical.embedding is None
 

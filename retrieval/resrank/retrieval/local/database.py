@@ -386,8 +386,10 @@ class Database:
                 connection = self._connect_reader()
             try:
                 yield connection
-            finally:
-                self._readers.put(connection)
+            except BaseException:
+                connection.close()  # whatever it was in the middle of
+                raise
+            self._readers.put(connection)
 
     def _connect_reader(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

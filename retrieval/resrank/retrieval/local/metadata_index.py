@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,14 @@ class Field:
     records: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Keys that are remembered, and the bytes that they take with what found them."""
+
+    keys: Keys
+    bytes: int
+
+
 FieldChanges = Mapping[str, Field]
 """What a transaction makes of fields, by name; one that no record has any more is forgotten with it."""
 
@@ -90,7 +99,7 @@ class MetadataIndex:
         rows = connection.execute("SELECT name, field, type, records FROM metadata_fields")
         self._fields = {row[0]: Field(row[1], FieldType(row[2]), row[3]) for row in rows}
         self._last = max((field.number for field in self._fields.values()), default=0)
-        self._found: LRUCache[Comparison, Keys] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda keys: keys.nbytes)
+        self._found: LRUCache[Comparison, _Found] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda found: found.bytes)
         self._finding = threading.Lock()
 
     @property
@@ -164,7 +173,7 @@ class MetadataIndex:
         with self._finding:
             known = self._found.get(comparison)
         if known is not None:
-            return known
+            return known.keys
         # With the plus the values of each record are compared, and not each record looked for under every value.
         where, values = self._where(comparison, "value" if among is None else "+value")
         if among is not None:
@@ -175,9 +184,10 @@ class MetadataIndex:
         ).fetchone()
         # A list has several rows.
         keys = np.unique(np.fromstring(packed, np.int64, sep=",")) if packed else np.empty(0, np.int64)
-        if among is None and _MANY <= len(keys) <= _REMEMBERED_BYTES // keys.itemsize:
+        found = _Found(keys, keys.nbytes + _size_of(comparison))
+        if among is None and len(keys) >= _MANY and found.bytes <= _REMEMBERED_BYTES:
             with self._finding:
-                self._found[comparison] = keys
+                self._found[comparison] = found
         return keys
 
     def are_at_most(self, connection: sqlite3.Connection, count: int, comparison: Comparison) -> bool:
@@ -194,6 +204,11 @@ class MetadataIndex:
             conditions.append(f"{column} {_COMPARED[comparison.operator]} ?")
         values = [value for scalar in comparison.values for value in stored_values(scalar)]
         return " AND ".join(conditions), [self._fields[comparison.field].number, *values]
+
+
+def _size_of(comparison: Comparison) -> int:
+    """Bytes that a comparison takes in memory, about."""
+    return sum(map(sys.getsizeof, (comparison, comparison.field, comparison.values, *comparison.values)))
 
 
 def stored_values(value: MetadataValue) -> list[StoredValue]:

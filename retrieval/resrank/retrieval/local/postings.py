@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -69,10 +70,11 @@ class Lengths:
         """
         keys, tokens = [self.keys], [self.tokens]
         last = int(self.keys[-1]) if len(self.keys) else 0
-        cursor = connection.execute("SELECT id, sz FROM lexical_docsize WHERE id > ? ORDER BY id", (last,))
-        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-            keys.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
-            tokens.append(np.fromiter((_length(row[1]) for row in rows), np.float64, len(rows)))
+        statement = "SELECT id, sz FROM lexical_docsize WHERE id > ? ORDER BY id"
+        with closing(connection.execute(statement, (last,))) as cursor:  # also where a length is none
+            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                keys.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+                tokens.append(np.fromiter((_length(row[1]) for row in rows), np.float64, len(rows)))
         return Lengths(np.concatenate(keys), np.concatenate(tokens))
 
     @cached_property
@@ -158,10 +160,7 @@ class KeptPostings:
         return TermScores(self._rows(keys), np.fromiter((row[1] for row in found), np.float64, len(found)))
 
     def _of_one(self, connection: sqlite3.Connection, token: str) -> TermScores:
-        # As one text: a row for each occurrence would take Python three times as long as FTS5. A text may have 10^9
-        # bytes, which is more than any word needs that is in fewer than half of 10^7 documents.
-        (listed,) = connection.execute("SELECT group_concat(doc) FROM occurrences WHERE term = ?", (token,)).fetchone()
-        occurrences = np.fromstring(listed or "", np.int64, sep=",")
+        occurrences = _occurrences(connection, token)
         firsts = np.flatnonzero(np.diff(occurrences, prepend=-1))
         frequencies = np.diff(firsts, append=len(occurrences)).astype(np.float64)
         rows = self._rows(occurrences[firsts])
@@ -183,6 +182,21 @@ class KeptPostings:
 def open_occurrences(connection: sqlite3.Connection) -> None:
     """Lets a connection to a store read every occurrence of a token."""
     connection.execute("CREATE VIRTUAL TABLE temp.occurrences USING fts5vocab(main, lexical, instance)")
+
+
+def _occurrences(connection: sqlite3.Connection, token: str) -> Keys:
+    """The document of each occurrence, ascending."""
+    source = "FROM occurrences WHERE term = ?"
+    try:
+        # As one text: a row for each would take Python three times as long as FTS5.
+        (listed,) = connection.execute(f"SELECT group_concat(doc) {source}", (token,)).fetchone()
+    except sqlite3.DataError:  # SQLite has no text of more than 10^9 bytes, some 10^8 occurrences
+        parts = []
+        with closing(connection.execute(f"SELECT doc {source}", (token,))) as cursor:
+            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+                parts.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+        return np.concatenate(parts)
+    return np.fromstring(listed or "", np.int64, sep=",")
 
 
 @lru_cache(maxsize=_ROWS_AT_ONCE)

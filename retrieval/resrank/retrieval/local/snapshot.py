@@ -112,7 +112,7 @@ def mapped(folder: Path, dense: FaissDenseIndex) -> FaissDenseIndex:
         OSError: The file cannot be mapped.
         ValueError: It is not what was written.
     """
-    content = _read(folder / SNAPSHOT_FILE, verify=False)
+    content = _read(folder / SNAPSHOT_FILE, just_written=True)
     table = dense.table
     if not np.array_equal(content.keys, table.keys):
         raise ValueError("it is not what was written")
@@ -212,15 +212,18 @@ def _require_of_store(
         raise ValueError("it is of other vectors than the store's")
 
 
-def _read(path: Path, *, verify: bool = True) -> _Content:
-    """Maps a file, after its digest: FAISS's reader may crash on damaged input."""
+def _read(path: Path, *, just_written: bool = False) -> _Content:
+    """Maps a file, after its digest: FAISS's reader may crash on damaged input.
+
+    Where it was just written, the digest and FAISS's own part, which is in memory, are passed over.
+    """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size - _DIGEST_BYTES
         if size < len(_MAGIC) + _LENGTH_BYTES:
             raise ValueError(f"{path.name} is damaged")
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         whole = np.frombuffer(mapping, np.uint8)
-        if verify:
+        if not just_written:
             digest = hashlib.sha256()
             for start in range(0, size, _BLOCK):
                 digest.update(whole[start : min(start + _BLOCK, size)].data)
@@ -240,7 +243,7 @@ def _read(path: Path, *, verify: bool = True) -> _Content:
         if whole[vectors_at : vectors_at + PREFIX_BYTES].tobytes() != prefix_of(dimension, rows):
             raise ValueError(f"{path.name} is of another release of FAISS")
         index = None
-        if not header["flat"]:
+        if not header["flat"] and not just_written:
             file.seek(index_at)
             index = faiss.read_index(_callbacks.PyCallbackIOReader(file.read))
             if index.ntotal != rows:

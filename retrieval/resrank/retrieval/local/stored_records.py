@@ -1,12 +1,14 @@
 """What the store's tables hold, read through a connection and compared with the checksums that were stored beside it.
 
-Whatever is not what was stored is a :class:`resrank.core.errors.RetrievalError` that names the record.
+Whatever is not what was stored is a :class:`resrank.core.errors.RetrievalError` that names the record. Cursors are read
+to their end or closed before it is raised: a traceback would keep an open one, and with it the state that it sees.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def records_of(
     columns += ", v.vector, s.vector" if include_vectors else ", NULL, NULL"
     source = "records AS r LEFT JOIN checksums AS s USING (key)"
     source += " JOIN vectors AS v USING (key)" if include_vectors else ""
-    rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids)
+    rows = connection.execute(f"SELECT {columns} FROM {source} WHERE r.id IN ({_marks(ids)})", ids).fetchall()
     found = {}
     for key, id_, id_checksum, digest, title, text, metadata, vector, vector_checksum in rows:
         if checksums.of_id(key, id_) != id_checksum:
@@ -105,14 +107,14 @@ def vector_checksums(connection: sqlite3.Connection, path: Path, count: int) -> 
     keys = np.empty(count, np.int64)
     sums = np.empty(count, np.uint32)
     filled = 0
-    cursor = connection.execute("SELECT key, vector FROM checksums ORDER BY key")
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        end = filled + len(rows)
-        if end > count:
-            break
-        keys[filled:end] = [row[0] for row in rows]
-        sums[filled:end] = [row[1] for row in rows]
-        filled = end
+    with closing(connection.execute("SELECT key, vector FROM checksums ORDER BY key")) as cursor:
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            end = filled + len(rows)
+            if end > count:
+                break
+            keys[filled:end] = [row[0] for row in rows]
+            sums[filled:end] = [row[1] for row in rows]
+            filled = end
     if rows or filled != count:
         raise IndexFolderError(f"{path} is corrupt: {count} records but other checksums")
     return keys, sums
@@ -152,27 +154,27 @@ def vectors_from(
     Raises:
         IndexFolderError: A vector is not what was stored, has another size or is not finite.
     """
-    cursor = connection.execute(
+    statement = (
         "SELECT key, v.vector, s.vector FROM vectors AS v LEFT JOIN checksums AS s USING (key) "
-        "WHERE key >= ? ORDER BY key",
-        (first,),
+        "WHERE key >= ? ORDER BY key"
     )
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        if any(len(row[1]) != 2 * dimension for row in rows):
-            raise IndexFolderError(f"{path} is corrupt: a vector has not {dimension} components")
-        for key, vector, checksum in rows:
-            if checksums.of_vector(vector) != checksum:
-                raise IndexFolderError(f"{path}: {damaged(f'the vector of record {key}')}")
-        packed = np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), dimension)
-        if not np.isfinite(packed).all():
-            raise IndexFolderError(f"{path} is corrupt: a stored vector is not finite")
-        yield [row[0] for row in rows], packed
+    with closing(connection.execute(statement, (first,))) as cursor:
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            if any(len(row[1]) != 2 * dimension for row in rows):
+                raise IndexFolderError(f"{path} is corrupt: a vector has not {dimension} components")
+            for key, vector, checksum in rows:
+                if checksums.of_vector(vector) != checksum:
+                    raise IndexFolderError(f"{path}: {damaged(f'the vector of record {key}')}")
+            packed = np.frombuffer(b"".join(row[1] for row in rows), "<f2").reshape(len(rows), dimension)
+            if not np.isfinite(packed).all():
+                raise IndexFolderError(f"{path} is corrupt: a stored vector is not finite")
+            yield [row[0] for row in rows], packed
 
 
 def _in_order(connection: sqlite3.Connection, columns: str, keys: Keys) -> list[tuple[Any, ...]]:
     wanted = keys.tolist()
     source = "records AS r LEFT JOIN checksums AS s USING (key)"
-    rows = connection.execute(f"SELECT key, {columns} FROM {source} WHERE key IN ({_marks(wanted)})", wanted)
+    rows = connection.execute(f"SELECT key, {columns} FROM {source} WHERE key IN ({_marks(wanted)})", wanted).fetchall()
     by_key = {row[0]: row[1:] for row in rows}
     for key in wanted:
         if key not in by_key:

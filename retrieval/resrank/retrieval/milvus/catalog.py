@@ -81,7 +81,7 @@ class MilvusCatalog:
                 name, is_collection=self._quota(name) is not None, is_alias=self._names.read(ALIAS, name) is not None
             )
             refuse_more("collections", MAX_COLLECTIONS, len(self._names.all(COLLECTION)))
-            self._server.drop(milvus_name(name))  # what is left of one whose dropping was cut short
+            self._clear(name)  # what is left of one whose dropping was cut short
             self._names.write({"records": quota.records}, COLLECTION, name)
         logger.info("collection created", extra={"collection": name, "records": quota.records})
 
@@ -104,11 +104,14 @@ class MilvusCatalog:
                 raise not_found(name)
             named = [alias.name for alias in aliases if alias.collection == name]
             refuse_named(name, named[0] if named else None)
-            self._names.delete(COLLECTION, name)
-            self._server.drop(milvus_name(name))
-            for field in self._names.all(FIELD, milvus_name(name)):
-                self._names.delete(FIELD, milvus_name(name), field)
+            self._clear(name)
+            self._names.delete(COLLECTION, name)  # last: a drop that is cut short can be repeated
         logger.info("collection dropped", extra={"collection": name})
+
+    def _clear(self, name: str) -> None:
+        self._server.drop(milvus_name(name))
+        for field in self._names.all(FIELD, milvus_name(name)):
+            self._names.delete(FIELD, milvus_name(name), field)
 
     def set_alias(self, alias: Alias, encoder_sha256: str | None) -> Alias | None:
         """Points an alias, see :meth:`resrank.retrieval.catalog.Catalog.set_alias`."""

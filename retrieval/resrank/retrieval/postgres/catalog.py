@@ -26,16 +26,15 @@ from resrank.retrieval.name_rules import (
 from resrank.retrieval.postgres.connections import Connections
 from resrank.retrieval.postgres.graph import GraphBuilder
 from resrank.retrieval.postgres.schema import Connection, make_collection
-from resrank.retrieval.postgres.store import PostgresStore
+from resrank.retrieval.postgres.store import PostgresStore, Tokenizers
 from resrank.retrieval.quota import Quota, Usage
 from resrank.retrieval.records import Encoder
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
-from resrank.retrieval.words import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_BESIDE_SEARCHES = 4  # connections for a writer, a backup, names, and what comes between
+_BESIDE_SEARCHES = 5  # connections for a writer, two backups, names, and what comes between
 _DROP_WAIT = "5s"
 
 
@@ -58,7 +57,7 @@ class PostgresCatalog:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._tokenizer = Tokenizer()
+        self._tokenizers = Tokenizers()
         self._graphs = GraphBuilder(connections)
         self._stores: dict[int, PostgresStore] = {}
         self._lock = threading.Lock()
@@ -90,10 +89,14 @@ class PostgresCatalog:
     def collection(self, name: str) -> Iterator[HeldCollection]:
         """Finds a collection, see :meth:`resrank.retrieval.catalog.Catalog.collection`."""
         number, resolved = self._resolve(name)
+        known = self._stores.keys()
+        live = known if number in known else {row[0] for row in self._ask("SELECT number FROM resrank.collections")}
         with self._lock:
+            for gone in known - live:  # dropped by another sidecar; numbers are never used again
+                del self._stores[gone]
             store = self._stores.get(number)
             if store is None:
-                store = PostgresStore(self._connections, number, self._tokenizer, self._graphs)
+                store = PostgresStore(self._connections, number, self._tokenizers, self._graphs)
                 self._stores[number] = store
         yield HeldCollection(resolved, store)
 
@@ -193,7 +196,7 @@ class PostgresCatalog:
         """Ends what is being built and closes all connections."""
         self._graphs.close()
         self._connections.close()
-        self._tokenizer.close()
+        self._tokenizers.close()
 
     def _resolve(self, name: str) -> tuple[int, str]:
         rows = self._ask(

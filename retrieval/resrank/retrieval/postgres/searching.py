@@ -17,6 +17,8 @@ from resrank.retrieval.postgres.state import CollectionState
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
 from resrank.retrieval.words import Postings, Term, bm25
 
+_VECTORS_AT_ONCE = 10_000  # of 2048 dimensions 41 MB; PostgreSQL puts together 1 GB at most
+
 EXACT_BELOW = 10_000
 """Up to here all vectors that count are compared: this many of dimension 384 take some 10 milliseconds, and nothing is
 missed."""
@@ -101,7 +103,8 @@ class PostgresEngine:
 
     def cosines(self, keys: Keys) -> FloatVector:
         """See :class:`resrank.retrieval.finding.Engine`."""
-        return self._cosines(read_vectors(self._connection, self._state, keys))
+        parts = [keys[start : start + _VECTORS_AT_ONCE] for start in range(0, len(keys), _VECTORS_AT_ONCE)] or [keys]
+        return np.concatenate([self._cosines(read_vectors(self._connection, self._state, part)) for part in parts])
 
     def matches(self) -> LexicalMatches:
         """See :class:`resrank.retrieval.finding.Engine`."""

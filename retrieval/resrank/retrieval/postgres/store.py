@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from resrank.core.errors import InvalidInputError, RetrievalError
 from resrank.core.filters import Filter, check_filter
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.metadata import read_metadata
+from resrank.core.search import SearchMode
 from resrank.retrieval.encoders import require_batch_encoder, require_query_encoder
 from resrank.retrieval.finding import NOTHING, StageClock, find
 from resrank.retrieval.matches import RANKING
@@ -44,6 +46,19 @@ _EXPORTED_BYTES = 4 << 20
 _EXPORTED_ROWS = 50
 
 
+@dataclass(frozen=True)
+class Tokenizers:
+    """Two, each of which does one text at a time: a search does not wait for a batch of megabytes."""
+
+    reading: Tokenizer = field(default_factory=Tokenizer)
+    writing: Tokenizer = field(default_factory=Tokenizer)
+
+    def close(self) -> None:
+        """Closes both."""
+        self.reading.close()
+        self.writing.close()
+
+
 class PostgresStore:
     """One collection; implements :class:`resrank.retrieval.store.VectorStore`.
 
@@ -53,21 +68,21 @@ class PostgresStore:
     Args:
         connections: To the database.
         number: The collection.
-        tokenizer: Splits its texts.
+        tokenizers: Split its texts.
         graphs: Builds its HNSW index.
     """
 
-    def __init__(self, connections: Connections, number: int, tokenizer: Tokenizer, graphs: GraphBuilder) -> None:
+    def __init__(self, connections: Connections, number: int, tokenizers: Tokenizers, graphs: GraphBuilder) -> None:
         self._connections = connections
         self._number = number
-        self._tokenizer = tokenizer
+        self._tokenizers = tokenizers
         self._graphs = graphs
         self._frequencies = WordFrequencies()
 
     def search(self, query: SearchQuery) -> SearchHits:
         """Finds the best records, see :meth:`resrank.retrieval.store.VectorStore.search`."""
         clock = StageClock()
-        terms = self._tokenizer.query(query.text)
+        terms = [] if query.mode is SearchMode.DENSE else self._tokenizers.reading.query(query.text)
         with self._connections.reading() as connection:
             state = read_state(connection, self._number)
             found = NOTHING
@@ -100,7 +115,7 @@ class PostgresStore:
             raise InvalidInputError(
                 "dimension", "more than pgvector's halfvec has", limit=MAX_DIMENSION, value=batch.encoder.dimension
             )
-        terms = self._tokenizer.documents([(record.title, record.text) for record in batch.records])
+        terms = self._tokenizers.writing.documents([(record.title, record.text) for record in batch.records])
         with self._connections.writing() as connection:
             state = read_state(connection, self._number, lock=True)
             if state.encoder is None:
@@ -148,7 +163,7 @@ class PostgresStore:
 
     def word_scores(self, text: str, ids: Sequence[str]) -> WordScores:
         """BM25 of some records, see :meth:`resrank.retrieval.store.VectorStore.word_scores`."""
-        terms = self._tokenizer.query(text)
+        terms = self._tokenizers.reading.query(text)
         with self._connections.reading() as connection:
             state = read_state(connection, self._number)
             rows = self._run(

@@ -25,8 +25,10 @@ from resrank.core.metadata import FieldType, Metadata
 from resrank.core.passage import content_sha256
 from resrank.core.search import SearchMode
 from resrank.retrieval.catalog import Alias, Catalog
-from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
+from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError, StoreUnavailableError
 from resrank.retrieval.local.store import LocalVectorStore
+from resrank.retrieval.milvus.names import Names
+from resrank.retrieval.postgres.catalog import PostgresCatalog
 from resrank.retrieval.quota import NO_QUOTA, Quota
 from resrank.retrieval.records import Encoder, Record, RecordBatch, SearchQuery
 from resrank.retrieval.store import VectorStore
@@ -418,6 +420,50 @@ def test_collections_are_apart_and_aliases_move(catalog: Catalog) -> None:
         catalog.delete_alias("docs")
     with pytest.raises(CollectionNotFoundError):
         catalog.drop("nothing")
+
+
+def test_of_a_collection_that_was_dropped_nothing_is_left_to_the_next(catalog: Catalog) -> None:
+    catalog.create("docs", NO_QUOTA)
+    with catalog.collection("docs") as held:
+        held.store.upsert(batch(["a"], metadata=[{"year": "old"}]))
+    catalog.drop("docs")
+    catalog.create("docs", NO_QUOTA)
+    with catalog.collection("docs") as held:
+        assert dict(held.store.describe().fields) == {}
+        held.store.upsert(batch(["b"], metadata=[{"year": 2020.0}]))
+
+
+@pytest.mark.parametrize("kind", ["milvus"], indirect=True)
+def test_a_drop_that_was_cut_short_can_be_repeated(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog.create("docs", NO_QUOTA)
+    with catalog.collection("docs") as held:
+        held.store.upsert(batch(["a"], metadata=[{"year": "old"}]))
+    delete = Names.delete
+
+    def gone(names: Names, *path: str) -> None:
+        raise StoreUnavailableError("the server went away")
+
+    monkeypatch.setattr(Names, "delete", gone)
+    with pytest.raises(StoreUnavailableError):
+        catalog.drop("docs")
+    monkeypatch.setattr(Names, "delete", delete)
+    catalog.drop("docs")
+    catalog.create("docs", NO_QUOTA)
+    with catalog.collection("docs") as held:
+        assert dict(held.store.describe().fields) == {}
+
+
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
+def test_what_another_sidecar_has_dropped_is_forgotten(store_url: str, open_catalog: Callable[[str], Catalog]) -> None:
+    one, other = open_catalog(store_url), open_catalog(store_url)
+    assert isinstance(other, PostgresCatalog)
+    for number in range(3):
+        one.create(f"docs@{number}", NO_QUOTA)
+        with other.collection(f"docs@{number}") as held:
+            assert held.store.describe().record_count == 0
+        one.drop(f"docs@{number}")
+    with other.collection("default"):
+        assert len(other._stores) == 1
 
 
 @pytest.mark.parametrize("kind", ["milvus"], indirect=True)
