@@ -37,7 +37,8 @@ class SearchOptions:
         mode: How candidates are found.
         fusion: How ``hybrid`` joins both lists.
         rerank: Whether the reranker orders the candidates.
-        lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own.
+        lexical_weight: w of BM25 (:mod:`resrank.core.fusion`), 0 to 10; None for the checkpoint's own. Without effect
+            on ``dense``, which looks for no words.
         on_failure: What is wanted where the models behind the search do not answer.
         collection: Whose passages are searched, by name or alias; empty for the default one's.
         filter: What the metadata of passages must meet to be found; None for nothing.

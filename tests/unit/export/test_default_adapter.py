@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from resrank.core.adapter import has_whole_weights, validate_adapter
 from resrank.core.calibration_file import read_calibration_file
@@ -13,6 +14,7 @@ from resrank.core.checkpoint import RERANKER_DIR
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT
 from resrank.export.backbones import PACKAGED_BACKBONES
 from resrank.export.shipped_checkpoints import DEFAULT, DIGESTS, shipped_checkpoint
+from resrank.training.config_file import load_config
 
 ROOT = Path(__file__).parents[3]
 MAX_BYTES = 2_000_000
@@ -53,6 +55,14 @@ def test_its_card_names_licence_data_and_limits() -> None:
     assert "license: apache-2.0" in card.split("---\n")[1]
     for section in ("Data", "Recipe", "Figures", "Limits"):
         assert f"## {section}" in card
+
+
+@pytest.mark.parametrize("name", ["default", "llm"])
+def test_the_recipe_in_a_card_can_be_run(name: str, tmp_path: Path) -> None:
+    card = (ROOT / "checkpoints" / name / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(card.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    config = load_config(tmp_path / "recipe.yaml")
+    assert config.name == validate_adapter(ROOT / "checkpoints" / name).name
 
 
 def test_the_llm_reads_text_over_the_same_encoder_and_is_an_adapter() -> None:

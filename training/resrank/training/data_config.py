@@ -32,8 +32,8 @@ class _SourceConfig(_Strict):
         gt=0,
         le=1e6,
         allow_inf_nan=False,
-        description="Share of the training lists that this source gives, relative to the other sources' weights and "
-        "whatever its size.",
+        description="Share of the training lists that this source gives (1 in development, where every set counts "
+        "alike), relative to the other sources' weights and whatever its size.",
     )
 
     @property
