@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ def scores_of(model: TrainableResRank, tokenizers: Tokenizers, lists: list[Candi
     with torch.no_grad():
         found: Tensor = model("rank", batch.input_ids, batch.slots, batch.last, *table.gather(lists, model.device))
     return found
+
+
+def test_a_question_without_text_is_read_in_the_words_it_has_been_given(
+    trainable: tuple[TrainableResRank, Tokenizers],
+) -> None:
+    model, tokenizers = trainable
+    vector = np.ones(4, "<f4").tobytes()
+    worded = replace(LISTS[0], query="", query_vector=vector, wording=LISTS[0].query)
+    asked, read, silent = (
+        ranking_batch(tokenizers.prompt, [candidates], torch.device("cpu")).input_ids.tolist()
+        for candidates in (LISTS[0], worded, replace(worded, wording=""))
+    )
+    assert asked == read
+    assert (silent == read) == (model.spec.reranker.prompt is None)
 
 
 def test_scores_are_those_of_one_list_at_a_time_in_canonical_order(

@@ -18,7 +18,7 @@ from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows
 from resrank.training.passages import drawn_pools, logged_questions
 from resrank.training.pool import PassagePool, PoolBuilder
 from resrank.training.sources import TrainingData, load_data
-from resrank.training.synthetic import DEPTH, residuals, sentences, synthetic_lists
+from resrank.training.synthetic import DEPTH, Wordings, sentences, synthetic_lists, wordings
 from support.exact_index import ExactIndex
 
 D, COUNT = 16, 60
@@ -45,9 +45,15 @@ def unit(vectors: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def made() -> tuple[HalfMatrix, list[CandidateList]]:
-    vectors, asked = clustered(400), clustered(50, seed=1).astype(np.float32)
+    vectors = clustered(400)
     index = ExactIndex(vectors)
-    return vectors, synthetic_lists(pool_of(400), vectors, index, residuals(asked, vectors, index), COUNT, "mine")
+    return vectors, synthetic_lists(pool_of(400), vectors, index, asked(vectors, index), COUNT, "mine")
+
+
+def asked(vectors: HalfMatrix, index: NegativeIndex) -> Wordings:
+    """How fifty questions are worded."""
+    texts = [f"question {number}?" for number in range(50)]
+    return wordings(texts, clustered(50, seed=1).astype(np.float32), vectors, index)
 
 
 class TestLists:
@@ -86,28 +92,40 @@ class TestLists:
     def test_the_same_data_give_the_same_lists(self, made: tuple[HalfMatrix, list[CandidateList]]) -> None:
         vectors, lists = made
         index = ExactIndex(vectors)
-        directions = residuals(clustered(50, seed=1).astype(np.float32), vectors, index)
-        assert synthetic_lists(pool_of(400), vectors, index, directions, COUNT, "mine") == lists
+        assert synthetic_lists(pool_of(400), vectors, index, asked(vectors, index), COUNT, "mine") == lists
+
+    def test_a_list_has_the_text_whose_wording_its_question_has(
+        self, made: tuple[HalfMatrix, list[CandidateList]]
+    ) -> None:
+        """The question is a·c + √(1 − a²)·r with a ≤ 0.8: among all residuals it is nearest to its own, as a rule."""
+        vectors, lists = made
+        worded = asked(vectors, ExactIndex(vectors))
+        questions = np.array([np.frombuffer(candidates.query_vector or b"", "<f4") for candidates in lists])
+        nearest = [worded.texts[row] for row in (questions @ worded.residuals.T).argmax(axis=1)]
+        own = [candidates.wording for candidates in lists]
+        assert np.mean([one == other for one, other in zip(own, nearest, strict=True)]) > 0.7
 
     def test_a_residual_is_what_a_question_has_beside_what_it_finds(self) -> None:
         vectors = np.eye(4, dtype=np.float16)[[0, 0, 0, 1, 2]]
-        asked = np.array([[3.0, 4.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0]], np.float32)
-        # The nearest three to the first are e_2, and two of e_1; the second is its passages' own direction.
-        (found,) = residuals(asked, vectors, ExactIndex(vectors))
+        questions = np.array([[2.0, 0.0, 0.0, 0.0], [3.0, 4.0, 0.0, 0.0]], np.float32)
+        # The nearest three to the second are e_2, and two of e_1; the first is its passages' own direction.
+        worded = wordings(["along", "beside"], questions, vectors, ExactIndex(vectors))
+        assert worded.texts == ("beside",)
+        (found,) = worded.residuals
         mean = unit([2.0, 1.0, 0.0, 0.0])
-        expected = unit(unit(asked[0]) - (unit(asked[0]) @ mean) * mean)
+        expected = unit(unit(questions[1]) - (unit(questions[1]) @ mean) * mean)
         assert found == pytest.approx(expected, abs=1e-5)
         assert found @ mean == pytest.approx(0, abs=1e-5)
 
     def test_passages_that_are_all_alike_are_refused(self) -> None:
         vectors = np.ones((DEPTH, D), np.float16)
-        directions = unit(clustered(3)).astype(np.float32)
+        worded = Wordings(("a", "b", "c"), unit(clustered(3)).astype(np.float32))
         with pytest.raises(
             InvalidInputError, match=r"data: mine: gives 0 lists with relevant passages and others in 20"
         ):
-            synthetic_lists(pool_of(DEPTH), vectors, _NothingNear(), directions, 5, "mine")
+            synthetic_lists(pool_of(DEPTH), vectors, _NothingNear(), worded, 5, "mine")
         with pytest.raises(InvalidInputError, match="no question differs from the passages that it finds"):
-            synthetic_lists(pool_of(DEPTH), vectors, ExactIndex(vectors), directions[:0], 5, "mine")
+            synthetic_lists(pool_of(DEPTH), vectors, ExactIndex(vectors), Wordings((), worded.residuals[:0]), 5, "mine")
 
 
 class _NothingNear:

@@ -201,8 +201,8 @@ def ranking_batch(tokenizer: PromptTokenizer, lists: Sequence[CandidateList], de
 
 
 def _prompt_query(tokenizer: PromptTokenizer, candidates: CandidateList) -> list[int]:
-    """A question's ids, of which one that is a vector has none."""
-    return tokenizer.encode([candidates.query.encode()], truncate=True)[0] if candidates.query else []
+    text = candidates.query or candidates.wording
+    return tokenizer.encode([text.encode()], truncate=True)[0] if text else []
 
 
 def padded_rows(rows: Sequence[Int64]) -> Tensor:

@@ -50,6 +50,7 @@ class CandidateList:
         kind: What the labels mean.
         source: Name of the source it comes from.
         query_vector: Of a question that has no text: its embedding, little-endian FP32 [d].
+        wording: What a reranker that reads text reads in place of the text that such a question has not.
     """
 
     id: str
@@ -59,6 +60,7 @@ class CandidateList:
     kind: LabelKind
     source: str
     query_vector: bytes | None = None
+    wording: str = ""
 
     def __len__(self) -> int:
         """The number of candidates."""

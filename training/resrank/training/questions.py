@@ -29,7 +29,7 @@ from resrank.training.listwise_file import ListwiseFile
 from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows, mine
 from resrank.training.passages import PassageReader, drawn_pools, logged_questions
 from resrank.training.pool import JudgedQuestion, PassagePool, PoolBuilder, merged_grades, pooled
-from resrank.training.synthetic import refuse_too_few, residuals, sentences, synthetic_lists
+from resrank.training.synthetic import refuse_too_few, sentences, synthetic_lists, wordings
 
 _Count = tuple[int, str]  # so many of what was left out
 
@@ -348,8 +348,7 @@ class SyntheticLists:
         questions = sentences(pool.passages, count) if self.questions is None else _some(self.questions, count)
         vectors, asked = retriever.vectors(pool), retriever.query_vectors(questions)
         with retriever.index(pool) as index:
-            directions = residuals(asked, vectors, index)
-            return synthetic_lists(pool, vectors, index, directions, count, self.name)
+            return synthetic_lists(pool, vectors, index, wordings(questions, asked, vectors, index), count, self.name)
 
 
 def _some(questions: Sequence[str], count: int) -> list[str]:

@@ -198,7 +198,7 @@ def data_sha256(data: TrainingData) -> str:
     for lists in (*(source.lists for source in data.train), *(part.lists for part in data.development)):
         for candidates in lists:
             digest.update(f"{candidates.id}\0{candidates.query}\0{candidates.kind}\0{candidates.labels}".encode())
-            digest.update(candidates.query_vector or b"")
+            digest.update((candidates.query_vector or b"") + candidates.wording.encode())
             for passage in candidates.passages:
                 if passage in numbers:  # a text that stands in many lists is read once
                     digest.update(f"\0{numbers[passage]}".encode())

@@ -9,7 +9,9 @@ A list is a topic c, some neighbouring passages' mean, and a question about it t
 
 Its candidates are the 100 passages nearest to q, and those among the m nearest to c are relevant, m log-uniform in
 [2, 30]. So what is relevant hangs together, and q alone does not say where: the model has to read it off the cosines
-between the candidates. Constants: measured on HotpotQA, NFCorpus, Cranfield and TREC DL, docs/training.md.
+between the candidates. A reranker that reads text reads that of the question whose residual was taken: were these lists
+without text, a text would tell that a list is of another kind. Constants: measured on HotpotQA, NFCorpus, Cranfield and
+TREC DL, docs/training.md.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +44,19 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 Unit = NDArray[np.float32]
 """Rows of length 1, FP32 [n, d]."""
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """How questions that were asked differ from what they find.
+
+    Attributes:
+        texts: The questions.
+        residuals: r above, FP32 [len(texts), d].
+    """
+
+    texts: tuple[str, ...]
+    residuals: Unit
 
 
 def refuse_too_few(name: str, found: int, *, held_back: bool, limit: int | None = None) -> None:
@@ -79,26 +95,25 @@ def sentences(passages: Sequence[TrainingPassage], count: int) -> list[str]:
     return found
 
 
-def residuals(questions: FloatMatrix, vectors: HalfMatrix, index: NegativeIndex) -> Unit:
-    """How questions differ from what they find: r above.
+def wordings(texts: Sequence[str], questions: FloatMatrix, vectors: HalfMatrix, index: NegativeIndex) -> Wordings:
+    """How questions differ from what they find; one in the direction of its passages' mean does not, and is left out.
 
     Args:
-        questions: FP32 [Q, d], none all zero.
+        texts: The questions.
+        questions: FP32 [Q, d], theirs, none all zero.
         vectors: FP16 [P, d], the passages'.
         index: Over these.
-
-    Returns:
-        FP32 [Q', d]; a question in the direction of its passages' mean has no other and is left out.
     """
     unit = _unit(questions)
     nearest = index.nearest(unit, min(_NEAREST_TO_QUESTION, len(vectors)))
     found = _unit(_unit(vectors[nearest].astype(np.float32)).mean(axis=1))
     rest = unit - (unit * found).sum(axis=1, keepdims=True) * found
-    return _unit(rest[np.linalg.norm(rest, axis=1) > 1e-6])
+    (differ,) = np.nonzero(np.linalg.norm(rest, axis=1) > 1e-6)
+    return Wordings(tuple(texts[row] for row in differ), _unit(rest[differ]))
 
 
 def synthetic_lists(
-    pool: PassagePool, vectors: HalfMatrix, index: NegativeIndex, directions: Unit, count: int, source: str
+    pool: PassagePool, vectors: HalfMatrix, index: NegativeIndex, asked: Wordings, count: int, source: str
 ) -> list[CandidateList]:
     """Makes lists whose questions are vectors.
 
@@ -106,23 +121,23 @@ def synthetic_lists(
         pool: At least :data:`DEPTH` passages.
         vectors: FP16 [P, d], theirs.
         index: Over these.
-        directions: Of :func:`residuals`.
+        asked: Of :func:`wordings`.
         count: How many.
         source: Name that the lists carry.
 
     Raises:
         InvalidInputError: The passages are so alike that no list has both relevant passages and others.
     """
-    if not len(directions):
+    if not asked.texts:
         raise InvalidInputError(f"data: {source}", "no question differs from the passages that it finds")
     lists: list[CandidateList] = []
     for attempt in range(_TRIES):
         rng = np.random.default_rng((_SEED, 2, attempt))
-        topics, questions = _draw(rng, _unit(vectors.astype(np.float32)), index, directions, count)
+        topics, questions, texts = _draw(rng, _unit(vectors.astype(np.float32)), index, asked, count)
         near = index.nearest(topics, min(_MOST_RELEVANT, len(pool)))
         found = index.nearest(questions, DEPTH)
         sizes = np.exp(rng.uniform(math.log(_FEWEST_RELEVANT), math.log(_MOST_RELEVANT), count)).round().astype(int)
-        for question, relevant, size, rows in zip(questions, near, sizes, found, strict=True):
+        for question, text, relevant, size, rows in zip(questions, texts, near, sizes, found, strict=True):
             labels = np.isin(rows, relevant[:size])
             if not labels.any() or labels.all():
                 continue
@@ -135,6 +150,7 @@ def synthetic_lists(
                     kind=LabelKind.GRADES,
                     source=source,
                     query_vector=question.astype("<f4").tobytes(),
+                    wording=text,
                 )
             )
             if len(lists) == count:
@@ -147,9 +163,9 @@ def synthetic_lists(
 
 
 def _draw(
-    rng: np.random.Generator, unit: Unit, index: NegativeIndex, directions: Unit, count: int
-) -> tuple[Unit, Unit]:
-    """Topics c and questions q, FP32 [count, d] each."""
+    rng: np.random.Generator, unit: Unit, index: NegativeIndex, asked: Wordings, count: int
+) -> tuple[Unit, Unit, list[str]]:
+    """Topics c and questions q, FP32 [count, d] each, and the texts that these are worded like."""
     seeds = rng.integers(len(unit), size=count)
     neighbours: Rows = index.nearest(unit[seeds], min(_NEIGHBOURS + 1, len(unit)))
     topics = np.empty((count, unit.shape[1]), np.float32)
@@ -159,8 +175,9 @@ def _draw(
         topics[number] = unit[[seed, *members]].mean(axis=0)
     topics = _unit(topics)
     share = rng.uniform(_LEAST_TOPIC, _MOST_TOPIC, (count, 1)).astype(np.float32)
-    rest = directions[rng.integers(len(directions), size=count)]
-    return topics, _unit(share * topics + np.sqrt(1 - share**2) * rest)
+    drawn = rng.integers(len(asked.texts), size=count)
+    questions = _unit(share * topics + np.sqrt(1 - share**2) * asked.residuals[drawn])
+    return topics, questions, [asked.texts[row] for row in drawn]
 
 
 def _unit(vectors: NDArray[np.float32]) -> Unit:
