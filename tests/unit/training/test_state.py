@@ -162,9 +162,7 @@ def test_the_datas_digest_sees_every_text_label_and_weight() -> None:
         data_sha256(
             TrainingData((Source("tiny", 1.0, (replace(asked, query_vector=b"\0\0\0?"), *source.lists[1:])),), (part,))
         ),
-        data_sha256(
-            TrainingData((Source("tiny", 1.0, (replace(asked, wording="who?"), *source.lists[1:])),), (part,))
-        ),
+        data_sha256(TrainingData((Source("tiny", 1.0, (replace(asked, wording="who?"), *source.lists[1:])),), (part,))),
     }
     assert len(digests) == 9
     assert data_sha256(data) == data_sha256(tiny_data())

@@ -1,0 +1,76 @@
+"""Writes a checkpoint whose reranker was trained in full as an adapter: products of low rank in place of its weights.
+
+Training in full learns more in as many steps than LoRA does, and an adapter is a tenth of the size.
+
+    resrank train training/recipes/llm.yaml --out var/runs/llm
+    resrank checkpoint init --encoder e5-small --reranker smollm2 --layers 4 --slots relations --score-residual 0.3 \
+        --cosine-map 4.84,0.72,0.05 --max-passage-tokens 256 --out var/llm-start
+    python scripts/extract_adapter.py var/runs/llm/checkpoint --start var/llm-start --out var/llm-adapter
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from resrank.core.adapter import CARD_FILE
+from resrank.core.checkpoint import PROJECTORS_FILE, RERANKER_DIR, SCORE_HEAD, read_spec
+from resrank.core.errors import CheckpointError, ResRankError
+from resrank.core.weights import WEIGHTS_FILE
+from resrank.export.adapters import write_adapter
+from resrank.export.low_rank import low_rank_adapter
+
+
+def main() -> None:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(description="Write a reranker that was trained in full as an adapter.")
+    parser.add_argument("trained", type=Path, help="full checkpoint of a run")
+    parser.add_argument("--start", type=Path, required=True, help="full checkpoint that the run started from")
+    parser.add_argument("--rank", type=int, default=64, help="of each layer's product [default: 64]")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    arguments = parser.parse_args()
+    if arguments.rank < 1:
+        parser.error(f"argument --rank: must be above 0, got {arguments.rank}")
+    try:
+        kept = extract(arguments.trained, arguments.start, arguments.rank, arguments.out)
+    except (OSError, ResRankError) as error:
+        parser.error(str(error))
+    print(f"{arguments.out}: {kept:.1%} of what training changed")
+
+
+def extract(trained: Path, start: Path, rank: int, out: Path) -> float:
+    """Makes the adapter checkpoint; gives back the share of the change that is in it.
+
+    Raises:
+        CheckpointError: Something is missing or does not fit, or the states join vectors.
+    """
+    spec = read_spec(trained)
+    if spec.fusion.has_vector_residual:
+        raise CheckpointError(f"{trained}: P_out reads the last norm's states too, which this does not write")
+    found = low_rank_adapter(
+        load_file(start / RERANKER_DIR / WEIGHTS_FILE), load_file(trained / RERANKER_DIR / WEIGHTS_FILE), rank
+    )
+    projectors = load_file(trained / PROJECTORS_FILE)
+    projectors[SCORE_HEAD] = projectors[SCORE_HEAD] * found.last_norm
+    base = read_spec(start)
+    write_adapter(
+        out,
+        base=start,
+        spec=spec.model_copy(
+            update={
+                "encoder": spec.encoder.model_copy(update={"source": base.encoder.source}),
+                "reranker": spec.reranker.model_copy(update={"source": base.reranker.source}),
+            }
+        ),
+        encoder=None,
+        reranker=found.adapter,
+        projectors=projectors,
+        card=(trained / CARD_FILE).read_text(encoding="utf-8"),
+    )
+    return found.kept
+
+
+if __name__ == "__main__":
+    main()
