@@ -37,6 +37,7 @@ Int32 = NDArray[np.int32]
 Truncate: TypeAlias = bool | Truncation | None
 """Whether texts over the token maximum are cut instead of refused: True at the right, or as it is said."""
 
+_MOST_TOKENS = 2**31 - 1  # any limit beyond what a model reads is none
 _TYPES = {"FP32": "<f4", "INT32": "<i4"}
 """Triton's names of the types that outputs have, beside BYTES, to NumPy's."""
 
@@ -392,7 +393,7 @@ def _infer(
             if truncation.side is not Side.RIGHT:
                 request.parameters[Parameter.TRUNCATION_SIDE.value].string_param = truncation.side.value
             if truncation.token_limit is not None:
-                request.parameters[Parameter.TOKEN_LIMIT.value].int64_param = truncation.token_limit
+                request.parameters[Parameter.TOKEN_LIMIT.value].int64_param = min(truncation.token_limit, _MOST_TOKENS)
         for name, value in parameters.items():
             match value:
                 case bool():

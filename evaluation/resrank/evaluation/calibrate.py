@@ -135,7 +135,7 @@ def judge(
     with open_backend(scratch, notify) as backend:
         for collection in collections:
             notify(f"{collection.name} {collection.split}: {len(collection.queries)} questions")
-            place = OwnIndex.of(collection, backend, request.indexes, scratch, sidecar_of)
+            place = OwnIndex.of(collection, backend, request.indexes, scratch, sidecar_of, _MODE)
             judged.append(_judged(request, collection, backend, place, progress))
     return judged
 

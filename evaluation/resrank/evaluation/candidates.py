@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -42,6 +43,12 @@ class GivenCandidates:
 
     rankings: Mapping[str, Ranking]
     notes: tuple[str, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the passages that it names."""
+        named = sorted(set(chain.from_iterable(ranking.ids for ranking in self.rankings.values())))
+        return hashlib.sha256("\0".join(named).encode()).hexdigest()
 
     @classmethod
     def read(cls, path: Path, retriever: str | None, collection: JudgedCollection) -> GivenCandidates:
@@ -103,8 +110,11 @@ class OwnIndex:
         indexes: Path | None,
         scratch: Path,
         sidecar_of: SidecarOf,
+        source: SearchMode | GivenCandidates,
     ) -> OwnIndex:
         """The index of a collection: one for each encoder, and never vectors of two engines in one.
+
+        One for the passages of each file, too: BM25 is of what an index holds.
 
         Args:
             collection: What it holds.
@@ -112,8 +122,11 @@ class OwnIndex:
             indexes: Folder that keeps indexes for the next time; None for one below ``scratch``.
             scratch: Folder that goes afterwards.
             sidecar_of: Opens the sidecar of an index folder.
+            source: Where candidates come from.
         """
         name = f"{collection.name}-{backend.encoder_sha256[:12]}-{backend.through}"
+        if isinstance(source, GivenCandidates):
+            name += f"-{source.sha256[:12]}"
         return cls((indexes or scratch / "indexes") / name, scratch, sidecar_of)
 
 

@@ -227,7 +227,7 @@ def _index(
 ) -> OwnIndex | RunningIndex:
     if request.retrieval is not None:
         return RunningIndex(request.retrieval)
-    return OwnIndex.of(task.collection, backend, request.indexes, scratch, sidecar_of)
+    return OwnIndex.of(task.collection, backend, request.indexes, scratch, sidecar_of, task.source)
 
 
 def _name(request: EvalRequest) -> str:

@@ -249,7 +249,12 @@ def default_checkpoint(notify: Notify = lambda step: None) -> Path:
     fitted = f"-{file_sha256(calibration)[:12]}" if calibration.is_file() else ""  # which the digest says nothing of
     folder = cache_folder() / "checkpoints" / f"{spec.name}-{spec.digest()[:12]}{fitted}"
     if not folder.is_dir():
-        merge_adapter(adapter, folder, notify=notify)
+        try:
+            merge_adapter(adapter, folder, notify=notify)
+        except CheckpointError:
+            if not folder.is_dir():
+                raise
+            # Another process has put it there meanwhile: the first two commands after an installation, say.
     return folder
 
 

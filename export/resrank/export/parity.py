@@ -7,6 +7,7 @@ Fusion is computed at g = 1 and γ = 1 whatever the checkpoint's, since a gate o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,8 +178,9 @@ class ParityGate:
             model=Model.RERANKER,
             options=options,
             state_cosine=_least_cosine(*states) if with_states else None,
-            score_difference=max(
-                float(np.abs(a - b).max()) for a, b in zip(reference_scores, engine_scores, strict=True)
+            # NumPy's, to which a NaN is the greatest: Python's passes one over that does not come first.
+            score_difference=float(
+                np.max([np.abs(a - b).max() for a, b in zip(reference_scores, engine_scores, strict=True)])
             ),
             kendall_tau=kendall_tau(reference_scores, engine_scores, TOLERANCES[options.precision].score),
             rows=count + len(rows) if with_states else count,
@@ -284,8 +286,10 @@ def kendall_tau(reference: list[Float32], found: list[Float32], gap: float) -> f
         gap: Pairs closer than this are left out.
 
     Returns:
-        (concordant - discordant) / compared pairs, in [-1, 1].
+        (concordant - discordant) / compared pairs, in [-1, 1]; NaN where a score of ``found`` is not finite.
     """
+    if not all(np.isfinite(other).all() for other in found):
+        return math.nan
     agreement = compared = 0
     for truth, other in zip(reference, found, strict=True):
         difference = truth[:, None] - truth[None, :]
@@ -338,4 +342,4 @@ def _state_cosine(result: ParityResult) -> str:
 
 def _least_cosine(reference: list[Float32], found: list[Float32]) -> float:
     pairs = zip(reference, found, strict=True)
-    return min(float(np.einsum("nd,nd->n", normalize(a), normalize(b)).min()) for a, b in pairs)
+    return float(np.min([np.einsum("nd,nd->n", normalize(a), normalize(b)).min() for a, b in pairs]))

@@ -52,6 +52,8 @@ class Admission:
                 raise RefusedError(_full("bodies of other requests take all the memory there is for them"))
             self._held_bytes += held
             body = await self._read(receive)
+            self._held_bytes -= held - len(body)  # of one whose length was not told, what it has turned out to be
+            held = len(body)
             await self._app(scope, _replay(body, receive), send)
         except RefusedError as error:
             await self._refuse(scope, receive, send, error.failure)

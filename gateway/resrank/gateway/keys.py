@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from resrank.core.durability import replace_file
 from resrank.core.errors import InvalidInputError
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "resrank_"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,7 +41,7 @@ class KeyFile:
         self._path = path
         self._looked = time.monotonic()
         self._names = read_keys(path)
-        self._stamp = _stamp(path)
+        self._stamp = self._refused = _stamp(path)
 
     def name_of(self, key: str) -> str | None:
         """The name of a key; None of one that lets nobody in.
@@ -59,7 +62,9 @@ class KeyFile:
         try:
             self._names, self._stamp = read_keys(self._path), stamp
         except InvalidInputError:  # half written, or gone: what was known goes on to hold
-            return
+            if stamp != self._refused:
+                logger.exception("the file of keys is wrong: the keys of before go on to hold")
+            self._refused = stamp
 
 
 def read_keys(path: Path) -> dict[str, str]:
@@ -79,7 +84,7 @@ def read_keys(path: Path) -> dict[str, str]:
         raise InvalidInputError(_FIELD, f"{path} is no file of keys: it must hold ASCII") from error
     names: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith("#"):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:

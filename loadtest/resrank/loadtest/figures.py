@@ -134,8 +134,8 @@ def recovery_s(calls: Calls, normal: tuple[float, float], start: float, end: flo
     Returns:
         Seconds from ``start`` to the first of three seconds in a row that are normal; None when there are none, nothing
         was called, or no call of the normal window ended well. A second is normal unless the median latency of one
-        kind of call lies above that kind's 95th percentile in the normal window, or more calls than in the normal
-        window, by share, did not end well.
+        kind of call lies above that kind's 95th percentile in the normal window, more calls than in the normal window,
+        by share, did not end well, or none was started while one lasted all of it.
     """
     if not len(starting(calls, start, end)):
         return None
@@ -145,10 +145,20 @@ def recovery_s(calls: Calls, normal: tuple[float, float], start: float, end: flo
     in_a_row = 0
     for second in range(int(end - start)):
         window = (start + second, start + second + 1)
-        in_a_row = 0 if _is_worse(figures(starting(calls, *window), *window), usual) else in_a_row + 1
+        begun = starting(calls, *window)
+        if not len(begun) and _under_way(calls, *window):  # users who all wait start nothing
+            in_a_row = 0
+        else:
+            in_a_row = 0 if _is_worse(figures(begun, *window), usual) else in_a_row + 1
         if in_a_row == _SETTLED_S:
             return float(second + 1 - _SETTLED_S)
     return None
+
+
+def _under_way(calls: Calls, start: float, end: float) -> bool:
+    """Whether a call lasts all of a window."""
+    before = calls[: np.searchsorted(calls["start"], start)]
+    return bool((before["start"] + before["latency"] >= end).any())
 
 
 def _is_worse(now: Figures, usual: Figures) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def train(config: TrainConfig, opening: Opening, processes: Processes, progress:
     folder.check(opening)
     processes.wait()  # nobody writes before all have looked
     config = config.model_copy(update={"model": settled(config.model, processes.device)})
-    with quiet_transformers(), progress:
+    with folder.held() if processes.first else nullcontext(), quiet_transformers(), progress:
         with processes.first_goes_ahead():
             start = prepare_start(
                 config, folder, renew=processes.first and opening is not Opening.RESUME, notify=progress.note

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,9 @@ def test_kendall_tau_agrees_with_scipy_and_skips_near_ties() -> None:
     swapped = np.array([1e-3, 0.0, 1.0], np.float32)
     assert kendall_tau([near], [swapped], gap=0.0) == pytest.approx(1 / 3)
     assert kendall_tau([near], [swapped], gap=1e-2) == 1.0
+    for broken in (np.nan, np.inf):  # also where no pair is far enough apart to be compared
+        assert math.isnan(kendall_tau([near, near[:1]], [near, np.array([broken], np.float32)], gap=1e-2))
+        assert math.isnan(kendall_tau([near], [np.array([0.0, broken, 1.0], np.float32)], gap=0.0))
 
 
 def test_a_frozen_axis_is_named(exported: Exported, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -46,6 +47,20 @@ async def test_a_body_that_is_too_long_is_refused_by_its_length_and_while_it_com
     assert told.status_code == counted.status_code == 413
     assert told.json()["message"] == told.json()["error"] == "body: too many bytes (limit 4096, got 5000)"
     assert counted.json()["message"] == "body: too many bytes (limit 4096, got more)"
+
+
+async def test_bodies_of_untold_length_take_what_they_have(serve: Serve, client: DecidedClient) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield json.dumps(BODY).encode()
+
+    client.delay_s = 0.5
+    headers = {"Content-Type": "application/json"}
+    async with serve(max_in_flight=20, max_body_bytes=4096) as http:
+        answers = []
+        for _ in range(12):  # one after the other read, all of them under way at once
+            answers.append(asyncio.create_task(http.post("/v2/rerank", content=pieces(), headers=headers)))
+            await asyncio.sleep(0.03)
+        assert [(await answer).status_code for answer in answers] == [200] * 12
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:

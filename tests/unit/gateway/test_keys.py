@@ -39,7 +39,9 @@ def test_of_keys_added_at_once_none_is_lost(file: Path) -> None:
     assert {name: KeyFile(file).name_of(key) for name, key in made.items()} == {name: name for name in names}
 
 
-def test_a_running_gateway_takes_new_keys_and_forgets_removed_ones(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_gateway_takes_new_keys_and_forgets_removed_ones(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     now = time.monotonic()
     monkeypatch.setattr(keys.time, "monotonic", lambda: now)
     first = add_key(file, "one")
@@ -52,11 +54,18 @@ def test_a_running_gateway_takes_new_keys_and_forgets_removed_ones(file: Path, m
     now += 2
     assert known.name_of(first) is None
     file.write_text("half a li")
-    now += 2
-    assert known.name_of(second) == "two", "a file that is being written changes nothing"
+    for _ in range(3):
+        now += 2
+        assert known.name_of(second) == "two", "a file that is being written changes nothing"
+    (told,) = caplog.records
+    assert told.levelname == "ERROR"
     os.unlink(file)
     now += 2
     assert known.name_of(second) == "two"
+    assert len(caplog.records) == 2
+    file.write_text("  # nobody any more\n")
+    now += 2
+    assert known.name_of(second) is None
 
 
 @pytest.mark.parametrize(

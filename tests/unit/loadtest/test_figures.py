@@ -83,6 +83,14 @@ def test_recovery_is_where_three_normal_seconds_begin() -> None:
     assert recovery_s(record(*steady).calls(), (0, 10), 10, 20) is None
 
 
+def test_seconds_in_which_all_users_wait_are_not_normal() -> None:
+    steady = [(at / 10, 0.1) for at in range(100)]
+    stuck, fine = [(10.0, 5.5)] * 4, [(15.6 + at / 10, 0.1) for at in range(43)]
+    assert recovery_s(record(*steady, *stuck, *fine).calls(), (0, 10), 10, 20) == 5.0
+    # Nobody calls: nobody waits either.
+    assert recovery_s(record(*steady, (10.0, 0.1), (19.0, 0.1)).calls(), (0, 10), 10, 20) == 0.0
+
+
 def test_seconds_in_which_calls_fail_are_not_normal_and_a_later_one_is_no_relapse() -> None:
     recording = record(*[(at / 10, 0.1) for at in range(200)])
     add(recording, [(10.5, 0.01), (12.5, 0.01), (18.5, 0.01)], outcome=Outcome.SHED)

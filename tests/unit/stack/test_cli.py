@@ -89,6 +89,30 @@ def test_an_interrupt_is_130(fail: Fail) -> None:
     assert run(fail(KeyboardInterrupt())) == 130
 
 
+def test_a_command_that_is_told_to_end_tidies_up_and_ends_with_143(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+from pathlib import Path
+from resrank.export.written_aside import written_aside
+from resrank.stack.cli import app
+
+def work(arguments):
+    with written_aside(Path({str(tmp_path / "out")!r})) as partial:
+        print("begun", flush=True)
+        time.sleep(60)
+
+app.typer.main.get_command = lambda _: type("Command", (), {{"main": staticmethod(lambda **_: work(None))}})
+sys.exit(app.run([]))
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        assert list(tmp_path.iterdir())
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ctrl_c_while_something_is_imported_is_130_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(9)"

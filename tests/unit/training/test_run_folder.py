@@ -108,3 +108,13 @@ def test_what_only_a_running_run_needs_is_gone_at_the_end(folder: RunFolder) -> 
     folder.start.mkdir(parents=True)
     finished(folder)
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint", "config.yaml", "result.json"]
+
+
+def test_two_runs_are_never_in_one_folder(folder: RunFolder) -> None:
+    other = RunFolder(folder.path)
+    with folder.held(), pytest.raises(TrainingError, match="another run is in it"), other.held():
+        pass
+    assert not folder.path.exists(), "nothing came of either"
+    with other.held():
+        opened(other)
+    assert other.config.is_file()

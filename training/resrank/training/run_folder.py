@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -82,6 +85,27 @@ class RunFolder:
             if self.result.is_file():
                 raise TrainingError(f"{self.path}: holds a finished run; --force replaces it")
             raise TrainingError(f"{self.path}: holds an unfinished run; --resume goes on, --force starts again")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other runs out of the folder, from before its start is made to the run's end.
+
+        Raises:
+            TrainingError: Another run is in it.
+            OSError: The folder cannot be made.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(f"{self.path}: another run is in it; choose another with --out") from None
+            yield
+        finally:
+            os.close(folder)
+            with suppress(OSError):  # where nothing came of it
+                self.path.rmdir()
 
     def open(self, opening: Opening, config: TrainConfig) -> None:
         """Prepares the folder; to be called once config, start and data are known to be right.

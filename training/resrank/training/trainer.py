@@ -230,9 +230,11 @@ class Trainer:
             self._progress.step(done)
             if done % self._config.logging.every_steps == 0 or last:
                 self._report(meter, config, optimizer.learning_rates(step))
+            kept = False
             if done % self._config.development.every_steps == 0 or last:
-                self._evaluate(encoder_changed=self._model.trains(GroupName.ENCODER))
-            if done % self._config.checkpoints.every_steps == 0 or last:
+                kept = self._evaluate(encoder_changed=self._model.trains(GroupName.ENCODER))
+            # With every checkpoint, too: one that is resumed from knows which is in the folder.
+            if kept or done % self._config.checkpoints.every_steps == 0 or last:
                 self._save(optimizer)
 
     def _make_stage(self, name: str, config: StageConfig) -> Stage:
@@ -315,7 +317,7 @@ class Trainer:
         self._write_log(DEVELOPMENT, {**score.values, "gain": self._gain(score)})
         self._progress.development(0, score, kept=False)
 
-    def _evaluate(self, *, encoder_changed: bool) -> None:
+    def _evaluate(self, *, encoder_changed: bool) -> bool:
         """Scores the model as it stands, and keeps it if it is the best so far and better than dense-start."""
         with self._progress.encoding("encoding the development lists") as encoding:
             found = self._development.evaluate(self._model, encoder_changed=encoder_changed, progress=encoding)
@@ -332,6 +334,7 @@ class Trainer:
         self._done = done
         self._write_log(DEVELOPMENT, {**score.values, "gain": gain})
         self._progress.development(done.step, score, kept=kept)
+        return kept
 
     def _gain(self, score: DevelopmentScore) -> float:
         assert self._done.dense_start is not None  # the first evaluation

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -60,7 +63,10 @@ def run(arguments: list[str] | None = None) -> int:
         The exit code.
     """
     try:
-        code = _run(arguments)
+        with _tidy_end() as ended:
+            code = _run(arguments)
+        if ended.is_set() and code == ExitCode.INTERRUPTED:
+            code = ExitCode.TERMINATED
         flush_output()
     except BrokenPipeError:  # whoever read the output has had enough of it
         code = ExitCode.FAILURE
@@ -69,6 +75,32 @@ def run(arguments: list[str] | None = None) -> int:
         code = _fail(os_sentence(error), ExitCode.FAILURE)
     discard_output()
     return code
+
+
+@contextmanager
+def _tidy_end() -> Iterator[threading.Event]:
+    """Lets SIGTERM unwind what is under way, as Ctrl-C does: by itself it leaves everything half done behind.
+
+    Servers and load tests put handlers of their own over this one.
+
+    Yields:
+        Set once the signal has come.
+    """
+    ended = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield ended
+        return
+
+    def end(number: int, frame: object) -> None:
+        if not ended.is_set():  # a second one does not cut short what is being tidied up
+            ended.set()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield ended
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     DEADLINE = 4
     QUEUE_FULL = 5
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANINGS = {
@@ -35,6 +36,7 @@ MEANINGS = {
     ExitCode.DEADLINE: "the deadline passed: may be tried again",
     ExitCode.QUEUE_FULL: "the server sheds load: try again later",
     ExitCode.INTERRUPTED: "interrupted",
+    ExitCode.TERMINATED: "ended by SIGTERM; what was half done is tidied up",
 }
 
 _CODES: dict[type[ResRankError], ExitCode] = {
