@@ -65,8 +65,8 @@ class RankingCrossEncoder:
         Raises:
             InvalidInputError: The pairs are of several queries, or are none.
         """
-        pairs = [tuple(pair) for pair in sentences]
-        if wrong := [place for place, pair in enumerate(pairs) if isinstance(sentences[place], str) or len(pair) != 2]:
+        pairs = list(sentences)
+        if wrong := [place for place, pair in enumerate(pairs) if not _is_pair(pair)]:
             raise InvalidInputError(f"sentences[{wrong[0]}]", "must be a pair of query and document")
         queries = {query for query, _ in pairs}
         if len(queries) != 1:
@@ -81,3 +81,7 @@ class RankingCrossEncoder:
         for row in self.rank(queries.pop(), [document for _, document in pairs]):
             scores[row["corpus_id"]] = row["score"]
         return scores
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)

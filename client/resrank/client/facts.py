@@ -7,7 +7,7 @@ import time
 from resrank.client.triton_calls import ModelFacts
 from resrank.core.names import Model
 
-MAX_AGE_S = 60.0
+MAX_AGE_S = 10.0
 """After this long a config is asked for again: behind the same address there may by then be a server with another
 encoder, whose vectors must not be sought in the old one's index."""
 

@@ -16,8 +16,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from resrank.client.sidecar import AsyncSidecar, in_blocks
 from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import CorpusError, Passage, check_corpus, read_passages, rereadable
-from resrank.core.errors import InvalidInputError, QueueFullError
-from resrank.core.limits import MAX_BATCH_SIZE
+from resrank.core.errors import EncoderMismatchError, InvalidInputError, QueueFullError
+from resrank.core.limits import MAX_BATCH_SIZE, MAX_MESSAGE_RECORDS
 from resrank.core.sidecar.searching import check_encoder
 from resrank.core.sidecar.v1.retrieval_pb2 import UpsertResponse
 
@@ -28,6 +28,7 @@ little, short enough that an interrupted run repeats little and memory stays sma
 _PATIENCE_S = 300.0
 _PASSAGE_S = 30.0  # a 4B encoder on two cores (170 GFLOP/s) reads 512 tokens in 24 s
 _WAIT_MAX_S = 10.0
+_MOST_IN_FLIGHT = 1024
 
 
 class PassageEncoder(Protocol):
@@ -59,6 +60,16 @@ class BuildSettings:
     skip_unchanged: bool = True
     prune: bool = False
     make_collection: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks both numbers.
+
+        Raises:
+            InvalidInputError: One is out of its range.
+        """
+        for name, most in (("batch_size", MAX_MESSAGE_RECORDS), ("in_flight", _MOST_IN_FLIGHT)):
+            if not 1 <= getattr(self, name) <= most:
+                raise InvalidInputError(name, "out of range", limit=f"1 to {most}", value=getattr(self, name))
 
     @property
     def batch_timeout_s(self) -> float:
@@ -107,6 +118,16 @@ class BuildReport:
         return self.stored / self.seconds if self.seconds else 0.0
 
 
+def require_same_encoder(asked: str, now: str) -> None:
+    """Refuses vectors of an encoder that came to the address meanwhile: the sidecar is told the first one's digest.
+
+    Raises:
+        EncoderMismatchError: It is another.
+    """
+    if asked != now:
+        raise EncoderMismatchError(f"the encoder was {asked} when the build began, and is {now} now: build again")
+
+
 async def fill_index(
     corpus: Path,
     encoder: PassageEncoder,
@@ -152,6 +173,7 @@ async def _fill(
     async def store(batch: Sequence[Passage]) -> None:
         try:
             vectors = await embed_batch(corpus, encoder, batch, patience_s=settings.batch_timeout_s)
+            require_same_encoder(encoder_sha256, await encoder.encoder_sha256())
             response = await sidecar.upsert(encoder_sha256, batch, vectors)
         except CorpusError as error:
             raise CorpusError(

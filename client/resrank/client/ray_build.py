@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractAsyncContextManager, contextmanager, redirect_stdout
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
@@ -29,6 +29,7 @@ from resrank.client.index_build import (
     distinct_passages,
     embed_batch,
     end,
+    require_same_encoder,
     wanted_windows,
 )
 from resrank.client.sidecar import AsyncSidecar, in_blocks
@@ -41,6 +42,7 @@ from resrank.core.errors import (
     ServerFailedError,
     ServerUnavailableError,
 )
+from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.sidecar.v1.retrieval_pb2 import UpsertResponse
 
 LOCAL = "local"
@@ -362,7 +364,7 @@ def _read(
             wanted, unchanged = window
             yield _Batch([], unchanged).row()
             # One call of the client: it cuts texts into requests and has as many under way as a build's others.
-            for passages in in_blocks(wanted, settings.batch_size * settings.in_flight):
+            for passages in in_blocks(wanted, min(settings.batch_size * settings.in_flight, MAX_MESSAGE_RECORDS)):
                 yield _Batch(passages).row()
 
 
@@ -414,12 +416,24 @@ class _Worker:
     async def _embed(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
         address = self._tritons[0]
         if address not in self._clients:
-            client = AsyncResRankClient(address, timeout_s=self._timeout_s)
-            sha256 = await client.encoder_sha256()
-            if sha256 != self._encoder_sha256:
-                raise EncoderMismatchError(f"the index is of encoder {self._encoder_sha256}, {address} has {sha256}")
+            async with AsyncExitStack() as kept:
+                client = await kept.enter_async_context(AsyncResRankClient(address, timeout_s=self._timeout_s))
+                sha256 = await client.encoder_sha256()
+                if sha256 != self._encoder_sha256:
+                    raise EncoderMismatchError(
+                        f"the index is of encoder {self._encoder_sha256}, {address} has {sha256}"
+                    )
+                kept.pop_all()  # it stays open
             self._clients[address] = client
-        return await embed_batch(self._corpus, self._clients[address], passages, patience_s=self._timeout_s)
+        client = self._clients[address]
+        try:
+            vectors = await embed_batch(self._corpus, client, passages, patience_s=self._timeout_s)
+            require_same_encoder(self._encoder_sha256, await client.encoder_sha256())
+        except ResRankError:  # whoever answers there next is asked for its encoder again
+            del self._clients[address]
+            await client.close()
+            raise
+        return vectors
 
 
 def _store(

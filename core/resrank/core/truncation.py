@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import index
+from typing import SupportsIndex
 
 from resrank.core.errors import InvalidInputError
 
@@ -25,14 +27,23 @@ class Truncation:
             reads, which more do not raise. Of queries it says nothing.
 
     Raises:
-        InvalidInputError: The limit is below 1.
+        InvalidInputError: The side is none, or the limit is no whole number from 1 on.
     """
 
     side: Side = Side.RIGHT
     token_limit: int | None = None
 
     def __post_init__(self) -> None:
-        if self.token_limit is not None and self.token_limit < 1:
+        try:
+            object.__setattr__(self, "side", Side(self.side))
+        except ValueError:
+            raise InvalidInputError("truncation_side", "unknown", limit=", ".join(Side), value=self.side) from None
+        if self.token_limit is None:
+            return
+        if isinstance(self.token_limit, bool) or not isinstance(self.token_limit, SupportsIndex):
+            raise InvalidInputError("token_limit", f"must be a whole number, not {type(self.token_limit).__name__}")
+        object.__setattr__(self, "token_limit", index(self.token_limit))
+        if self.token_limit < 1:
             raise InvalidInputError("token_limit", "too small", limit=1, value=self.token_limit)
 
     @classmethod

@@ -10,6 +10,9 @@ from resrank.core.names import Tensor
 from resrank.core.tokenization import row_field
 from resrank.core.vectors import first_bad_vector, vector_problem
 
+_SHORTEST, _LONGEST = 1e-12, 1e18
+"""Of a query's vector: cosines are computed in FP32, which holds the squares of both."""
+
 
 def validate_candidates(candidates: NDArray[np.float16], *, max_passages: int, dim: int) -> None:
     """Refuses candidates that have no meaningful score.
@@ -43,8 +46,14 @@ def validate_query_embeddings(embeddings: NDArray[np.float32]) -> None:
         embeddings: FP32 [B, d].
 
     Raises:
-        InvalidInputError: One is zero or has a NaN or an infinity.
+        InvalidInputError: One is zero, has a NaN or an infinity, or is so short or long that FP32 does not hold its
+            square.
     """
     for row, embedding in enumerate(embeddings):
+        place = row_field(Tensor.QUERY_EMBEDDING, row, len(embeddings))
         if (problem := vector_problem(embedding)) is not None:
-            raise InvalidInputError(row_field(Tensor.QUERY_EMBEDDING, row, len(embeddings)), problem)
+            raise InvalidInputError(place, problem)
+        length = float(np.linalg.norm(embedding.astype(np.float64)))
+        if not _SHORTEST <= length <= _LONGEST:
+            limit = f"{_SHORTEST:g} to {_LONGEST:g}"
+            raise InvalidInputError(place, "length out of range", limit=limit, value=f"{length:g}")

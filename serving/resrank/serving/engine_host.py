@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.names import CHECKPOINT_DIR, ENGINE_FILE, Model, Parameter, Tensor
 from resrank.core.prompt import pad_candidates
 from resrank.serving.batching import BatchingPolicy
@@ -130,7 +130,8 @@ class RerankerGraph:
             array = inputs.get(name)
             if array is not None and (array.min() < 0 or array.max() >= ids.shape[1]):
                 raise InvalidInputError(name, "outside the sequence", limit=ids.shape[1] - 1, value=int(array.max()))
-        ends: NDArray[np.int64] = positions.max(axis=1)
+        # Never shorter than its slots, whatever its positions: rows that share its call are padded to as many.
+        ends: NDArray[np.int64] = np.maximum(positions.max(axis=1), positions.shape[1] - 1)
         return (ends if last is None else np.maximum(ends, last[:, 0])) + 1
 
     def join(self, rows: Sequence[Arrays], lengths: Sequence[int], policy: BatchingPolicy) -> dict[str, NDArray[Any]]:
@@ -175,6 +176,10 @@ class EngineStep:
         self._graph = graph
         self._limits = limits
         self._policy = policy
+        if batch_rows < 1:
+            raise CheckpointError(
+                f"parameter {Parameter.BATCH_ROWS} is {batch_rows}: an engine computes 1 row at least"
+            )
         self._batch_rows = batch_rows
 
     @classmethod

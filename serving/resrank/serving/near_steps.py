@@ -7,6 +7,7 @@ tokenized several times. Engines stay behind their queues, where requests of all
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,8 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from resrank.core.errors import InvalidInputError, ResRankError, ServerFailedError
+from resrank.core.fail_open import MODEL_FAILURES
 from resrank.core.names import Model, Parameter, Tensor
 from resrank.core.scoring import Float32
 from resrank.serving.request_trace import traced_part
@@ -29,6 +32,8 @@ _LOADERS: Mapping[Model, Callable[[Path, Mapping[str, str]], Step]] = {
     Model.RERANK_PROMPT: PromptingStep,
     Model.RESIDUAL_SCORING: ResidualScoringStep,
 }
+
+logger = logging.getLogger(__name__)
 
 NEAR_MODELS = tuple(_LOADERS)
 """Models whose steps can be taken so."""
@@ -70,9 +75,12 @@ class NearSteps:
         if step is None:
             return await self._infer(model, inputs, outputs, caller)
         with traced_part(caller.trace, model.value):
-            (outcome,) = step.run([StepRequest(inputs, truncate=caller.truncate, deadline=caller.deadline)])
+            try:
+                (outcome,) = step.run([StepRequest(inputs, truncate=caller.truncate, deadline=caller.deadline)])
+            except Exception as error:
+                outcome = error
             if isinstance(outcome, Exception):
-                raise outcome
+                raise _as_through_triton(model, outcome) from outcome
         return {tensor: outcome[tensor] for tensor in outputs}
 
     async def embed_query(self, queries: NDArray[Any], caller: StepRequest) -> Float32:
@@ -98,3 +106,12 @@ class NearSteps:
                 found = await self._infer(Model.ENCODER, tokens, (Tensor.EMBEDDING,), within)
         embedding: Float32 = found[Tensor.EMBEDDING]
         return embedding
+
+
+def _as_through_triton(model: Model, error: Exception) -> ResRankError:
+    """The type that a step's error has behind Triton, by which a search that may go on without a model knows it."""
+    if isinstance(error, ResRankError) and isinstance(error, (InvalidInputError, *MODEL_FAILURES)):
+        return error
+    if not isinstance(error, ResRankError):
+        logger.error("a step failed", extra={"model": model.value}, exc_info=error)
+    return ServerFailedError(f"{model.value}: {error or repr(error)}")

@@ -17,6 +17,9 @@ from resrank.core.names import Tensor
 from resrank.core.truncation import Truncation
 from resrank.serving.embedding_cache import EmbeddingCache, Kept
 
+CHUNKS_IN_FLIGHT = 4
+"""Of all requests together: the encoder's queue has few more places, which others want too."""
+
 
 class Chunk(NamedTuple):
     """What the encoder makes of n texts.
@@ -92,6 +95,7 @@ class PassageEncoder:
     def __init__(self, cache: EmbeddingCache, chunk: int) -> None:
         self._cache = cache
         self._chunk = chunk
+        self._places = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
         self._under_way: dict[bytes, asyncio.Future[Kept | None]] = {}
 
     async def encode(
@@ -174,7 +178,8 @@ class PassageEncoder:
         async def one_chunk(block: slice) -> None:
             chunk = keys[block]
             try:
-                made = await encode(texts[block])
+                async with self._places:
+                    made = await encode(texts[block])
                 tokens_read[block] = made.tokens_read
                 with np.errstate(over="ignore"):  # `rerank` refuses an infinity and says where it is
                     rows = made.vectors.astype(np.float16)

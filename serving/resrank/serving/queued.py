@@ -7,6 +7,7 @@ or 0.5 s later.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,8 @@ from resrank.core.tracing import Attributes, record_span
 from resrank.serving.load_metrics import EngineMetrics, outcome_name
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.step import Answer, CancelledRequestError, Step, StepRequest
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Inputs of waiting requests are in shared memory, of which a container has little. A queue's bound in requests comes
@@ -133,8 +136,12 @@ class QueuedBackend:
             ready.set_exception(error)
             return
         ready.set_result(None)
-        while self._serve(step):
-            pass
+        serving = True
+        while serving:
+            try:
+                serving = self._serve(step)
+            except Exception:  # of a count or a span: whoever waits goes on to be answered
+                logger.exception("an engine's thread goes on after an error", extra={"model": self._backend.model})
 
     def _serve(self, step: BatchedStep) -> bool:
         """One batch; False at the end. Its requests and their memory are let go before the next one is waited for."""
@@ -143,7 +150,13 @@ class QueuedBackend:
             if not self._waiting:
                 return False
             rows = sum(waiting.rows for waiting in self._waiting)
-        if batch := self._take(step.batch_size(rows)):  # else another engine was quicker, or nobody waits any more
+        try:
+            most = step.batch_size(rows)
+        except Exception as error:
+            for waiting in self._take(1):
+                self._answer(waiting.request, error)
+            return True
+        if batch := self._take(most):  # else another engine was quicker, or nobody waits any more
             self._compute(step, batch)
         return True
 
@@ -187,12 +200,14 @@ class QueuedBackend:
         ended_ns = time.time_ns()
         began_ns = ended_ns - int(1e9 * took)
         for waiting, outcome in answers:
-            self._record(waiting, "queue", waiting.since_ns, began_ns, {})
-            attributes: dict[str, str | int] = {"resrank.batch_rows": rows, "resrank.batch_requests": len(batch)}
-            if isinstance(outcome, Exception):
-                attributes["resrank.outcome"] = outcome_name(outcome)
-            self._record(waiting, "compute", began_ns, ended_ns, attributes)
-            self._answer(waiting.request, outcome)
+            try:
+                self._record(waiting, "queue", waiting.since_ns, began_ns, {})
+                attributes: dict[str, str | int] = {"resrank.batch_rows": rows, "resrank.batch_requests": len(batch)}
+                if isinstance(outcome, Exception):
+                    attributes["resrank.outcome"] = outcome_name(outcome)
+                self._record(waiting, "compute", began_ns, ended_ns, attributes)
+            finally:
+                self._answer(waiting.request, outcome)
         self._metrics.batch(
             rows,
             sum(started - waiting.since for waiting in batch),

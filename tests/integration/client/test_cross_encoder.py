@@ -32,6 +32,8 @@ def test_it_ranks_and_predicts_for_one_query(triton: TritonProcess) -> None:
         ([], "got 0"),
         ([("q", "a"), ("q",)], r"sentences\[1\]: must be a pair"),
         (["qa"], r"sentences\[0\]: must be a pair"),
+        ([(["q"], "d")], r"sentences\[0\]: must be a pair"),
+        ((pair for pair in [("q", "a"), 7]), r"sentences\[1\]: must be a pair"),
     ],
 )
 def test_pairs_that_are_no_list_of_one_query_are_refused(pairs: Any, message: str) -> None:

@@ -17,7 +17,14 @@ from resrank.client import index_build
 from resrank.client.index_build import BuildReport, BuildSettings, fill_index
 from resrank.client.sidecar_catalog import SidecarCatalog
 from resrank.core.corpus import CorpusError, Passage, read_passages
-from resrank.core.errors import IndexFolderError, InvalidInputError, Place, QueueFullError, RetrievalError
+from resrank.core.errors import (
+    EncoderMismatchError,
+    IndexFolderError,
+    InvalidInputError,
+    Place,
+    QueueFullError,
+    RetrievalError,
+)
 from resrank.retrieval.server import SidecarServer
 from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
@@ -291,3 +298,25 @@ async def test_a_quota_that_is_none_is_refused_by_name(index: Path) -> None:
         with pytest.raises(InvalidInputError, match=r"quota\.bytes"):
             await catalog.create("docs", max_bytes=2**64)
         assert len(await catalog.collections()) == 1
+
+
+async def test_an_encoder_that_changes_while_it_is_asked_ends_the_build(corpus: Path, index: Path) -> None:
+    encoder = HashEncoder()
+    asked = encoder.embed_passages
+
+    async def swapped(texts: Sequence[str], **options: bool) -> NDArray[np.float32]:
+        if len(encoder.batches) == 2:
+            encoder.sha256 = "e" * 64
+        return await asked(texts, **options)
+
+    encoder.embed_passages = swapped  # type: ignore[method-assign]
+    with pytest.raises(EncoderMismatchError, match=r"the encoder was d.*, and is e.* now: build again"):
+        await fill(corpus, index, encoder, BuildSettings(batch_size=16, in_flight=1))
+    again = await fill(corpus, index, HashEncoder(), SMALL_BATCHES)
+    assert again.unchanged == 32  # of the two batches before
+
+
+@pytest.mark.parametrize("fields", [{"batch_size": 0}, {"batch_size": 1001}, {"in_flight": 0}, {"in_flight": 1025}])
+def test_settings_that_cannot_be_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(InvalidInputError, match=rf"{next(iter(fields))}: out of range"):
+        BuildSettings(**fields)

@@ -85,6 +85,17 @@ class Triton:
     def __init__(self, sha256: str = SHA, error: ResRankError | None = None) -> None:
         self.sha256, self.error = sha256, error
         self.asked = 0
+        self.open = 0
+
+    async def __aenter__(self) -> Triton:
+        self.open += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        self.open -= 1
 
     async def encoder_sha256(self) -> str:
         return self.sha256
@@ -150,6 +161,19 @@ def test_another_encoder_is_asked_for_nothing(worker: MakeWorker) -> None:
     other = Triton(sha256="b" * 64)
     assert isinstance(encode(worker({"a:1": other})).error, EncoderMismatchError)
     assert other.asked == 0
+
+
+def test_an_encoder_that_came_to_the_address_meanwhile_is_found_out(worker: MakeWorker) -> None:
+    triton = Triton()
+    alone = worker({"a:1": triton})
+    assert encode(alone).error is None
+    triton.sha256 = "b" * 64
+    for _ in range(2):
+        assert isinstance(encode(alone).error, EncoderMismatchError)
+        assert triton.open == 0
+    triton.sha256 = SHA
+    assert encode(alone).error is None
+    assert triton.open == 1
 
 
 async def test_tritons_of_two_encoders_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,3 +25,15 @@ def test_a_short_word_is_the_usual_way() -> None:
     assert Truncation.of(Truncation(Side.LEFT, 5)) == Truncation(Side.LEFT, 5)
     with pytest.raises(InvalidInputError, match="token_limit: too small"):
         Truncation(token_limit=0)
+
+
+def test_what_is_no_truncation_is_refused_by_name() -> None:
+    assert Truncation("left", np.int64(7)) == Truncation(Side.LEFT, 7)  # type: ignore[arg-type]
+    for fields, sentence in (
+        ({"side": "middle"}, r"truncation_side: unknown \(limit left, right, got middle\)"),
+        ({"token_limit": True}, "token_limit: must be a whole number, not bool"),
+        ({"token_limit": 10.5}, "token_limit: must be a whole number, not float"),
+        ({"token_limit": "x"}, "token_limit: must be a whole number, not str"),
+    ):
+        with pytest.raises(InvalidInputError, match=sentence):
+            Truncation(**fields)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resrank.core.errors import InvalidInputError
-from resrank.serving.candidates import validate_candidates
+from resrank.serving.candidates import validate_candidates, validate_query_embeddings
 
 BAD = {"contains NaN": math.nan, "contains Inf": -math.inf}
 
@@ -61,3 +61,13 @@ def test_the_smallest_and_largest_fp16_are_vectors() -> None:
     candidates = np.zeros((1, 2, 4), dtype=np.float16)
     candidates[0, :, 0] = [5.960464477539063e-08, 65504]
     validate_candidates(candidates, max_passages=2, dim=4)
+
+
+@pytest.mark.parametrize("scale", [1e-13, 1e19])
+def test_a_query_beyond_what_fp32_squares_is_refused(scale: float) -> None:
+    good = np.array([[2e-12, 0], [9e17, 0], [3, 4]], np.float32)
+    validate_query_embeddings(good)
+    with pytest.raises(
+        InvalidInputError, match=r"QUERY_EMBEDDING\[1\]: length out of range \(limit 1e-12 to 1e\+18, got"
+    ):
+        validate_query_embeddings(np.array([[1, 0], [scale, 0]], np.float32))

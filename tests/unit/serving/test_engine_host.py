@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.names import Tensor
 from resrank.core.prompt import PromptLayout, pad_candidates
 from resrank.serving.batching import BatchingPolicy
@@ -234,3 +234,25 @@ def test_an_engine_that_fails_fails_the_requests_of_that_call_only() -> None:
     assert Tensor.EMBEDDING in short
     assert isinstance(both, RuntimeError)
     assert isinstance(long, RuntimeError)
+
+
+def test_slots_that_share_a_place_are_nobody_elses_matter() -> None:
+    crowded = StepRequest(
+        {
+            Tensor.INPUT_IDS: np.ones((1, 40), np.int64),
+            Tensor.PASSAGE_POSITIONS: np.zeros((1, 40), np.int64),
+            Tensor.LAST_POSITION: np.zeros((1, 1), np.int64),
+            Tensor.CANDIDATES: np.ones((1, 40, DIM), np.float16),
+        }
+    )
+    (alone,), _ = run(RerankerGraph(), [GOOD])
+    (first, of_crowd, last), _ = run(RerankerGraph(), [GOOD, crowded, GOOD])
+    assert of_crowd[Tensor.PASSAGE_STATES].shape == (1, 40, DIM)
+    for name, values in alone.items():
+        np.testing.assert_array_equal(values, first[name])
+        np.testing.assert_array_equal(values, last[name])
+
+
+def test_an_engine_that_computes_no_row_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="batch_rows is 0"):
+        EngineStep(EncoderArithmetic(), EncoderGraph(), LIMITS, on_cpu(EncoderGraph()), batch_rows=0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from resrank.core.checkpoint import SlotContent, SlotSpec
-from resrank.core.errors import CheckpointError, InvalidInputError
+from resrank.core.errors import CheckpointError, InvalidInputError, QueueFullError, ServerFailedError
 from resrank.core.names import Model, Tensor
 from resrank.serving.near_steps import NEAR_MODELS, NearSteps
 from resrank.serving.rerank_prompt import PromptingStep
@@ -126,3 +126,33 @@ def test_a_bad_query_is_refused_by_name_and_a_missing_file_at_the_start(version:
     assert triton.asked == []
     with pytest.raises(CheckpointError, match="query_tokenizer"):
         NearSteps.read(triton.infer_outputs, tmp_path, PARAMETERS)
+
+
+class Failing:
+    """A step that fails, as an answer or as a crash."""
+
+    def __init__(self, error: Exception, *, crashes: bool) -> None:
+        self.error, self.crashes = error, crashes
+
+    def run(self, requests: Sequence[StepRequest]) -> list[Any]:
+        if self.crashes:
+            raise self.error
+        return [self.error]
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidInputError("QUERY", "empty"), InvalidInputError),
+        (QueueFullError("full"), QueueFullError),
+        (CheckpointError("the states are not finite"), ServerFailedError),
+        (ValueError("a fault"), ServerFailedError),
+    ],
+)
+def test_an_error_is_of_the_type_that_it_has_through_triton(
+    error: Exception, kind: type[Exception], *, crashes: bool
+) -> None:
+    near = NearSteps(Triton().infer_outputs, {Model.RERANK_PROMPT: Failing(error, crashes=crashes)})
+    with pytest.raises(kind, match=str(error)):
+        call(near, Model.RERANK_PROMPT, {}, Tensor.CANDIDATES)

@@ -11,7 +11,7 @@ import pytest
 
 from resrank.core.errors import DeadlineExceededError, InvalidInputError, Place, QueueFullError
 from resrank.serving.embedding_cache import EmbeddingCache
-from resrank.serving.passage_encoding import Chunk, Encoded, PassageEncoder, PassageError
+from resrank.serving.passage_encoding import CHUNKS_IN_FLIGHT, Chunk, Encoded, PassageEncoder, PassageError
 
 
 class Encoder:
@@ -149,3 +149,14 @@ async def test_a_bad_passage_of_another_request_is_named_where_it_stands_first()
     assert caught.value.position == 1
     with pytest.raises(PassageError):
         await other
+
+
+async def test_all_requests_together_have_a_few_chunks_under_way() -> None:
+    encoder, by = encoder_of(), Encoder(held=True)
+    requests = [asyncio.create_task(encode(encoder, passages(*range(100 * n, 100 * n + 30)), by)) for n in range(3)]
+    await asyncio.sleep(0.05)
+    assert len(by.calls) == CHUNKS_IN_FLIGHT
+    by.go.set()
+    found = await asyncio.gather(*requests)
+    assert [one.vectors[:, 0].tolist() for one in found] == [list(range(100 * n, 100 * n + 30)) for n in range(3)]
+    assert len(by.calls) == 30

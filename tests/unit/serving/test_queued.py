@@ -285,3 +285,27 @@ def test_an_engine_that_cannot_be_made_is_said_where_it_was_asked_for(metrics: P
 
     with pytest.raises(EngineError, match="no such engine"):
         QueuedBackend(PythonBackend(PbUtils(), ARGS), EngineMetrics(metrics, "encoder"), fail)
+
+
+def test_an_engines_thread_outlives_what_is_told_of_its_work(
+    make: Make, step: Gated, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queued = make()
+    monkeypatch.setattr(queued._metrics, "batch", lambda *_: 1 / 0)
+    step.go.release(10)
+    for number in (1, 2):
+        request = asked(number)
+        queued.execute([request])
+        assert request.answer().item() == 2 * number
+    assert "goes on after an error" in caplog.text
+
+
+def test_an_engine_that_cannot_say_how_much_it_takes_answers_with_the_error(make: Make, step: Gated) -> None:
+    def broken(waiting: int) -> int:
+        raise ZeroDivisionError("no size")
+
+    queued = make()
+    step.batch_size = broken  # type: ignore[method-assign]
+    request = asked(1)
+    queued.execute([request])
+    assert request.answer()[0] == "INTERNAL"
