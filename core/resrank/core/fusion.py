@@ -141,6 +141,7 @@ def check_lexical_scores(scores: Sequence[float] | NDArray[Any], count: int) -> 
         raise InvalidInputError("lexical_scores", "must be numbers") from None
     if values.dtype.kind not in "iuf":  # whole numbers of more than 64 bits are objects to NumPy
         raise InvalidInputError("lexical_scores", f"must be numbers of at most 64 bits, not {values.dtype}")
+    values = values.astype(np.float64)
     if values.ndim != 1 or len(values) != count:
         raise InvalidInputError(
             "lexical_scores", "not as many as candidates", limit=count, value="x".join(map(str, values.shape)) or 1
