@@ -51,7 +51,7 @@ from resrank.export.backbone_files import keep_layers, load_backbone, resolve_so
 from resrank.export.backbones import PACKAGED_BACKBONES, materialize
 from resrank.export.cache import cache_folder
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
-from resrank.export.written_aside import refuse_existing, written_aside
+from resrank.export.written_aside import make_once, refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
 _AdaptedSpec = AdaptedEncoderSpec | AdaptedRerankerSpec
@@ -248,13 +248,7 @@ def default_checkpoint(notify: Notify = lambda step: None) -> Path:
     calibration = adapter / CALIBRATION_FILE
     fitted = f"-{file_sha256(calibration)[:12]}" if calibration.is_file() else ""  # which the digest says nothing of
     folder = cache_folder() / "checkpoints" / f"{spec.name}-{spec.digest()[:12]}{fitted}"
-    if not folder.is_dir():
-        try:
-            merge_adapter(adapter, folder, notify=notify)
-        except CheckpointError:
-            if not folder.is_dir():
-                raise
-            # Another process has put it there meanwhile: the first two commands after an installation, say.
+    make_once(folder, lambda: merge_adapter(adapter, folder, notify=notify))
     return folder
 
 

