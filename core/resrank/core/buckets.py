@@ -39,6 +39,23 @@ class Buckets:
             _refuse_unordered(field.name, getattr(self, field.name))
 
 
+def sequence_bucket(length: int, candidates: int, buckets: Sequence[int]) -> int:
+    """The length that a reranker's sequence is padded to, which is never below the number of its slots.
+
+    Slots and sequence are padded apart, and slots of padding repeat the last candidate's. An engine that joins rows
+    gives a row as many positions as it has slots.
+
+    Args:
+        length: Of the sequence before padding, at least 1.
+        candidates: N', slots with padding.
+        buckets: The sequence's, ascending.
+
+    Raises:
+        InvalidInputError: The sequence is longer than the longest bucket.
+    """
+    return bucket_length(max(length, min(candidates, buckets[-1])), buckets)
+
+
 def bucket_length(length: int, buckets: Sequence[int], *, field: str = "length") -> int:
     """The length that a row is padded to.
 

@@ -30,6 +30,7 @@ from resrank.core.adapter import (
     validate_adapter,
     write_adapter_spec,
 )
+from resrank.core.calibration_file import calibration_of
 from resrank.core.checkpoint import (
     ENCODER_DIR,
     PROJECTORS_FILE,
@@ -209,6 +210,7 @@ def merge_adapter(
             ),
             fusion=spec.fusion,
         )
+        calibration_of(folder, merged.digest())  # before the partial folder's, whose name would say nothing
         write_spec(merged, partial)
         validate_folder(partial, verify_hashes=False)
     return merged

@@ -14,7 +14,8 @@ from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.json_lines import parse_json
 from resrank.model.weights import drop_drawn_pooler, refuse_missing_weights
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[0-9a-f]{40})?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # No .bin, .pt or .py is ever fetched: weights are safetensors and code is transformers' own.
 _HUB_FILES = ["*.json", "*/config.json", "model*.safetensors", "*.txt", "*.model"]
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -36,9 +37,11 @@ def resolve_source(source: str | Path, *, digest_known: bool = False) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if isinstance(source, Path) or not _HUB_ID.fullmatch(source) or source.startswith("."):
+    name, at, commit = str(source).partition("@")
+    if isinstance(source, Path) or not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise CheckpointError(f"{source}: no such folder, and not a hub id of the form owner/name")
-    name, _, commit = source.partition("@")
+    if at and not _COMMIT.fullmatch(commit):
+        raise CheckpointError(f"{source}: {commit!r} is no revision; give {name}@COMMIT with its 40 hex digits")
     if not commit and not digest_known:
         raise CheckpointError(
             f"{source}: what a hub's branch holds can change, so give {name}@COMMIT, the 40 hex digits of a revision"

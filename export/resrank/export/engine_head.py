@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from resrank.core.checkpoint import PROJECTORS_FILE, SCORE_HEAD, CheckpointSpec
+from resrank.core.checkpoint import PROJECTORS_FILE, SCORE_HEAD, CheckpointSpec, file_sha256
 from resrank.core.names import CALIBRATION_FILE, CHECKPOINT_FILE
 
 _SEED = 2604_22180
@@ -52,8 +52,10 @@ def engine_head(checkpoint: Path, spec: CheckpointSpec, scratch: Path) -> Engine
     for path in checkpoint.iterdir():
         if path.name not in (PROJECTORS_FILE, CHECKPOINT_FILE, CALIBRATION_FILE):
             (folder / path.name).symlink_to(path.resolve())
-    save_file({**tensors, SCORE_HEAD: (head / head.norm() * wanted).float()}, folder / PROJECTORS_FILE)
-    fusion = spec.fusion.model_copy(update={"projectors_sha256": None})
+    file = folder / PROJECTORS_FILE
+    save_file({**tensors, SCORE_HEAD: (head / head.norm() * wanted).float()}, file)
+    file.chmod(0o644)  # safetensors lets the owner alone read; a repository is served by another user
+    fusion = spec.fusion.model_copy(update={"projectors_sha256": file_sha256(file)})
     text = spec.model_copy(update={"fusion": fusion}).model_dump_json(indent=2)
     (folder / CHECKPOINT_FILE).write_text(text + "\n", encoding="utf-8")
     return EngineHead(folder, spec.fusion.score_residual * length / wanted)

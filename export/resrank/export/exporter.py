@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resrank.core.calibration_file import calibration_of
-from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, read_spec
+from resrank.core.checkpoint import ENCODER_DIR, RERANKER_DIR, CheckpointSpec, read_spec, validate_projectors
 from resrank.core.errors import ExportError
 from resrank.core.names import Model
 from resrank.core.progress import Notify
@@ -84,6 +84,7 @@ def export_checkpoint(
         notify(f"Loading {checkpoint}")
         checkpoint = full_checkpoint(checkpoint, Path(scratch), notify)
         spec = read_spec(checkpoint)
+        validate_projectors(checkpoint, spec, verify_hash=True)  # before the engines' head is made of them
         calibration = calibration_of(checkpoint, spec.digest())
         layout = PromptTokenizer(checkpoint / RERANKER_DIR, spec.reranker).layout
         runtime.prepare(checkpoint, spec, layout)
@@ -93,7 +94,7 @@ def export_checkpoint(
             model = ResRankModel.from_checkpoint(head.checkpoint)
         refuse_sliding_windows(model, layout)
         notify("Computing the fp32 reference")
-        gate = ParityGate(model, layout)
+        gate = ParityGate(model, layout, residual_factor=head.factor)
         made = runtime.export(Subject(head.checkpoint, model, layout, gate, Path(scratch), notify))
         notify(f"Writing {out}")
         manifest = make_manifest(spec, calibration, options, made)

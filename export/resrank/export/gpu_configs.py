@@ -87,7 +87,8 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
     """What the reranker's inputs look like behind ``rerank_prompt``, smallest first.
 
     Of all pairs of a sequence's and a candidate count's bucket only those that some request has: a sequence holds the
-    prompt, a query of one token up to the longest, and as many candidates as fall into the bucket.
+    prompt, a query of one token up to the longest, and as many candidates as fall into the bucket, and is never shorter
+    than its padded slots (:func:`resrank.core.buckets.sequence_bucket`).
     """
     fewest = 1
     possible: set[tuple[int, int]] = set()
@@ -95,7 +96,7 @@ def reranker_shapes(gpu: GpuServing, spec: CheckpointSpec, layout: PromptLayout)
         shortest, longest = layout.length(1, fewest), layout.length(spec.reranker.max_query_tokens, width)
         shorter = 0
         for length in gpu.buckets.sequence:
-            if length >= shortest and shorter < longest:
+            if length >= max(shortest, width) and shorter < max(longest, width):
                 possible.add((length, width))
             shorter = length
         fewest = width + 1

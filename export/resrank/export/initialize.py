@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from resrank.core.checkpoint import (
@@ -35,7 +36,7 @@ from resrank.core.checkpoint import (
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
 from resrank.core.strict_json import validation_sentence
-from resrank.core.tokenization import PromptTokenizer, load_tokenizer
+from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer, load_tokenizer
 from resrank.export.backbone_files import (
     NO_FIELDS,
     keep_layers,
@@ -67,6 +68,7 @@ PLAIN_PROMPT = PromptSpec(
 _LONGEST_DEFAULT_PASSAGE = 512
 _COMPACT_POSITIONS = 4096  # as many candidates as a checkpoint may allow in one pass
 _COMPACT_SCALE = 3.0  # with which relations were found to train well; there are no token embeddings to compare with
+_LONGEST_PASSAGE = 32768  # what a checkpoint's fields allow
 _LONGEST_SANE_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -206,8 +208,8 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
     max_passage_tokens = options.max_passage_tokens or min(limit, _LONGEST_DEFAULT_PASSAGE)
     for field, value in (("passage", max_passage_tokens), ("query", options.max_query_tokens)):
         if value > limit:
-            raise CheckpointError(f"{source}: max_{field}_tokens is {value}, but the encoder reads at most {limit}")
-    return EncoderSpec(
+            raise InvalidInputError(f"max_{field}_tokens", "is more than the encoder reads", limit=limit, value=value)
+    spec = EncoderSpec(
         source=name,
         sha256=folder_sha256(target),
         embedding_dim=model.config.hidden_size,
@@ -219,6 +221,12 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
         # The last token stands for the whole text only if it is always the same one.
         append_eos=pooling is Pooling.LAST and not probe.special_tokens_mask[-1],
     )
+    for field, for_queries in (("passage", False), ("query", True)):
+        try:
+            EncoderTokenizer(target, spec, for_queries=for_queries)
+        except CheckpointError as error:
+            raise InvalidInputError(f"max_{field}_tokens", str(error).removeprefix(f"{target}: ")) from None
+    return spec
 
 
 def _add_reranker(
@@ -299,12 +307,22 @@ def _stored_pooling(folder: Path) -> Pooling | None:
 
 def _token_limit(folder: Path, model: PreTrainedModel) -> int:
     """Longest text that the encoder reads, from all files that limit it."""
+    positions = getattr(model.config, "max_position_embeddings", None)
     limits = (
-        getattr(model.config, "max_position_embeddings", None),
+        positions and positions - _first_position(model),
         read_json(folder / "tokenizer_config.json", NO_FIELDS).get("model_max_length"),
         read_json(folder / "sentence_bert_config.json", NO_FIELDS).get("max_seq_length"),
     )
-    return int(min((limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT), default=32768))
+    known = [limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT]
+    return int(min([*known, _LONGEST_PASSAGE]))
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """The position of a text's first token: RoBERTa and its kin count from behind their padding's."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
 
 
 def reranker_name(reranker: str | Path | CompactDecoder) -> str:

@@ -153,6 +153,8 @@ class EngineFacts(StrictModel):
         plans: By compute capability. Empty for other engines, and until the plans are built.
         profiles: The plans' optimisation profiles, in their order: axis (``batch``, ``tokens``, ``sequence``,
             ``candidates``) to sizes.
+        checkpoint_sha256: Of the checkpoint in the version folder, where the engine reads one: its score head has the
+            engines' length (:mod:`resrank.export.engine_head`), so it is not the exported one's. None elsewhere.
     """
 
     engine: EngineKind
@@ -163,6 +165,7 @@ class EngineFacts(StrictModel):
     parity: ParityFacts | None
     plans: dict[Capability, PlanFacts]
     profiles: tuple[dict[str, AxisRange], ...]
+    checkpoint_sha256: Sha256 | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class BucketFacts(StrictModel):

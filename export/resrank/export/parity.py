@@ -60,7 +60,7 @@ class ParityResult:
         options: The engine.
         state_cosine: Least cosine over all rows (embeddings for the encoder, states for the reranker); None for a
             reranker that gives numbers alone.
-        score_difference: Largest |ds|: of cosines between embeddings, or of scores at g = 1.
+        score_difference: Largest |ds|: of cosines between embeddings, or of scores at g = 1 as they are served.
         kendall_tau: Over the pairs whose reference scores are further apart than the tolerance.
         rows: How many vectors, or numbers, were compared.
     """
@@ -124,15 +124,19 @@ class EncoderCase:
 class ParityGate:
     """Holds the reference's answers; engines are measured against them one after the other."""
 
-    def __init__(self, model: ResRankModel, layout: PromptLayout) -> None:
+    def __init__(self, model: ResRankModel, layout: PromptLayout, *, residual_factor: float = 1.0) -> None:
         """Draws the inputs and computes the reference.
 
         Args:
             model: The torch model in fp32, evaluation mode and its stock attention.
             layout: The checkpoint's own prompt. Decoders lean on their first tokens (attention sinks), so a random
                 prompt would measure states that never occur in service.
+            residual_factor: What scoring multiplies SCORE_RESIDUALS by, of
+                :class:`resrank.export.engine_head.EngineHead`. Below 1 they are held to the tolerance as they are, so
+                that a small or zero w hides nothing.
         """
         self._model = model
+        self._residual_weight = max(1.0, residual_factor)
         self._layout = layout
         rng = np.random.default_rng(_SEED)
         with torch.inference_mode():
@@ -197,7 +201,7 @@ class ParityGate:
                 gate=1.0,
                 normalize_states=fusion.state_norm is Norm.L2,
                 residuals=_batched(one.residuals),
-                residual_weight=1.0,
+                residual_weight=self._residual_weight,
             )[0]
             for row, one in enumerate(rows)
         ]

@@ -6,10 +6,13 @@ It runs in NVIDIA's Triton container, in the Python that serves the repository (
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from resrank.core.checkpoint import file_sha256
@@ -100,20 +103,34 @@ def place_plans(
         EngineError: A plan is missing, is no plan, or comes from a TensorRT that cannot have built it rightly; nothing
             was moved.
     """
-    manifest = read_manifest(repository)
-    name = plan_file(manifest.compute_capabilities, capability)
-    models = dict(manifest.models)
-    for model in _ENGINE_MODELS:
-        facts = _plan_facts(built / f"{model}.plan", name, seconds[model], reused_cache[model])
-        # Without listed capabilities there is one plan, and so one GPU that it is for: the latest.
-        others = models[model].plans if manifest.compute_capabilities else {}
-        models[model] = models[model].model_copy(update={"plans": {**others, capability: facts}})
-    for model in _ENGINE_MODELS:
-        plan = built / f"{model}.plan"
-        plan.chmod(0o644)
-        flush(plan)
-        plan.replace(repository / model / VERSION / name)
-    write_manifest(Manifest.model_validate({**dict(manifest), "models": models}), repository)
+    name = plan_file(read_manifest(repository).compute_capabilities, capability)
+    facts = {
+        model: _plan_facts(built / f"{model}.plan", name, seconds[model], reused_cache[model])
+        for model in _ENGINE_MODELS
+    }
+    with _alone_in(repository):  # machines of several kinds build into one folder
+        manifest = read_manifest(repository)
+        models = dict(manifest.models)
+        for model in _ENGINE_MODELS:
+            # Without listed capabilities there is one plan, and so one GPU that it is for: the latest.
+            others = models[model].plans if manifest.compute_capabilities else {}
+            models[model] = models[model].model_copy(update={"plans": {**others, capability: facts[model]}})
+            plan = built / f"{model}.plan"
+            plan.chmod(0o644)
+            flush(plan)
+            plan.replace(repository / model / VERSION / name)
+        write_manifest(Manifest.model_validate({**dict(manifest), "models": models}), repository)
+
+
+@contextmanager
+def _alone_in(repository: Path) -> Iterator[None]:
+    """Waits until no other process changes the manifest, on whichever machine: seconds at most."""
+    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _plan_facts(plan: Path, name: str, seconds: float, reused_cache: bool) -> PlanFacts:

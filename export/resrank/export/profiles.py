@@ -280,6 +280,9 @@ def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayo
     counts = tuple(profile.candidates for profile in profiles.reranker)
     reranker = spec.reranker
     longest_sequence = layout.length(reranker.max_query_tokens, reranker.max_passages)
+    sequence = _within(sequences, longest_sequence, lambda last: bucket_series(layout.length(1, 1), last, step=16))
+    # No more candidates than stand in a sequence beside one token: that many are what a repository says it takes.
+    most = min(reranker.max_passages, sequence[-1] - layout.length(1, 0))
 
     def token_buckets(longest: int) -> tuple[int, ...]:
         return _within(tokens, longest, lambda last: bucket_series(_SHORTEST_TOKENS, last, step=8))
@@ -287,8 +290,8 @@ def default_buckets(profiles: Profiles, spec: CheckpointSpec, layout: PromptLayo
     return Buckets(
         passage_tokens=token_buckets(spec.encoder.max_passage_tokens),
         query_tokens=token_buckets(spec.encoder.max_query_tokens),
-        sequence=_within(sequences, longest_sequence, lambda last: bucket_series(layout.length(1, 1), last, step=16)),
-        candidates=_within(counts, reranker.max_passages, _depths),
+        sequence=sequence,
+        candidates=_within(counts, most, _depths),
     )
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,14 +100,16 @@ def write_repository(plan: RepositoryPlan, out: Path, *, force: bool = False) ->
             _fill(repository, plan)
         except (OSError, CheckpointError) as error:
             raise ExportError(f"{out}: the repository could not be written: {error}") from error
+        check_target(out, force=force)  # once more: another export may have ended meanwhile
         replaced = Path(scratch, "replaced")
-        if out.exists():
+        if force and out.exists():
             out.rename(replaced)
         try:
             repository.rename(out)
         except OSError as error:
             if replaced.exists():
-                replaced.rename(out)
+                with suppress(OSError):  # somebody else's is there by now
+                    replaced.rename(out)
             raise ExportError(f"{out}: the repository could not be put in its place: {error}") from error
 
 
@@ -241,6 +244,7 @@ def _copy_tokenizer(backbone: Path, version: Path) -> None:
 
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    source = source.resolve()  # a link to a link would point to where it no longer lies
     try:
         os.link(source, target)
     except OSError as error:

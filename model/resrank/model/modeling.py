@@ -232,7 +232,7 @@ class ResRankModel(nn.Module):
 
     @property
     def encoder_is_causal(self) -> bool:
-        """Whether the encoder is a decoder (last-token pooling families) and so needs no attention mask."""
+        """Whether no position of the encoder sees one behind it (last-token pooling families): it needs no mask."""
         return _is_causal(self.encoder)
 
     def reranker_parts(self) -> tuple[nn.Module, ...]:
@@ -253,7 +253,7 @@ class ResRankModel(nn.Module):
         mask: Tensor | dict[str, Tensor] | None = attention_mask
         if self.encoder.config._attn_implementation in (EXPORT_ATTENTION, PRODUCT_ATTENTION):
             mask = None if self.encoder_is_causal else token_mask(self.encoder.config, attention_mask)
-        hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[self.encoder_is_causal])[0]
+        hidden = self.encoder(input_ids=input_ids, attention_mask=mask, **_NO_CACHE[_is_decoder(self.encoder)])[0]
         pooled = self._pool(hidden.float(), attention_mask)
         return functional.normalize(pooled, dim=-1) if self.spec.encoder.embedding_norm is Norm.L2 else pooled
 
@@ -442,9 +442,14 @@ def _fusible_attention(backbone: PreTrainedModel, attention: str) -> Iterator[No
 _NO_CACHE: dict[bool, dict[str, bool]] = {True: {"use_cache": False}, False: {}}  # encoders do not take the argument
 
 
-def _is_causal(backbone: PreTrainedModel) -> bool:
+def _is_decoder(backbone: PreTrainedModel) -> bool:
     flags = {bool(module.is_causal) for module in backbone.modules() if hasattr(module, "is_causal")}
     return flags == {True}
+
+
+def _is_causal(backbone: PreTrainedModel) -> bool:
+    # A decoder that was made an encoder says so in its config (GTE-Qwen2), and transformers masks padding alone then.
+    return _is_decoder(backbone) and getattr(backbone.config, "is_causal", None) is not False
 
 
 def _projector(weight: Tensor) -> nn.Linear:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resrank.core.buckets import bucket_length
+from resrank.core.buckets import bucket_length, sequence_bucket
 from resrank.core.checkpoint import read_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Parameter, Tensor
@@ -79,10 +79,6 @@ class PromptingStep:
             validate_query_embeddings(embeddings)
             candidates, relational = self._relate(embeddings, candidates)
         length = candidate_width = 1
-        if self._sequence_buckets:
-            queries = self._fit(queries, count, truncate=request.truncate)
-            longest = self._tokenizer.layout.length(max(map(len, queries)), count)
-            length = bucket_length(longest, self._sequence_buckets)
         if self._candidate_buckets:
             candidate_width = bucket_length(candidates.shape[1], self._candidate_buckets)
             candidates = pad_candidates(candidates, candidate_width)
@@ -91,6 +87,10 @@ class PromptingStep:
                     **relational,
                     Tensor.RELATIONS: pad_candidates(relational[Tensor.RELATIONS], candidate_width),
                 }
+        if self._sequence_buckets:
+            queries = self._fit(queries, count, truncate=request.truncate)
+            longest = self._tokenizer.layout.length(max(map(len, queries)), count)
+            length = sequence_bucket(longest, candidate_width, self._sequence_buckets)
         prompt = self._tokenizer.layout.batch(
             queries, [count] * rows, min_length=length, min_candidates=candidate_width
         )

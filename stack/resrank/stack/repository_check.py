@@ -166,7 +166,7 @@ class _EngineCheck:
                 Refusal.CHANGED, f"{self._relative(folder)} {Refusal.CHANGED} ({error})", self._export_again()
             )
             return
-        if spec.digest() != self._manifest.checkpoint.sha256:
+        if spec.digest() != (self._facts.checkpoint_sha256 or self._manifest.checkpoint.sha256):
             yield self._changed(folder)
 
     def _plans(self) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
 
-from resrank.core.buckets import bucket_length
+from resrank.core.buckets import bucket_length, sequence_bucket
 from resrank.core.checkpoint import CheckpointSpec
 from resrank.core.names import Model, Tensor
 from resrank.core.prompt import PromptLayout
@@ -192,9 +192,10 @@ def test_reranker_shapes_are_those_of_some_request(make: Make, spec: CheckpointS
     _, gpu = make()
     buckets = gpu.buckets
     met = {
-        (bucket_length(LAYOUT.length(tokens, count), buckets.sequence), bucket_length(count, buckets.candidates))
+        (sequence_bucket(LAYOUT.length(tokens, count), width, buckets.sequence), width)
         for tokens in range(1, spec.reranker.max_query_tokens + 1)
         for count in range(1, spec.reranker.max_passages + 1)
+        for width in [bucket_length(count, buckets.candidates)]
         if LAYOUT.length(tokens, count) <= buckets.sequence[-1]
     }
     shapes = list(reranker_shapes(gpu, spec, LAYOUT))

@@ -31,6 +31,7 @@ from resrank.export.initialize import (
 )
 from resrank.export.written_aside import written_aside
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
+from support.tiny_families import make_backbone
 
 SMALL = InitOptions(max_query_tokens=32, max_passages=16)
 
@@ -257,8 +258,35 @@ def test_weights_that_would_be_random_are_refused(bert: Path, llama: Path, tmp_p
 def test_more_than_the_positions_of_a_backbone_is_refused(bert: Path, llama: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"max_passages 1000 need .* positions, but the reranker has 1024"):
         initialize(bert, llama, tmp_path / "out", InitOptions(max_passages=1000))
-    with pytest.raises(CheckpointError, match="max_passage_tokens is 1025, but the encoder reads at most 1024"):
+    refused = r"^max_passage_tokens: is more than the encoder reads \(limit 1024, got 1025\)"
+    with pytest.raises(InvalidInputError, match=refused):
         initialize(bert, llama, tmp_path / "out", InitOptions(max_passage_tokens=1025))
+
+
+def test_more_than_a_checkpoint_can_say_is_refused_whatever_the_encoder_reads(
+    bert: Path, llama: Path, tmp_path: Path
+) -> None:
+    long = tmp_path / "long"
+    make_llama(long, 32)
+    for name, field in (("config.json", "max_position_embeddings"), ("tokenizer_config.json", "model_max_length")):
+        fields = json.loads((long / name).read_text())
+        (long / name).write_text(json.dumps({**fields, field: 131072}))
+    with pytest.raises(InvalidInputError, match=r"^max_passage_tokens: .*\(limit 32768, got 40000\)"):
+        initialize(long, llama, tmp_path / "out", InitOptions(max_passage_tokens=40000))
+    told = tmp_path / "told"
+    shutil.copytree(bert, told)
+    (told / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "which river: "}}))
+    with pytest.raises(InvalidInputError, match=r"^max_query_tokens: 3 tokens leave no room beside the instruction"):
+        initialize(told, llama, tmp_path / "out", InitOptions(max_query_tokens=3))
+
+
+def test_positions_behind_those_of_padding_are_not_counted(llama: Path, tmp_path: Path) -> None:
+    """RoBERTa's first token stands at position 2, so a table of 1026 takes 1024 tokens."""
+    make_backbone("xlm-roberta", tmp_path / "roberta")
+    positions = json.loads((tmp_path / "roberta" / "config.json").read_text())["max_position_embeddings"]
+    refused = rf"^max_passage_tokens: .*\(limit {positions - 2}, got {positions}\)"
+    with pytest.raises(InvalidInputError, match=refused):
+        initialize(tmp_path / "roberta", llama, tmp_path / "out", InitOptions(max_passage_tokens=positions))
 
 
 def test_an_existing_folder_is_not_touched(bert: Path, llama: Path, tmp_path: Path) -> None:
@@ -420,8 +448,9 @@ def test_a_hub_id_names_its_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(CheckpointError, match="owner/name@COMMIT, the 40 hex digits of a revision"):
         resolve_source("owner/name")
-    with pytest.raises(CheckpointError, match="not a hub id"):
-        resolve_source("owner/name@main")
+    for revision in ("main", "0a0a0a0", ""):
+        with pytest.raises(CheckpointError, match=f"'{revision}' is no revision; give owner/name@COMMIT with its 40"):
+            resolve_source(f"owner/name@{revision}")
     assert resolve_source(f"owner/name@{'0a' * 20}") == tmp_path
     assert resolve_source("owner/name", digest_known=True) == tmp_path
     assert fetched == [("owner/name", "0a" * 20), ("owner/name", None)]

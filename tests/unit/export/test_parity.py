@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import kendalltau
 
-from resrank.core.checkpoint import SlotContent, SlotSpec, read_spec, validate_folder
-from resrank.core.errors import ExportError, ParityError
+from resrank.core.checkpoint import (
+    SlotContent,
+    SlotSpec,
+    file_sha256,
+    folder_sha256,
+    read_spec,
+    validate_folder,
+    write_spec,
+)
+from resrank.core.errors import CheckpointError, ExportError, ParityError
 from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
 from resrank.core.tokenization import PromptTokenizer
@@ -116,6 +126,29 @@ def test_one_perturbed_weight_fails_the_gate(exported: Exported, tmp_path: Path)
     assert parity_table([encoder, reranker]).count("FAIL") == 2
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_decoder_whose_config_says_that_it_attends_both_ways_does_so_in_every_engine(
+    pooling: str, tmp_path: Path
+) -> None:
+    make_tiny_checkpoint(tmp_path / "causal", encoder_family="llama", pooling=pooling)
+    shutil.copytree(tmp_path / "causal", tmp_path / "both")
+    config = tmp_path / "both" / "encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "is_causal": False}))
+    spec = read_spec(tmp_path / "both")
+    encoder = spec.encoder.model_copy(update={"sha256": folder_sha256(tmp_path / "both" / "encoder")})
+    write_spec(spec.model_copy(update={"encoder": encoder}), tmp_path / "both")
+    causal, both = (ResRankModel.from_checkpoint(tmp_path / name) for name in ("causal", "both"))
+    assert (causal.encoder_is_causal, both.encoder_is_causal) == (True, False)
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.ones(1, 4, dtype=torch.int64)
+    with torch.inference_mode():
+        assert not torch.allclose(causal.encode(ids, mask), both.encode(ids, mask), atol=1e-3)
+    gate = ParityGate(both, PromptTokenizer(tmp_path / "both" / "reranker", spec.reranker).layout)
+    graph = export_encoder(both, tmp_path / "onnx")
+    for options in (ORT, OPENVINO):
+        result = gate.check_encoder(load_engine(graph, options), options)
+        assert result.passed, parity_table([result])
+
+
 @pytest.mark.parametrize("trained_head", [True, False])
 def test_engines_hold_the_head_in_one_length_and_scoring_the_rest(trained_head: bool, tmp_path: Path) -> None:
     make_relational(tmp_path / "tiny", "compact", trained_head=trained_head)
@@ -131,6 +164,44 @@ def test_engines_hold_the_head_in_one_length_and_scoring_the_rest(trained_head: 
     assert (head.factor > 0) == trained_head
     assert held["p_in.weight"].equal(given["p_in.weight"])
     validate_folder(head.checkpoint)
+    assert (head.checkpoint / "projectors.safetensors").stat().st_mode & 0o777 == 0o644
+    placed = read_spec(head.checkpoint).fusion.projectors_sha256
+    assert placed == file_sha256(head.checkpoint / "projectors.safetensors")
+
+
+def test_another_head_than_the_checkpoint_names_is_not_exported(tmp_path: Path) -> None:
+    make_relational(tmp_path / "tiny", "compact")
+    file = tmp_path / "tiny" / "projectors.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, "score_head.weight": -tensors["score_head.weight"]}, file)
+    with pytest.raises(CheckpointError, match=r"projectors\.safetensors: sha256 is \w+, but resrank\.json says"):
+        export_checkpoint(tmp_path / "tiny", tmp_path / "out")
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=r"projectors\.safetensors: "):
+        export_checkpoint(tmp_path / "tiny", tmp_path / "out")
+
+
+def test_residuals_are_held_to_the_tolerance_as_large_as_they_are_served(tmp_path: Path) -> None:
+    make_relational(tmp_path / "tiny", "compact")
+    spec = read_spec(tmp_path / "tiny")
+    (tmp_path / "scratch").mkdir()
+    head = engine_head(tmp_path / "tiny", spec, tmp_path / "scratch")
+    model = ResRankModel.from_checkpoint(head.checkpoint)
+    layout = PromptTokenizer(tmp_path / "tiny" / "reranker", spec.reranker).layout
+    graph = export_reranker(model, tmp_path / "onnx")
+
+    class Rounding:
+        """An engine whose numbers are a little off."""
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            found = load_engine(graph, ORT).run(inputs)
+            return {name: array + np.float32(3e-4) for name, array in found.items()}
+
+    differences = [
+        ParityGate(model, layout, residual_factor=factor).check_reranker(Rounding(), ORT).score_difference
+        for factor in (0.1, 1.0, 4.0)
+    ]
+    assert differences == pytest.approx([3e-4, 3e-4, 1.2e-3], abs=2e-5)
 
 
 def test_numbers_of_a_broken_compact_reranker_fail_even_with_a_head_of_zero(

@@ -37,12 +37,17 @@ def make_repository(folder: Path, *capabilities: str, runtime: Runtime = Runtime
     write_manifest(manifest.model_copy(update={"models": models}), folder)
 
 
-def place(repository: Path, capability: str, content: bytes = PLAN) -> int:
-    """Calls the command with new plans."""
+def build(repository: Path, content: bytes = PLAN) -> Path:
     built = repository / "encoder" / ".build"
     built.mkdir(exist_ok=True)
     for model in ("encoder", "reranker"):
         (built / f"{model}.plan").write_bytes(content + model.encode())
+    return built
+
+
+def place(repository: Path, capability: str, content: bytes = PLAN) -> int:
+    """Calls the command with new plans."""
+    built = build(repository, content)
     return main(["place", str(repository), capability, str(built), *TOOK])
 
 
@@ -83,6 +88,23 @@ def test_several_capabilities_are_built_one_after_the_other(tmp_path: Path, caps
         "8.0": "model.sm80.plan",
         "8.9": "model.sm89.plan",
     }
+
+
+def test_plans_that_another_machine_places_meanwhile_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans are read for seconds for each GB: what is in the manifest by then counts."""
+    make_repository(tmp_path, "8.0", "8.9")
+    original, placed = plan_record.read_plan_header, []
+
+    def slow(plan: Path) -> object:
+        if not placed:
+            placed.append(True)
+            assert place(tmp_path, "8.9") == 0
+            build(tmp_path)  # its own once more, which lay in the same folder
+        return original(plan)
+
+    monkeypatch.setattr(plan_record, "read_plan_header", slow)
+    assert place(tmp_path, "8.0") == 0
+    assert set(read_manifest(tmp_path).models[Model.ENCODER].plans) == {"8.0", "8.9"}
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -20,6 +20,7 @@ from resrank.core.checkpoint import SlotContent, SlotSpec, encoder_identity
 from resrank.core.errors import ExportError, InvalidInputError
 from resrank.core.fusion import CosineMap
 from resrank.core.names import Model, Tensor
+from resrank.export import repository as repository_module
 from resrank.export.graph_files import graph_files
 from resrank.export.manifest import BuiltOn, read_manifest
 from resrank.export.model_configs import Configs, complete_configs, validate_configs
@@ -333,6 +334,23 @@ def test_an_earlier_repository_is_replaced_only_by_force(plan: RepositoryPlan, t
     write_repository(replace(plan, manifest=another), out, force=True)
     assert read_manifest(out) == another
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_what_another_export_has_written_meanwhile_is_not_replaced_without_force(
+    plan: RepositoryPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, another, original = tmp_path / "out", make_manifest(versions={"resrank": "0.2"}), repository_module._fill
+
+    def slow(folder: Path, given: RepositoryPlan) -> None:
+        original(folder, given)
+        if given is plan:
+            write_repository(replace(plan, manifest=another), out)
+
+    monkeypatch.setattr(repository_module, "_fill", slow)
+    with pytest.raises(ExportError, match="exists; choose another --out"):
+        write_repository(plan, out)
+    assert read_manifest(out) == another
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_a_repository_of_a_version_with_fewer_models_may_be_replaced(plan: RepositoryPlan, tmp_path: Path) -> None:

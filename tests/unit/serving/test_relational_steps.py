@@ -28,6 +28,7 @@ from resrank.core.checkpoint import (
 from resrank.core.fusion import CosineMap
 from resrank.core.names import Tensor
 from resrank.core.relations import canonical_order, relations
+from resrank.serving.engine_host import EngineLimits, RerankerGraph
 from resrank.serving.rerank_prompt import PromptingStep
 from resrank.serving.residual_scoring import ResidualScoringStep
 from resrank.serving.step import Arrays, StepRequest
@@ -128,6 +129,18 @@ def test_buckets_pad_relations_as_they_pad_vectors(folder: Path) -> None:
         assert (padded[3:] == padded[2]).all()
     assert prompt[Tensor.PASSAGE_POSITIONS].tolist() == [[0, 1, 2, 2, 2]]
     assert prompt[Tensor.CANDIDATE_PLACES].shape == (1, 3)
+
+
+@pytest.mark.parametrize("count", range(1, MOST + 1))
+def test_an_engine_takes_lists_of_every_length_as_buckets_pad_them(folder: Path, count: int) -> None:
+    """Six candidates are padded to a sequence of 8 and to 16 slots, and an engine gives each slot a position."""
+    query, candidates = unit_vectors(1, DIM, seed=9)[0].astype(np.float32), unit_vectors(count, DIM, seed=1)
+    prompt = laid_out(folder, query, candidates, sequence_buckets="8,16", candidate_buckets="5,16")
+    width, length = (prompt[name].shape[1] for name in (Tensor.PASSAGE_POSITIONS, Tensor.INPUT_IDS))
+    assert (width, length) == ((5, 8) if count <= 5 else (16, 16))
+    limits = EngineLimits(vocabulary_size=100, max_tokens=16, max_candidates=16)
+    inputs = {name: prompt[name] for name in (Tensor.INPUT_IDS, Tensor.PASSAGE_POSITIONS, Tensor.RELATIONS)}
+    assert RerankerGraph().lengths(inputs, limits).tolist() == [width]
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, MOST), distinct=st.integers(1, MOST))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from resrank.core.checkpoint import read_spec
 from resrank.core.errors import StackError
 from resrank.core.extras import install_command
 from resrank.core.names import CHECKPOINT_DIR, Model
-from resrank.export.manifest import CheckpointFacts, Manifest, Runtime, write_manifest
+from resrank.export.manifest import CheckpointFacts, Manifest, Runtime, read_manifest, write_manifest
 from resrank.serving.engines.base import EngineKind, Precision
 from resrank.stack.check import Status
 from resrank.stack.gpu import Gpu, Machine, TensorRtBackend
@@ -196,6 +198,41 @@ CPU_TORCH = {"packages": {EngineKind.TORCH: "2.13.0+cpu"}, "torch_cuda": None}
 def test_torch_serves_the_checkpoint_that_was_exported(torch_repository: Repository, machine: FakeMachine) -> None:
     require_servable(torch_repository.root, torch_repository.manifest, machine)
     assert {status for status, _, _ in lines(torch_repository, machine).values()} == {Status.OK}
+
+
+def test_torch_serves_what_export_made_of_a_score_residual_for_whatever_user(tmp_path: Path) -> None:
+    """Its engines' head has another length, so its folder another digest; and a hub's snapshot is links to blobs."""
+    pytest.importorskip("torch", reason="the extra 'export' is not installed")
+    from resrank.core.checkpoint import SlotSpec
+    from resrank.export.export_options import ExportOptions
+    from resrank.export.exporter import export_checkpoint
+    from support.tiny_checkpoint import make_tiny_checkpoint
+
+    blobs, snapshot, out = tmp_path / "blobs", tmp_path / "snapshot", tmp_path / "out"
+    make_tiny_checkpoint(
+        blobs, compact=True, residual_gate=0.0, query_residual=True, score_residual=0.3,
+        slots=SlotSpec(content="relations", neighbors=3),
+    )  # fmt: skip
+    for blob in [path for path in blobs.rglob("*") if path.is_file()]:
+        link = snapshot / blob.relative_to(blobs)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    export_checkpoint(snapshot, out, ExportOptions(runtime=Runtime.TORCH, precision=Precision.FP32))
+    served = Repository(out, read_manifest(out))
+    machine = FakeMachine(gpus=(), **CPU_TORCH)
+    require_servable(out, served.manifest, machine)
+    assert {status for status, _, _ in lines(served, machine).values()} == {Status.OK}
+    files = [path for path in out.rglob("*") if not path.is_dir()]
+    assert [path for path in files if path.is_symlink() or not path.stat().st_mode & stat.S_IROTH] == []
+
+    head = served.file(Model.RERANKER, f"{CHECKPOINT_DIR}/projectors.safetensors")
+    content = bytearray(head.read_bytes())
+    content[-1] ^= 1
+    head.unlink()  # a hard link to the encoder's
+    head.write_bytes(content)
+    status, cause, _ = lines(served, machine)["reranker"]
+    assert status is Status.FAILED
+    assert "projectors.safetensors: sha256 is" in cause
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from resrank.core.names import Model, Tensor
 from resrank.export.parity import ParityGate, parity_table
 from resrank.export.runtimes.base import EngineChoice
 from resrank.serving.engines import Engine, EngineOptions
+from resrank.serving.engines.base import EngineError
 
 _TIMED_RUNS = 7
 _FEWEST_RUNS = 3
@@ -28,7 +30,11 @@ def measure(gate: ParityGate, model: Model, engine: Engine, options: EngineOptio
         model: ``encoder`` or ``reranker``.
         engine: Of that model.
         options: What the engine was made with.
+
+    Raises:
+        EngineError: It fails while it runs.
     """
+    engine = _Tried(engine, options)
     if model is Model.ENCODER:
         parity = gate.check_encoder(engine, options)
         inputs = gate.encoder_case.inputs
@@ -37,6 +43,24 @@ def measure(gate: ParityGate, model: Model, engine: Engine, options: EngineOptio
     parity = gate.check_reranker(engine, options)
     first_row = {tensor: array[:1] for tensor, array in gate.reranker_case.inputs.items()}
     return EngineChoice(parity, options.kind.value, _latency_ms(engine, first_row))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An engine whose failure is no other engine's."""
+
+    engine: Engine
+    options: EngineOptions
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Computes all outputs (see the protocol)."""
+        try:
+            return self.engine.run(inputs)
+        except Exception as error:  # engines' exceptions share no base class
+            shape = list(inputs[Tensor.INPUT_IDS].shape)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            name = f"{self.options.kind.value} {self.options.precision.value}"
+            raise EngineError(f"{name} loads the graph and fails on ids of shape {shape}: {reason}") from error
 
 
 def parity_failure(model: Model, tried: Iterable[EngineChoice]) -> ParityError:

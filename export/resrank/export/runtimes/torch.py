@@ -53,6 +53,7 @@ class TorchRuntime:
                     parity=parity_facts(choice),
                     plans={},
                     profiles=(),
+                    checkpoint_sha256=subject.model.spec.digest(),
                 ),
                 files,
             )
