@@ -42,7 +42,7 @@ unit integration e2e: $(READY)  ## Its part of the tests: without servers, again
 	$(PYTEST) tests/$@ $(ARGS)
 
 # Each client has an environment of its own below var/acceptance. ARGS names some of tests/acceptance/clients.
-acceptance: $(READY) $(REPOSITORY)/manifest.json  ## A live stack called by clients that others wrote
+acceptance: repository  ## A live stack called by clients that others wrote
 	@$(BIN)/python tests/acceptance/run.py $(REPOSITORY) $(ARGS)
 
 docs: $(READY)  ## The documentation as a site in var/site
@@ -62,15 +62,20 @@ $(DEFAULT_CHECKPOINT)/resrank.json: checkpoints/default/resrank.json checkpoints
 $(REPOSITORY)/manifest.json: $(CHECKPOINT)/resrank.json
 	$(BIN)/resrank export $(CHECKPOINT) --out $(REPOSITORY) --force
 
-serve: $(READY) $(REPOSITORY)/manifest.json  ## Triton, the retrieval sidecar and the HTTP gateway until Ctrl-C
+# A repository of another checkpoint can be the newer one: it is refused, since it may be one that was exported by hand.
+.PHONY: repository
+repository: $(READY) $(REPOSITORY)/manifest.json
+	@$(BIN)/python scripts/require_exported_from.py $(REPOSITORY) $(CHECKPOINT)
+
+serve: repository  ## Triton, the retrieval sidecar and the HTTP gateway until Ctrl-C
 	@exec $(BIN)/resrank serve $(REPOSITORY) --index $(INDEX) --http $(HTTP) $(ARGS)
 
 var/infinity/.ready: benchmarks/infinity-requirements.txt | $(READY)
 	@scripts/setup-infinity
 	@touch $@
 
-bench: $(READY) $(REPOSITORY)/manifest.json var/infinity/.ready  ## Speed against the same work done otherwise
-	@$(BIN)/resrank bench $(ARGS)
+bench: repository var/infinity/.ready  ## Speed against the same work done otherwise
+	@$(BIN)/resrank bench --repository $(REPOSITORY) --checkpoint $(CHECKPOINT) $(ARGS)
 
 sbom: $(READY)  ## What the environment is made of, as CycloneDX JSON in var/sbom.json
 	@mkdir -p var

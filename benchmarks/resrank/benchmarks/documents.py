@@ -61,7 +61,7 @@ def _section(outcome: Finding) -> Iterator[str]:
         yield ""
         yield from _table(outcome.columns, [[figure(cell) for cell in row] for row in outcome.rows], numeric)
     if measurements := judged(outcome):
-        titles = ("judged", "this stack", "against", "ratio", "target", "")
+        titles = ("judged", "measured", "against", "ratio", "target", "")
         yield from _table(titles, [_cells(each) for each in measurements], [False, False, False, True, True, False])
     if isinstance(outcome, Study):
         for note in outcome.notes:

@@ -62,7 +62,8 @@ class Measurement:
     Attributes:
         name: Of the benchmark.
         unit: Of all sides' figures.
-        measured: What this project does.
+        measured: What the ratio is of: what this project does, or, of a ratio that says how many times faster that is,
+            the other side.
         baseline: What it is held against.
         bound: Whether the ratio has to be small or large.
         target: The bound itself, of ``measured.median / baseline.median``.

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,9 @@ TARGET = 2.0
 _WARM_UP = 5
 _TIMEOUT_S = 120.0
 _POLL_S = 0.2
+_BEGINS_S = 120.0
+"""A build reads the corpus and what the index holds before it encodes."""
+
 _PARTS = 4  # of each side's searches, each with a 95th percentile of its own
 
 
@@ -45,7 +48,7 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, notify: Not
 
     Raises:
         CorpusError: A line of the corpus is bad.
-        BenchmarkError: The build failed.
+        BenchmarkError: The build failed, or did not begin.
         StackError: A server cannot be started.
     """
     texts = [question.text for question in read_questions(corpus.parent)]
@@ -77,10 +80,8 @@ def run(deployment: Deployment, corpus: Path, *, searches: int = 40, notify: Not
             notify(f"{searches} searches alone")
             alone = _search(client, texts, searches)
             notify(f"{searches} searches while the index is built")
-            with _building(command):
-                before = _encoded(triton)
-                while _encoded(triton) == before:
-                    time.sleep(_POLL_S)
+            with _building(command) as check:
+                _wait_until_it_encodes(lambda: _encoded(triton), check)
                 before, since = _encoded(triton), time.perf_counter()
                 during = _search(client, texts, searches)
                 beside = (_encoded(triton) - before) / (time.perf_counter() - since)
@@ -100,8 +101,12 @@ def _search(client: ResRankClient, texts: Sequence[str], count: int) -> list[flo
 
 
 @contextmanager
-def _building(command: Sequence[str]) -> Iterator[None]:
-    """Runs a command again and again, so that there is a build under way however long the searches take."""
+def _building(command: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """Runs a command again and again, so that there is a build under way however long the searches take.
+
+    Yields:
+        Raises the error of one that failed; it is raised at the end in any case.
+    """
     stop = threading.Event()
     failed: list[BenchmarkError] = []
 
@@ -119,15 +124,27 @@ def _building(command: Sequence[str]) -> Iterator[None]:
             except BenchmarkError as error:
                 failed.append(error)
 
+    def check() -> None:
+        if failed:
+            raise failed[0]
+
     builder = threading.Thread(target=build)
     builder.start()
     try:
-        yield
+        yield check
     finally:
         stop.set()
         builder.join()
-    if failed:
-        raise failed[0]
+    check()
+
+
+def _wait_until_it_encodes(encoded: Callable[[], int], check: Callable[[], None]) -> None:
+    before, deadline = encoded(), time.monotonic() + _BEGINS_S
+    while encoded() == before:
+        check()
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"the build beside the searches encoded nothing for {_BEGINS_S:g} s")
+        time.sleep(_POLL_S)
 
 
 def _check(ended: subprocess.CompletedProcess[str]) -> None:

@@ -46,7 +46,8 @@ class GatewaySettings(BaseSettings):
         port: Port to listen on; 0 lets the system choose.
         triton: ``host:port`` of Triton's gRPC endpoint.
         retrieval: The same of the retrieval sidecar; without it there is no reranking by ``document_ids``.
-        upstream_tls_ca: Authorities that Triton's and the sidecar's certificates are checked against, a PEM file.
+        upstream_tls_ca: Authorities that Triton's and the sidecar's certificates are checked against, a PEM file. A
+            sidecar that is reached by a Unix domain socket is spoken to in plain text.
         upstream_tls_certificate: What the gateway shows to both, for mutual TLS; needs ``upstream_tls_key``.
         upstream_tls_key: Its private key.
         upstream_bearer_key_file: File with the key that the sidecar wants.

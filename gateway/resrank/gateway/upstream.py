@@ -19,13 +19,15 @@ def open_client(settings: GatewaySettings) -> AsyncResRankClient:
         InvalidInputError: An address or a file is wrong.
     """
     tls, key_file = settings.upstream_tls, settings.upstream_bearer_key_file
+    # Its socket, which only its owner can open, is in the clear whatever its port wants.
+    by_socket = settings.retrieval is not None and settings.retrieval.startswith(("unix:", "unix-abstract:"))
     return AsyncResRankClient(
         settings.triton,
         retrieval=settings.retrieval,
         timeout_s=settings.timeout_s,
         on_failure=settings.on_failure,
         tls=tls,
-        retrieval_tls=tls,
+        retrieval_tls=None if by_socket else tls,
         bearer_token=None if key_file is None else _read_key(key_file),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 from locust.env import Environment
-from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner
+from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 from locust.stats import CSV_STATS_INTERVAL_SEC, PERCENTILES_TO_REPORT, StatsCSVFileWriter, stats_history
 
 from resrank.loadtest.callers import Callers
@@ -36,6 +36,10 @@ _OTHER_THREADS = 10
 _FAREWELL_S = 1.0
 """How long a worker stays after its last report, so that its messages leave it."""
 
+_LAST_REPORTS_S = 10.0
+"""How long a master waits for them. Users of the open loop have gone by themselves when a run is stopped, so that
+locust takes it for ended before its workers have told of all their calls."""
+
 _HELLO, _BEGIN = "resrank_hello", "resrank_begin"
 _KEY = "resrank"  # of this project's part in the reports that locust's workers send
 
@@ -45,6 +49,7 @@ class _Workers:
     """What a master knows of its workers in one run."""
 
     count: int = 1
+    asked: set[str] = field(default_factory=set)
     finished: set[str] = field(default_factory=set)
     late: bool = False
 
@@ -75,6 +80,7 @@ class ScenarioRun:
         self.environment.user_classes = [user_class(self.load)]
         self.ended = Event()
         self.result: RunResult | None = None
+        self._leaving = Event()
         self._on_end = on_end
         self._sampler = None if metrics_url is None else MetricsSampler(metrics_url, self.load)
         self._stopped_at = 0.0
@@ -125,7 +131,7 @@ class ScenarioRun:
             raise LoadTestError(self._refused)
 
     def serve_master(self, port: int) -> None:
-        """Makes the calls that a master orders, until its run has ended or this process is told to stop.
+        """Makes the calls that a master orders, until its last run has ended, it quits or this process is told to stop.
 
         Args:
             port: The master's, on loopback.
@@ -138,7 +144,7 @@ class ScenarioRun:
             runner = self.environment.create_worker_runner(LOOPBACK, port)
         except ConnectionError:
             raise LoadTestError(f"no master answers at {LOOPBACK}:{port}") from None
-        last = False
+        last = ended = False
 
         def on_begin(msg: Any, **_: object) -> None:
             nonlocal last
@@ -146,21 +152,28 @@ class ScenarioRun:
             self.load.begin(Part(**msg.data))
 
         def on_report(data: dict[str, Any], **_: object) -> None:
-            data[_KEY] = {**self.load.recording.take(), "ended": self.ended.is_set()}
+            data[_KEY] = {**self.load.recording.take(), "ended": ended}
 
         def on_stop(**_: object) -> None:
-            self.ended.set()
+            nonlocal ended
+            ended = True
             runner._send_stats()  # what happened since the last report, and that this was all
-            self.load.ordered = False
-            if not last:
-                self.ended.clear()
+            ended = self.load.ordered = False
+            if last:
+                self._leaving.set()
+
+        def leave_with_runner() -> None:
+            runner.greenlet.join()  # which end when the master quits, or answers no more
+            self._leaving.set()
 
         runner.register_message(_BEGIN, on_begin)
         events.report_to_master.add_listener(on_report)
         events.test_stop.add_listener(on_stop)
         runner.send_message(_HELLO, {"digest": self._digest()})
-        self.ended.wait()
+        watching = gevent.spawn(leave_with_runner)
+        self._leaving.wait()
         gevent.sleep(_FAREWELL_S)
+        watching.kill()
         runner.greenlet.kill()
 
     def run(self, csv_prefix: Path | None = None) -> RunResult:
@@ -199,14 +212,16 @@ class ScenarioRun:
         ui: Any = self.environment.create_web_ui(LOOPBACK, port)
         ready()
         stop.wait()
+        self._runner.stop()  # which workers are told of, as they are not by a quit alone, so that they report
         self._runner.quit()
         history.kill()
         ui.stop()
 
     def stop(self) -> None:
-        """Ends the run early: no new calls, those under way end by themselves."""
+        """Ends the run early: no new calls, those under way end by themselves. A worker then leaves its master."""
         if self.environment.runner is not None:
             self.environment.runner.stop()
+        self._leaving.set()
 
     @property
     def _runner(self) -> Any:
@@ -229,6 +244,7 @@ class ScenarioRun:
         if isinstance(runner, MasterRunner):
             clients = [client.id for client in runner.clients.ready]
             self._workers.count = len(clients)
+            self._workers.asked = set(clients)
             for index, client in enumerate(clients):
                 part = {"index": index, "count": len(clients), "epoch": epoch}
                 runner.send_message(_BEGIN, {**part, "last": self.environment.web_ui is None}, client)
@@ -244,6 +260,7 @@ class ScenarioRun:
             self._sampler.stop()
         scenario, recording = self.load.scenario, self.load.recording
         seconds = min(self._stopped_at, scenario.duration_s)
+        self._wait_for_last_reports()
         problems = []
         if seconds < scenario.duration_s:
             problems.append(f"stopped after {seconds:.1f} s of {scenario.duration_s:g} s")
@@ -267,6 +284,17 @@ class ScenarioRun:
         )
         self._on_end(self.result)
         self.ended.set()
+
+    def _wait_for_last_reports(self) -> None:
+        """Returns when all workers that are still there have told that they are done."""
+        workers, left_s = self._workers, _LAST_REPORTS_S
+        while left_s > 0 and any(self._is_there(worker) for worker in workers.asked - workers.finished):
+            gevent.sleep(0.1)
+            left_s -= 0.1
+
+    def _is_there(self, worker: str) -> bool:
+        client = self._runner.clients.get(worker)
+        return client is not None and client.state != STATE_MISSING
 
     def _on_worker_connect(self, **_: object) -> None:
         # Locust now moves users to the new worker, which takes load from the others.

@@ -61,7 +61,7 @@ _OWN_FIELDS = {
     LoadMetric.QUEUE: "queue_us",
     LoadMetric.COMPUTE: "compute_us",
     LoadMetric.WAITING: "pending",
-    LoadMetric.UNDER_WAY: "pending",
+    LoadMetric.UNDER_WAY: "under_way",
 }
 """What models count themselves to whom Triton only hands requests over, so that its own figures of them say nothing."""
 
@@ -91,6 +91,8 @@ def parse_metrics(text: str) -> dict[str, ModelCounters]:
     if not counted:
         raise ValueError("no counters of models in it")
     models = {model: ModelCounters(**counters) for model, counters in counted.items()}
+    for counters in own.values():  # of an engine those that wait, as Triton has it; of who calls others all it has
+        counters.setdefault("pending", counters.pop("under_way", 0.0))
     handed_over = ModelCounters(queue_us=None, compute_us=None, total_us=None)
     return models | {model: replace(handed_over, **counters) for model, counters in own.items()}
 

@@ -81,6 +81,10 @@ class LoadMetrics:
         """Counts one request that was answered or failed."""
         self._add({(LoadMetric.REQUESTS, outcome_name(outcome)): 1})
 
+    def under_way(self, more: int) -> None:
+        """Counts requests that begin, or, below 0, that end."""
+        self._add({(LoadMetric.UNDER_WAY, ""): more})
+
     def close(self) -> None:
         """Publishes a last time and ends the thread."""
         self._ended.set()
@@ -111,10 +115,6 @@ class CallerMetrics(LoadMetrics):
 
     figures: ClassVar[tuple[LoadMetric, ...]] = (LoadMetric.REQUESTS, LoadMetric.UNDER_WAY)
 
-    def under_way(self, more: int) -> None:
-        """Counts requests that begin, or, below 0, that end."""
-        self._add({(LoadMetric.UNDER_WAY, ""): more})
-
 
 class SearchMetrics(CallerMetrics):
     """Of ``search``, which may be answered without some of the others."""
@@ -131,6 +131,7 @@ class EngineMetrics(LoadMetrics):
 
     figures = (
         LoadMetric.REQUESTS,
+        LoadMetric.UNDER_WAY,
         LoadMetric.WAITING,
         LoadMetric.WAITING_LIMIT,
         LoadMetric.ROWS,

@@ -104,6 +104,8 @@ class QueuedBackend:
         Args:
             requests: ``pb_utils.InferenceRequest`` objects.
         """
+        # Until they are answered: who waits for a server to be still has to know of a batch that is computed, too.
+        self._metrics.under_way(len(requests))
         for request in requests:
             try:
                 self._enqueue(_Waiting(request, self._backend.read(request)))
@@ -225,4 +227,7 @@ class QueuedBackend:
             )
 
     def _answer(self, request: Any, outcome: Answer) -> None:
-        self._metrics.ended(self._backend.send(request, outcome))
+        try:
+            self._metrics.ended(self._backend.send(request, outcome))
+        finally:
+            self._metrics.under_way(-1)

@@ -175,7 +175,7 @@ class LocalStack:
             self.gateway: GatewayProcess | None = None
             if http:
                 self.gateway = GatewayProcess(
-                    self.triton.grpc_address,
+                    self.triton.local_target,
                     self.sidecar.local_target,
                     host=host,
                     port=http_port,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from contextlib import ExitStack
 
@@ -50,6 +51,14 @@ def check_distinct(*wanted: int | None) -> None:
     if len(set(given)) < len(given):
         twice = next(port for port in given if given.count(port) > 1)
         raise InvalidInputError("ports", f"{twice} is given twice: every server needs a port of its own")
+
+
+def is_every_address(host: str) -> bool:
+    """Whether who listens there listens on all addresses of this machine (``0.0.0.0``, ``::``)."""
+    try:
+        return ipaddress.ip_address(bare_host(host)).is_unspecified
+    except ValueError:  # a name
+        return False
 
 
 def choose_ports(host: str, *wanted: int | None) -> list[int]:

@@ -21,7 +21,7 @@ from resrank.core.server_tls import ServerTls
 from resrank.stack.model_loading import ModelLoading
 from resrank.stack.model_processes import ModelProcesses
 from resrank.stack.plain_paths import PlainPaths
-from resrank.stack.ports import choose_ports
+from resrank.stack.ports import choose_ports, is_every_address
 from resrank.stack.process import ManagedProcess, describe_exit
 from resrank.stack.trace_export import TraceExport
 from resrank.stack.triton_control import TritonControl
@@ -142,6 +142,11 @@ class TritonProcess(ManagedProcess):
     def grpc_address(self) -> str:
         """``host:port`` of the gRPC endpoint."""
         return join_address(self.host, self.grpc_port)
+
+    @property
+    def local_target(self) -> str:
+        """How processes here reach gRPC: who listens on all addresses is asked by the name that certificates have."""
+        return join_address("localhost", self.grpc_port) if is_every_address(self.host) else self.grpc_address
 
     @property
     def metrics_address(self) -> str:

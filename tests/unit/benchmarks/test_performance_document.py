@@ -4,6 +4,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 from resrank.benchmarks.documents import Documents
 from resrank.benchmarks.names import Benchmark
 from resrank.benchmarks.report import Report
@@ -21,6 +23,18 @@ def test_every_benchmark_has_a_section_and_its_command() -> None:
     assert set(sections) == {benchmark.value for benchmark in Benchmark}
     for name in sections:
         assert re.search(rf"resrank bench [\w ]*\b{name}\b", text), f"{name}'s command is not told"
+
+
+def test_columns_of_ratios_are_called_as_they_are_written() -> None:
+    text = DOCUMENT.read_text()
+    assert set(re.findall(r"^\| judged \|.*", text, re.MULTILINE)) == {
+        "| judged | measured | against | ratio | target |  |"
+    }
+    side = r"[^|]*: ([\d.]+) \([^|]*"
+    rows = re.findall(rf"^\|[^|]*\|{side}\|{side}\| ([\d.]+) \| [≤≥]", text, re.MULTILINE)
+    assert len(rows) > 10
+    for measured, against, ratio in rows:
+        assert float(ratio) == pytest.approx(float(measured) / float(against), rel=0.02, abs=0.005)
 
 
 def test_the_pictures_are_there() -> None:

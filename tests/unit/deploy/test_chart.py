@@ -54,12 +54,19 @@ def rendered(values: dict[str, Any], *files: str) -> dict[str, dict[str, Any]]:
     done = run(values, *files)
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = {}
-    for manifest in yaml.safe_load_all(done.stdout):
+    for manifest in filter(None, yaml.safe_load_all(done.stdout)):
         kind = manifest["kind"]
         if kind not in FOREIGN:
             kubernetes_validate.validate(manifest, "1.31", strict=True)
         found[kind if kind not in found else manifest["metadata"]["name"]] = manifest
     return found
+
+
+def hook(container: dict[str, Any], program: str) -> list[str]:
+    """What the program that runs before a container's end is told."""
+    first, *told = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert first == program
+    return list(told)
 
 
 def containers(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -95,9 +102,59 @@ def test_full_is_told_from_dead_and_a_stop_drains() -> None:
     for container in (triton, sidecar):
         assert container["livenessProbe"]["exec"] == {"command": ["healthcheck"]}
         assert container["restartPolicy"] == "Always", "ended after the gateway, in the opposite order of their start"
-    assert triton["lifecycle"]["preStop"]["exec"]["command"][0] == "drain"
-    waits = 10 + 20 + 25  # the hook's sleep, drainSeconds, Triton's drain
-    assert found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > waits
+    # All hooks run at once: Triton's may not end before the gateway's sleep is over and the gateway has drained.
+    leaves = int(hook(gateway, "sleep")[0])
+    longest, least = map(int, hook(triton, "drain"))
+    assert least == leaves + 20
+    assert longest >= least + 25
+    ends = 20 + 10  # Triton's --exit-timeout-secs, the sidecar's drain
+    assert found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] >= longest + ends
+    alone = {**LEAST, "gateway": {"enabled": False}, "grpc": {"expose": True, "insecure": True}}
+    assert hook(containers(rendered(alone)["Deployment"])["triton"], "drain") == ["25"], "nobody beside it ends later"
+
+
+def test_a_copy_leaves_nothing_of_what_a_pod_has_served_before(tmp_path: Path) -> None:
+    values = {**LEAST, "index": {"mode": "copy", "existingClaim": "index"}}
+    source, index = tmp_path / "source", tmp_path / "index"
+    for folder, files in ((source, ("store.sqlite3", "lock")), (index, ("store.sqlite3", "store.sqlite3-wal", ".old"))):
+        folder.mkdir()
+        for name in files:
+            (folder / name).write_text(folder.name)
+    (index / "snapshots").mkdir()
+    shell, option, script = containers(rendered(values)["Deployment"])["index"]["command"]
+    script = script.replace("/source", str(source)).replace("/index", str(index))
+    for _ in range(2):
+        subprocess.run([shell, option, script], check=True)
+        assert {path.name: path.read_text() for path in index.iterdir()} == {"store.sqlite3": "source"}
+
+
+LARGE = 33_554_432
+
+
+def test_numbers_are_written_as_they_were_given() -> None:
+    settings = {"MAX_BODY_BYTES": LARGE, "TIMEOUT_S": 2.5, "INSECURE": True, "MODELS": "1e3"}
+    values = {
+        **LEAST,
+        "replicas": LARGE,
+        "gateway": {"insecure": True, "settings": settings},
+        "retrieval": {"settings": settings},
+        "triton": {"startupSeconds": LARGE},
+        "tracing": {"endpoint": "http://collector:4318", "sampleOneOf": LARGE},
+        "disruption": {"maxUnavailable": LARGE},
+    }
+    scaled: dict[str, Any] = {**LEAST, "autoscaling": {"kind": "keda", "minReplicas": LARGE, "maxReplicas": LARGE}}
+    found = rendered(values)
+    parts = containers(found["Deployment"])
+    for name in ("gateway", "retrieval"):
+        environment = {entry["name"]: entry.get("value") for entry in parts[name]["env"]}
+        written = {setting: environment[f"RESRANK_{name.upper()}_{setting}"] for setting in settings}
+        assert written == {**settings, "MAX_BODY_BYTES": str(LARGE), "TIMEOUT_S": "2.5", "INSECURE": "true"}
+    assert f"--trace-config=rate={LARGE}" in parts["triton"]["args"]
+    assert f"--backend-config=python,stub-timeout-seconds={LARGE}" in parts["triton"]["args"]
+    for kind in ("hpa", "keda"):
+        scaled["autoscaling"]["kind"] = kind
+        assert "e+0" not in run(scaled).stdout
+    assert "e+0" not in run(values).stdout
 
 
 def test_triton_is_started_as_the_image_starts_it() -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from resrank.stack.sidecar_process import SidecarProcess
+from support.certificates import Certificates, make_certificates
 
 ROOT = Path(__file__).parents[3]
 DOCKER, COMPOSE = ROOT / "deploy" / "docker", ROOT / "deploy" / "compose"
@@ -79,6 +84,56 @@ def test_a_gateway_that_nobody_reaches_is_not_healthy() -> None:
     assert done.stderr.startswith("healthcheck: port 9: ")
 
 
+class Alive(BaseHTTPRequestHandler):
+    """Says that it is alive, and nothing more."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/health/live" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def alive(certificates: Certificates | None = None) -> Iterator[int]:
+    """The port of a server that is alive; with certificates it wants one of its callers."""
+    with HTTPServer(("127.0.0.1", 0), Alive) as server:
+        if certificates is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificates.authority)
+            context.load_cert_chain(certificates.served.certificate, certificates.served.key)
+            context.verify_mode = ssl.CERT_REQUIRED
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_gateway_is_asked_where_its_file_says(tmp_path: Path, encrypted: bool) -> None:
+    certificates = make_certificates(tmp_path) if encrypted else None
+    with alive(certificates) as port:
+        fields: dict[str, object] = {"port": port}
+        if certificates is not None:
+            served = certificates.served
+            fields |= {"tls_certificate": str(served.certificate), "tls_key": str(served.key)}
+            fields["tls_client_ca"] = str(certificates.authority)
+        (tmp_path / "gateway.yaml").write_text(yaml.safe_dump(fields))
+        done = check("healthcheck-gateway", RESRANK_GATEWAY_CONFIG=str(tmp_path / "gateway.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_gateway_whose_settings_are_wrong_is_not_healthy() -> None:
+    done = check("healthcheck-gateway", RESRANK_GATEWAY_CONFIG="/nowhere/gateway.yaml")
+    assert done.returncode == 1
+    assert done.stderr.startswith("healthcheck: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
 class Page:
     """A metrics page as Triton's, at the address that the hook asks."""
 
@@ -102,14 +157,15 @@ def page() -> Iterator[Page]:
     shown.close()
 
 
-def drain(page: Page, tmp_path: Path, limit_s: float) -> subprocess.Popen[str]:
+def drain(page: Page, tmp_path: Path, *seconds: float) -> subprocess.Popen[str]:
     """The hook with the page's address and less patience."""
     text = (DOCKER / "drain").read_text()
     for name, value in {"PAGE": repr(page.url), "LEAST_S": "0.5", "STILL_S": "1.0"}.items():
         text, changed = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
         assert changed == 1
     (tmp_path / "drain").write_text(text)
-    return subprocess.Popen([sys.executable, tmp_path / "drain", str(limit_s)], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, tmp_path / "drain", *map(str, seconds)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_stop_waits_for_what_is_under_way(page: Page, tmp_path: Path) -> None:
@@ -120,6 +176,13 @@ def test_a_stop_waits_for_what_is_under_way(page: Page, tmp_path: Path) -> None:
         page.waiting.set(0)
         page.done.inc()
         assert hook.wait(20) == 0
+
+
+def test_a_stop_waits_for_who_ends_later_and_may_still_ask(page: Page, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with drain(page, tmp_path, 30, 4) as hook:
+        assert hook.wait(20) == 0
+        assert time.monotonic() - began >= 4
 
 
 def test_a_stop_does_not_wait_for_ever(page: Page, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ resrank_compute_seconds_total{model="encoder"} 2.25
 # TYPE resrank_waiting_requests gauge
 resrank_waiting_requests{model="encoder"} 4
 # TYPE resrank_requests_under_way gauge
+resrank_requests_under_way{model="encoder"} 7
 resrank_requests_under_way{model="rerank_text"} 2
 """
 

@@ -15,7 +15,7 @@ import pytest
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import Tensor
 from resrank.serving.engines import EngineError
-from resrank.serving.load_metrics import EngineMetrics
+from resrank.serving.load_metrics import PUBLISH_EVERY_S, EngineMetrics
 from resrank.serving.python_backend import PythonBackend
 from resrank.serving.queued import QueuedBackend
 from resrank.serving.step import Answer, StepRequest
@@ -92,6 +92,7 @@ def make(step: Gated, metrics: PbMetrics) -> Iterator[Make]:
     for backend in made:
         backend.close()
     assert metrics.values["resrank_waiting_requests"] == 0
+    assert metrics.values["resrank_requests_under_way"] == 0, "all were answered"
 
 
 def busy(queued: QueuedBackend, step: Gated) -> Answered:
@@ -111,6 +112,16 @@ def test_what_came_while_the_engine_worked_goes_together_in_its_order(make: Make
     step.go.release(3)
     assert [request.answer().item() for request in (first, *others)] == [0, 2, 4, 6, 8, 10, 12]
     assert step.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+def test_what_is_computed_is_under_way_until_it_is_answered(make: Make, step: Gated, metrics: PbMetrics) -> None:
+    queued = make()
+    busy(queued, step)
+    queued.execute([asked(1)])
+    until = time.monotonic() + 40 * PUBLISH_EVERY_S
+    while metrics.values["resrank_requests_under_way"] < 2 and time.monotonic() < until:
+        time.sleep(PUBLISH_EVERY_S / 5)
+    assert (metrics.values["resrank_waiting_requests"], metrics.values["resrank_requests_under_way"]) == (1, 2)
 
 
 def test_a_request_is_never_split_and_does_not_overtake(make: Make, step: Gated) -> None:

@@ -20,6 +20,14 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{/* A value as it was written. Helm reads numbers as floats, which it would write as 3.3554432e+07 from a million on. */}}
+{{- define "resrank.text" -}}
+{{- ternary . (toJson .) (kindIs "string" .) -}}
+{{- end }}
+
+{{/* How long a pod that ends is still sent requests. */}}
+{{- define "resrank.leaveSeconds" -}}10{{- end }}
+
 {{/* What contradicts itself is said here, before anything is made. */}}
 {{- define "resrank.check" -}}
 {{- if not .Values.repository.existingClaim }}
@@ -79,12 +87,12 @@ args:
   - --allow-http=false
   - --metrics-address={{ ternary "0.0.0.0" "127.0.0.1" .Values.metrics.expose }}
   - --metrics-port=8002
-  - --backend-config=python,stub-timeout-seconds={{ .Values.triton.startupSeconds }}
+  - --backend-config=python,stub-timeout-seconds={{ include "resrank.text" .Values.triton.startupSeconds }}
   {{- with .Values.tracing }}
   {{- if .endpoint }}
   - --trace-config=mode=opentelemetry
   - --trace-config=level=TIMESTAMPS
-  - --trace-config=rate={{ .sampleOneOf }}
+  - --trace-config=rate={{ include "resrank.text" .sampleOneOf }}
   - --trace-config=count=-1
   - --trace-config=opentelemetry,url={{ trimSuffix "/" .endpoint }}/v1/traces
   - --trace-config=opentelemetry,resource=service.name=resrank-triton
@@ -120,7 +128,13 @@ livenessProbe:
   timeoutSeconds: 15
   failureThreshold: 3
 lifecycle:
+  {{- if .Values.gateway.enabled }}
+  # Kubernetes runs the hooks of all containers at once: until the gateway has ended there may always be one more request.
+  {{- $gateway := add (include "resrank.leaveSeconds" .) .Values.gateway.drainSeconds }}
+  preStop: {exec: {command: [drain, {{ add $gateway 25 | quote }}, {{ $gateway | quote }}]}}
+  {{- else }}
   preStop: {exec: {command: [drain, "25"]}}
+  {{- end }}
 resources: {{- toYaml .Values.triton.resources | nindent 2 }}
 securityContext: {{- include "resrank.security" . | nindent 2 }}
 volumeMounts:
