@@ -447,6 +447,8 @@ def validate_projectors(folder: Path, spec: HasSections, *, verify_hash: bool) -
     expected = projector_shapes(spec.encoder, spec.reranker, fusion)
     if shapes != expected:
         raise CheckpointError(f"{file}: holds {_readable(shapes)}, not {_readable(expected)}")
+    if verify_hash and fusion.projectors_sha256 is None:  # else the checkpoint's digest would say nothing of them
+        raise CheckpointError(f"{folder / CHECKPOINT_FILE}: fusion.projectors_sha256 is missing, of {file.name}")
 
 
 def _readable(shapes: Mapping[str, tuple[int, ...]]) -> str:

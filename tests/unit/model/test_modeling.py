@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from resrank.core.checkpoint import Norm, folder_sha256, read_spec, write_spec
+from resrank.core.checkpoint import Norm, file_sha256, folder_sha256, read_spec, write_spec
 from resrank.core.errors import CheckpointError
 from resrank.core.prompt import PromptLayout, pad_candidates
 from resrank.core.scoring import score
@@ -142,6 +142,10 @@ def test_sizes_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file(
         {"p_in.weight": torch.zeros(64, 32), "p_out.weight": torch.zeros(32, 64)}, folder / "projectors.safetensors"
     )
+    with pytest.raises(CheckpointError, match=r"resrank\.json: fusion\.projectors_sha256 is missing"):
+        ResRankModel.from_checkpoint(folder)
+    fusion = fusion.model_copy(update={"projectors_sha256": file_sha256(folder / "projectors.safetensors")})
+    write_spec(spec.model_copy(update={"reranker": reranker, "fusion": fusion}), folder)
     with pytest.raises(CheckpointError, match=r"reranker\.hidden_size: 64, but the backbone's hidden size is 48"):
         ResRankModel.from_checkpoint(folder)
 
