@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -154,7 +154,8 @@ async def find_questions(
     Args:
         backend: Embeds passages and queries.
         collection: What is evaluated on.
-        source: Where candidates come from. For those of a file no other passages are embedded.
+        source: Where candidates come from. For those of a file no other passages are embedded, and all of the file's
+            are, whatever the depth: words count in the collection that they are.
         place: The index.
         depth: Candidates of each question at most.
         progress: Called as the work goes on.
@@ -170,7 +171,7 @@ async def find_questions(
     if isinstance(source, GivenCandidates):
         wanted = [
             collection.passages[id_]
-            for id_ in dict.fromkeys(chain.from_iterable(found.ids[:depth] for found in source.rankings.values()))
+            for id_ in dict.fromkeys(chain.from_iterable(found.ids for found in source.rankings.values()))
         ]
     texts = list(collection.queries.values())
     async with _index(backend, wanted, place, collection.name, progress) as sidecar:
@@ -231,7 +232,7 @@ async def _index(
                 corpus,
                 encoder,
                 sidecar,
-                backend.build,
+                replace(backend.build, prune=True),  # one that is kept holds what an earlier corpus of the name had
                 lambda report: progress("embedding passages", report.stored + report.unchanged, report.passages),
             )
         corpus.unlink()

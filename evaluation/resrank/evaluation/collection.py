@@ -11,7 +11,7 @@ from typing import Self
 
 from resrank.core.collection import Collection, Qrels, load_collection
 from resrank.core.corpus import Passage, check_corpus, corpus_file, read_passages
-from resrank.training.exclusion import normalised
+from resrank.training.exclusion import is_question_itself
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class JudgedCollection:
             for id_, text in self.queries.items()
             if (passage := self.passages.get(id_)) is not None
             and self.qrels[id_].get(id_, 0) <= 0
-            and normalised(text) in map(normalised, (passage.text, passage.title, passage.encoder_text))
+            and is_question_itself(text, passage)
         )
 
 

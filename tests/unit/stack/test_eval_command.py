@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,34 @@ def test_a_files_candidates_are_all_that_is_embedded(
     assert len(embedded) == 4  # kept from the first time
     evaluate("--indexes", tmp_path / "kept", *FEW)
     assert len(embedded) == 24  # what BM25 is of is another index
+
+
+def test_a_kept_index_holds_nothing_that_the_collection_has_not(
+    checkpoint: Path, collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten passages of twenty have gone since: they are no candidates, and words count in what is left."""
+    smaller = tmp_path / "copy" / collection.name
+    shutil.copytree(collection, smaller)
+    lines = (smaller / "corpus.jsonl").read_text().splitlines(keepends=True)
+    (smaller / "corpus.jsonl").write_text("".join(lines[:10]))
+    summaries = []
+    for folder, kept in ((collection, "kept"), (smaller, "kept"), (smaller, "new")):
+        words = ["eval", str(folder), "--checkpoint", str(checkpoint), "--candidates", "hybrid", "--output", "json"]
+        assert run([*words, "--indexes", str(tmp_path / kept), *map(str, FEW)]) == 0
+        summaries += json.loads(capsys.readouterr().out)["collections"]
+    before, after, fresh = summaries
+    assert after["rows"] == fresh["rows"] != before["rows"]
+    assert after["notes"] == fresh["notes"]
+
+
+def test_words_count_in_all_passages_of_a_file_however_deep_it_is_read(evaluate: Evaluate, tmp_path: Path) -> None:
+    lists = [{"qid": f"q{n}", "docids": [f"p{(n + 3 * k) % 20}" for k in range(7)]} for n in range(10)]
+    file = write_lines(tmp_path / "lists.jsonl", lists)
+    rows = [
+        evaluate("--candidates", file, "--depth", "2", "--shuffles", "1", "--blocks", "", "--sizes", sizes)["rows"]
+        for sizes in ("", "7")
+    ]
+    assert rows[0] == rows[1]
 
 
 def small(folder: Path, questions: dict[str, str], passages: dict[str, str], judged: str) -> Path:

@@ -158,6 +158,22 @@ def test_lists_are_cut_left_out_where_nothing_can_be_found_and_spread_over_all_s
     assert {len(candidates) for candidates in seen} == {2}
 
 
+def test_by_a_teachers_scores_the_best_of_the_whole_list_is_relevant(
+    start: Path, by: Callable[[Scoring], None]
+) -> None:
+    model, tokenizers = tiny_trainable(start)
+    by(lambda candidates: candidates.labels)
+
+    def scored(*labels: float, id_: str) -> CandidateList:
+        return listed(list(labels), kind=LabelKind.SCORES, id_=id_)
+
+    lists = [scored(1.0, 2.0, 0.5, id_="kept"), scored(1.0, 0.5, 9.0, id_="best further down"),
+             scored(3.0, 3.0, 1.0, id_="all alike")]  # fmt: skip
+    config = EvaluationConfig(lists=3, candidates=2)
+    score = Development(in_one_set(lists), config, tokenizers).evaluate(model, encoder_changed=True)
+    assert score.sets[0].lists == 1
+
+
 def test_vectors_are_computed_once_while_the_encoder_stays_the_same(
     start: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -274,6 +274,24 @@ class TestBeirFolders:
             "that is not in the corpus, 1 × question with no relevant passage among the first 2",
         ]
 
+    @pytest.mark.parametrize("given", [False, True])
+    def test_a_question_that_is_a_passage_is_none_of_its_own_candidates(self, tmp_path: Path, given: bool) -> None:
+        """As in an evaluation: same id, same words. One that is judged relevant to itself stays."""
+        corpus = {"a": "red lava?", "b": "red ice", "c": "red moon", "d": "blue water", "e": "red sea"}
+        queries = {"a": "Red lava ?", "b": "red ice", "c": "numbered alike, red", "d": "water", "5": "blue"}
+        judged = "a b 1;b b 2;b c 1;c b 1"
+        source = beir(tmp_path / "col", corpus, queries, train=judged, dev="d d 1;d a 1;5 d 1")
+        if given:
+            run = tmp_path / "run.jsonl"
+            run.write_text("".join(json.dumps({"qid": q, "docids": list("abce")}) + "\n" for q in "abc"))
+            source = {**source, "candidates": str(run)}
+        data, _, _ = self.load(tmp_path / "col", train=[source], candidates={"depth": 3})
+        found = {candidates.id: [p.text for p in candidates.passages] for candidates in data.train[0].lists}
+        assert "red lava?" not in found["a"]
+        assert len(found["a"]) == (2 if given else 3)
+        assert "red ice" in found["b"]
+        assert len(found["b"]) == 3
+
     def test_a_source_that_gives_no_list_is_named(self, tmp_path: Path) -> None:
         beir(tmp_path / "col", self.CORPUS, self.QUERIES, train="2 d 1", dev="4 b 1")
         with pytest.raises(InvalidInputError, match=r"data\.train: col-train has no list to train on"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -201,6 +202,27 @@ class TestSources:
         )  # fmt: skip
         assert retriever.asked == ["who wrote it?"]
 
+    def test_held_back_lists_are_worded_by_other_questions_than_training(self, tmp_path: Path) -> None:
+        (tmp_path / "log.txt").write_text("".join(f"what of {number}?\n" for number in range(50)))
+        source = {"kind": "synthetic", "path": str(corpus(tmp_path / "docs.jsonl", 600)), "lists": 80,
+                  "queries": str(tmp_path / "log.txt")}  # fmt: skip
+        data = load([], Encoding(), source, development=[{"hold_back": 20}])
+        (trained,), (held_back,) = data.train, data.development
+        worded = [{candidates.wording for candidates in part.lists} for part in (trained, held_back)]
+        assert worded[0].isdisjoint(worded[1])
+        assert (len(worded[0]) > 20, len(worded[1]) > 5) == (True, True)
+
+    def test_a_development_question_in_the_log_words_no_training_list(self, tmp_path: Path) -> None:
+        development = lists_file(tmp_path)
+        asked = json.loads(Path(development["path"]).read_text().splitlines()[0])["query"]
+        (tmp_path / "log.txt").write_text(f"{asked.upper()}\nwho wrote it?\n")
+        source = {"kind": "synthetic", "path": str(corpus(tmp_path / "docs.jsonl", 200)), "lists": 40,
+                  "queries": str(tmp_path / "log.txt")}  # fmt: skip
+        told = list[str]()
+        data = load(told, Encoding(), source, development=[development])
+        assert {candidates.wording for candidates in data.train[0].lists} == {"who wrote it?"}
+        assert any("list that asks a development question" in sentence for sentence in told)
+
     def test_without_a_path_it_is_made_of_the_other_sources(self, tmp_path: Path) -> None:
         told, retriever = list[str](), Encoding()
         data = load(
@@ -286,6 +308,16 @@ def test_questions_are_read_from_text_and_json_lines(tmp_path: Path) -> None:
     (tmp_path / "log.txt").write_text("one\n  two \n\none\n" + "x" * 9000 + "\n")
     (tmp_path / "log.jsonl").write_text('{"query": "one", "text": "no"}\n{"text": "two"}\n')
     assert logged_questions(tmp_path / "log.txt") == logged_questions(tmp_path / "log.jsonl") == ["one", "two"]
+
+
+def test_a_log_may_begin_with_a_mark_or_be_gzipped(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_bytes(b"\xef\xbb\xbfwho?\r\nwhat?\r\nwho?\r\n")
+    with gzip.open(tmp_path / "log.txt.gz", "wt") as file:
+        file.write("who?\nwhat?\n")
+    assert logged_questions(tmp_path / "log.txt") == logged_questions(tmp_path / "log.txt.gz") == ["who?", "what?"]
+    (tmp_path / "bad.txt").write_bytes(b"one\n\xff\n")
+    with pytest.raises(InvalidInputError, match=r"bad\.txt:2: "):
+        logged_questions(tmp_path / "bad.txt")
 
 
 def test_a_sentence_of_a_passage_without_text_is_its_title() -> None:

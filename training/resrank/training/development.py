@@ -142,9 +142,14 @@ class _Cut:
     """A set as it is evaluated, in retrieved order and shuffled."""
 
     def __init__(self, part: DevelopmentSet, config: EvaluationConfig) -> None:
-        cut = [_first(candidates, config.candidates) for candidates in part.lists]
-        # A list whose relevant passages all stand further down scores 0 in every order, and tells nothing.
-        useful = [candidates for candidates in cut if any(_gains(candidates))]
+        # A list whose relevant passages all stand further down scores 0 in every order, and one whose passages are all
+        # alike 1: neither tells anything. By a teacher's scores the relevant one is the best of the whole list.
+        useful = [
+            cut
+            for candidates in part.lists
+            if any(candidates.relevant[: config.candidates])
+            and len(set(_gains(cut := _first(candidates, config.candidates)))) > 1
+        ]
         if not useful:
             raise InvalidInputError(
                 "development.candidates",

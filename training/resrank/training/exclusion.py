@@ -32,6 +32,22 @@ class QuestionSource(Protocol):
         """The questions' texts."""
 
 
+class Document(Protocol):
+    """A passage, wherever it was read."""
+
+    @property
+    def title(self) -> str:
+        """Its title; may be empty."""
+
+    @property
+    def text(self) -> str:
+        """Its body."""
+
+    @property
+    def encoder_text(self) -> str:
+        """What the encoder reads."""
+
+
 def normalised(text: str) -> str:
     """A text reduced to what tells it apart from others: compared as such, spelling variants count as equal.
 
@@ -48,6 +64,16 @@ def normalised(text: str) -> str:
     composed = unicodedata.normalize("NFKC", text.translate(_VISIBLE))
     folded = unicodedata.normalize("NFKC", composed.casefold())
     return " ".join(folded.translate(_SPACED).split())
+
+
+def is_question_itself(query: str, passage: Document) -> bool:
+    """Whether a passage is the question, word for word but for spelling: text, title or both.
+
+    Args:
+        query: The question.
+        passage: One with the question's id. It says nothing about any other.
+    """
+    return normalised(query) in map(normalised, (passage.text, passage.title, passage.encoder_text))
 
 
 def question_key(text: str) -> bytes:

@@ -11,6 +11,7 @@ from resrank.core.corpus import corpus_file, read_passages
 from resrank.core.errors import InvalidInputError
 from resrank.core.json_lines import read_json_lines
 from resrank.core.limits import MAX_QUERY_BYTES
+from resrank.core.text_lines import decoded, read_lines
 from resrank.training.lists import TrainingPassage
 from resrank.training.pool import PassagePool, PoolBuilder
 
@@ -69,7 +70,7 @@ def logged_questions(path: Path) -> list[str]:
 
     Args:
         path: JSON lines with ``query`` or ``text`` where its name ends in ``.jsonl`` or ``.jsonl.gz``, else text with a
-            question in each line.
+            question in each line, gzipped where its name ends in ``.gz``.
 
     Returns:
         The distinct questions; empty ones and those longer than a server would take are passed over.
@@ -98,9 +99,8 @@ def _json_questions(path: Path) -> Iterator[str]:
 
 
 def _text_questions(path: Path) -> Iterator[str]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            yield from file
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInputError(f"data: {path}", f"cannot be read ({reason})") from error
+    def bad(line: int | None, problem: str) -> InvalidInputError:
+        return InvalidInputError(f"data: {path}" if line is None else f"{path}:{line}", problem)
+
+    for number, line in read_lines(path, bad):
+        yield decoded(number, line, bad)

@@ -38,11 +38,13 @@ class JudgedQuestion:
         id: Distinct within its source.
         query: The question.
         grades: Row to grade, 0 for not relevant; passages that are not named are not relevant.
+        own: Row of the passage that the question itself is, which is none of its candidates; None as a rule.
     """
 
     id: str
     query: str
     grades: Mapping[int, float]
+    own: int | None = None
 
 
 class PoolBuilder:

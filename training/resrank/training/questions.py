@@ -23,7 +23,7 @@ from resrank.training.data_config import (
     SourceConfig,
     SyntheticSource,
 )
-from resrank.training.exclusion import question_key
+from resrank.training.exclusion import is_question_itself, question_key
 from resrank.training.lists import CandidateList, LabelKind, TrainingPassage
 from resrank.training.listwise_file import ListwiseFile
 from resrank.training.mining import FloatMatrix, HalfMatrix, NegativeIndex, Rows, mine
@@ -32,6 +32,8 @@ from resrank.training.pool import JudgedQuestion, PassagePool, PoolBuilder, merg
 from resrank.training.synthetic import refuse_too_few, sentences, synthetic_lists, wordings
 
 _Count = tuple[int, str]  # so many of what was left out
+
+_DIVISIBLE = 5  # questions of a log, of which a fifth can be kept apart
 
 
 class CandidateRetriever(Protocol):
@@ -151,7 +153,10 @@ class QuestionReader:
             known = {passage_id: grade for passage_id, grade in judged.items() if passage_id in corpus.rows}
             unknown += len(judged.keys() - known.keys() - corpus.empty)
             grades = merged_grades((corpus.rows[passage_id], grade) for passage_id, grade in known.items())
-            questions.append(JudgedQuestion(id_, query, grades))
+            own = corpus.rows.get(id_)
+            if own is not None and (grades.get(own, 0) > 0 or not is_question_itself(query, corpus.pool.passages[own])):
+                own = None  # questions and passages that are numbered alike, or an answer
+            questions.append(JudgedQuestion(id_, query, grades, own))
         left_out = [
             (len(corpus.empty), "empty passage"),
             (unknown, "judgement of a passage that is not in the corpus"),
@@ -286,9 +291,15 @@ class _JudgedQuestions:
 
     def lists(self, retriever: CandidateRetriever, notify: Notify) -> Lists:
         if self.given is None:
-            rows = retriever.retrieve(self.pool, self.queries, self.depth).tolist()
+            # One more where a question is a passage itself: it finds itself first, as no search of others would.
+            deeper = any(item.own is not None for item in self.items)
+            rows = retriever.retrieve(self.pool, self.queries, self.depth + deeper).tolist()
         else:
             rows = [self.given[item.id] for item in self.items]
+        rows = [
+            [row for row in found if row != item.own][: self.depth]
+            for item, found in zip(self.items, rows, strict=True)
+        ]
         lists = _mined(self.items, self.pool, rows, self.name, self.name, self.left_out, self.depth, notify)
         return Lists(
             [candidates for candidates in lists if candidates.id not in self.held_back],
@@ -336,16 +347,28 @@ class SyntheticLists:
 
     def lists(self, retriever: CandidateRetriever, notify: Notify) -> Lists:
         """Makes the lists, and tells how many."""
-        train = self._made(retriever, self.pool, self.count)
-        held_back = self._made(retriever, self.apart, self.hold_back) if self.apart and self.hold_back else []
+        apart = self.apart if self.hold_back and self.apart else None
+        of_train, of_held_back = self._divided(apart is not None)
+        train = self._made(retriever, self.pool, self.count, of_train)
+        held_back = [] if apart is None else self._made(retriever, apart, self.hold_back, of_held_back)
         wording = "sentences of them" if self.questions is None else f"{len(self.questions)} questions"
         also = f" and {len(held_back)} held back" if held_back else ""
         notify(f"{self.name}: {len(train)} lists{also} made of {len(self.pool)} passages and {wording}")
         return Lists(train, held_back)
 
-    def _made(self, retriever: CandidateRetriever, pool: PassagePool, count: int) -> list[CandidateList]:
+    def _divided(self, divided: bool) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+        """The questions of training and of held back lists: a fifth is kept apart, as of the passages."""
+        if not divided or self.questions is None or len(self.questions) < _DIVISIBLE:
+            return self.questions, self.questions
+        by_hash = _some(self.questions, len(self.questions))
+        apart = -(-len(by_hash) // 5)
+        return by_hash[apart:], by_hash[:apart]
+
+    def _made(
+        self, retriever: CandidateRetriever, pool: PassagePool, count: int, questions: Sequence[str] | None
+    ) -> list[CandidateList]:
         refuse_too_few(self.name, len(pool), held_back=False)
-        questions = sentences(pool.passages, count) if self.questions is None else _some(self.questions, count)
+        questions = sentences(pool.passages, count) if questions is None else _some(questions, count)
         vectors, asked = retriever.vectors(pool), retriever.query_vectors(questions)
         with retriever.index(pool) as index:
             return synthetic_lists(pool, vectors, index, wordings(questions, asked, vectors, index), count, self.name)

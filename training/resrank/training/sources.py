@@ -171,10 +171,12 @@ def _without(
     keys: set[bytes], lists: Sequence[CandidateList], notify: Notify, name: str, what: str
 ) -> list[CandidateList]:
     """The lists that ask none of these questions; tells how many do."""
+    # A list without a question's text is worded like one: that counts, too.
+    texts = [candidates.query or candidates.wording for candidates in lists]
     kept = [
         candidates
-        for candidates in lists
-        if not keys or not candidates.query or question_key(candidates.query) not in keys
+        for candidates, text in zip(lists, texts, strict=True)
+        if not keys or not text or question_key(text) not in keys
     ]
     if len(kept) < len(lists):
         notify(f"{name}{told([(len(lists) - len(kept), what)])}")
