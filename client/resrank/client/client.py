@@ -179,7 +179,8 @@ class ResRankClient(ClientBase[grpc.Channel]):
                 raises. With ``retrieval_order`` all candidates come back in the order given, within ``timeout_s``, with
                 scores of 0, and the result's ``failure`` says why.
             priority: Triton's level of the requests; with ``BULK`` others go first where queues have levels (the
-                encoder's in GPU repositories).
+                encoder's in GPU repositories). The requests by which ``rerank_text`` has passages and their query
+                encoded have no level.
             timeout_s: Budget in seconds.
             traceparent: W3C trace context.
 

@@ -39,16 +39,29 @@ def encode_texts(tensor: Tensor, texts: Sequence[str], max_bytes: int) -> list[b
         InvalidInputError: No list, no texts, or the first one that is no string, empty, only whitespace, too long or
             not valid Unicode.
     """
-    if isinstance(texts, str | bytes):
-        raise InvalidInputError(tensor.value, "must be a list of strings, not one string")
-    # Of a set, or of what can be read once only, no place in it could be named to the caller.
-    if isinstance(texts, Mapping | Set) or not _has_length(texts):
-        raise InvalidInputError(tensor.value, f"must be a list of strings, not {type(texts).__name__}")
-    if len(texts) == 0:
-        raise InvalidInputError(tensor.value, "no texts", limit=1, value=0)
+    check_list(tensor.value, texts)
     if tensor is Tensor.PASSAGES and len(texts) > MAX_LIST_CANDIDATES:
         raise InvalidInputError(tensor.value, "too many in one call", limit=MAX_LIST_CANDIDATES, value=len(texts))
     return [_encode(Place(tensor, (index,)), text, max_bytes) for index, text in enumerate(texts)]
+
+
+def check_list(field: str, texts: Any) -> None:
+    """Refuses what is no list of texts, whose places could be named; of its elements nothing is said.
+
+    Args:
+        field: What errors call it.
+        texts: What was given.
+
+    Raises:
+        InvalidInputError: It is none, or there is nothing in it.
+    """
+    if isinstance(texts, str | bytes):
+        raise InvalidInputError(field, "must be a list of strings, not one string")
+    # Of a set, or of what can be read once only, no place in it could be named to the caller.
+    if isinstance(texts, Mapping | Set) or not _has_length(texts):
+        raise InvalidInputError(field, f"must be a list of strings, not {type(texts).__name__}")
+    if len(texts) == 0:
+        raise InvalidInputError(field, "no texts", limit=1, value=0)
 
 
 def _has_length(texts: Any) -> bool:

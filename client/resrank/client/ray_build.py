@@ -164,7 +164,8 @@ def fill_index_on_ray(
         tritons: ``host:port`` of each, as the workers reach it. They are spread over the workers; one whose Triton does
             not answer goes on with the next.
         open_sidecar: Opens what stores the embeddings; only this machine has to reach it. Called once Ray runs: Ray
-            starts processes by forking, which hangs where gRPC's threads are.
+            starts processes by forking, which hangs where gRPC's threads are. The process that reads the corpus opens
+            one more of the same address, with the same TLS and token.
         cluster: Where the workers run.
         settings: How; ``in_flight`` is for each worker.
         progress: Called whenever something was stored or left out.
@@ -321,8 +322,7 @@ def _encoded(
         _read,
         fn_kwargs={
             "repeated": checked.repeated,
-            "sidecar": sidecar.address,
-            "collection": sidecar.collection,
+            "sidecar": sidecar,
             "settings": settings,
         },
         num_cpus=0,
@@ -345,12 +345,12 @@ def _encoded(
 
 
 def _read(
-    row: dict[str, Any], *, repeated: set[int], sidecar: str, collection: str, settings: BuildSettings
+    row: dict[str, Any], *, repeated: set[int], sidecar: AsyncSidecar, settings: BuildSettings
 ) -> Iterator[dict[str, bytes]]:
     """Runs on the driver's machine, which has the file and reaches the sidecar: batches of what is not stored yet."""
 
     async def windows() -> AsyncIterator[tuple[list[Passage], int]]:
-        async with AsyncSidecar(sidecar, collection=collection) as client:
+        async with sidecar as client:
             async for window in wanted_windows(distinct_passages(Path(row["corpus"]), repeated), client, settings):
                 yield window
 

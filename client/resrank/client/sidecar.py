@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -77,6 +79,19 @@ class AsyncSidecar:
         self._settings = ClientSettings(retrieval=address, retrieval_tls=tls, bearer_token=bearer_token)
         self.address = address
         self.collection = collection_name("collection", collection)
+        self._bearer_token = bearer_token
+
+    def __reduce__(self) -> tuple[partial[Self], tuple[()]]:
+        """For pickle: another process gets one of its own, not yet entered, that speaks to the same index.
+
+        Files are named from the root, since that process may run in another folder.
+        """
+        tls = self._settings.retrieval_tls
+        if tls is not None:
+            files = {name: path and Path(path).absolute() for name, path in vars(tls).items()}
+            tls = TlsConfig(**files)
+        again = partial(type(self), self.address, collection=self.collection, tls=tls, bearer_token=self._bearer_token)
+        return again, ()
 
     async def __aenter__(self) -> Self:
         self._channel = open_aio_channel(self.address, self._settings.retrieval_tls)

@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from resrank.client import AsyncResRankClient
 from resrank.client.triton_calls import Float32
+from resrank.core.documents import fit_query, sort_texts
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Priority
 from resrank.core.truncation import Side, Truncation
-from resrank.gateway.documents import fit_query, sort_texts
 
 
 class InputType(StrEnum):
@@ -97,6 +97,6 @@ class Embedder:
 
     def _queries(self, task: EmbedTask) -> Sequence[str]:
         return [
-            fit_query(text, truncate=task.truncate, side=task.side, field=str(Place(task.field, (index,))))
+            fit_query(text, truncate=task.truncate, side=task.side, field=Place(task.field, (index,)))
             for index, text in enumerate(task.texts)
         ]

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from resrank.client import AsyncResRankClient, RankedPassage, RerankResult
+from resrank.client.whole_call import WholeCall
 from resrank.core.calibration import Calibration, relevance_of
+from resrank.core.documents import Documents, fit_query, sort_ids, sort_texts
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.names import Parameter, Priority, Tensor
 from resrank.core.truncation import Side, Truncation
-from resrank.gateway.documents import Documents, fit_query, sort_ids, sort_texts
 
 _MOST_REFUSALS = 8
 """Documents that the models may refuse, each after another call, before the request fails."""
@@ -126,17 +127,21 @@ class Reranker:
             documents = sort_texts(
                 task.documents, truncate=task.truncate, side=task.side, strict=task.strict, field=task.field
             )
+        refused, whole = 0, WholeCall.of(self._client, task.on_failure)
         while documents.usable:
             try:
-                result = await self._ask(replace(task, query=query), documents)
+                result = await self._ask(replace(task, query=query), documents, whole.left_s())
             except InvalidInputError as error:
-                documents = _without(error, documents, task)
+                documents = _without(error, documents, task, may_drop=refused < _MOST_REFUSALS)
+                refused += 1
             else:
-                calibration = await self._client.calibration(triton=result.triton) if result.reranked else None
+                calibration = None
+                if result.reranked:
+                    calibration = await whole.ask_async(self._client.calibration, triton=result.triton)
                 return _ranking(task, documents, result, calibration)
         return _ranking(task, documents, RerankResult((), {}), None)
 
-    async def _ask(self, task: RerankTask, documents: Documents) -> RerankResult:
+    async def _ask(self, task: RerankTask, documents: Documents, timeout_s: float) -> RerankResult:
         if task.stored:
             result = await self._client.rerank_stored(
                 task.query,
@@ -147,6 +152,7 @@ class Reranker:
                 truncate=Truncation(task.side) if task.truncate else False,
                 on_failure=task.on_failure,
                 priority=task.priority,
+                timeout_s=timeout_s,
             )
             if result.missing_ids and task.strict:
                 place = documents.places[documents.usable.index(result.missing_ids[0])]
@@ -158,6 +164,7 @@ class Reranker:
             truncate=Truncation(task.side, task.token_limit) if task.truncate else False,
             on_failure=task.on_failure,
             priority=task.priority,
+            timeout_s=timeout_s,
         )
 
 
@@ -201,8 +208,14 @@ def _text(task: RerankTask, documents: Documents, passage: RankedPassage) -> str
     return passage.text if task.stored else task.documents[documents.places[passage.index]]
 
 
-def _without(error: InvalidInputError, documents: Documents, task: RerankTask) -> Documents:
+def _without(error: InvalidInputError, documents: Documents, task: RerankTask, *, may_drop: bool) -> Documents:
     """The documents but for the one that the models refused.
+
+    Args:
+        error: What they said.
+        documents: What they were asked about.
+        task: What is wanted.
+        may_drop: Whether another call may be made without the one refused.
 
     Raises:
         InvalidInputError: The error is about something else, or it is one document too many.
@@ -215,7 +228,7 @@ def _without(error: InvalidInputError, documents: Documents, task: RerankTask) -
         raise error
     refused = error.place.index[0]
     place = documents.places[refused]
-    if task.strict or not task.truncate or len(documents.unusable) >= _MOST_REFUSALS:
+    if task.strict or not task.truncate or not may_drop:
         raise error.at(Place(task.field, (place,)))
     return Documents(
         documents.usable[:refused] + documents.usable[refused + 1 :],

@@ -14,7 +14,10 @@ import pytest
 
 from resrank.client import ray_build
 from resrank.client.index_build import BuildReport, BuildSettings, CheckedCorpus
+from resrank.client.metadata import call_metadata
 from resrank.client.ray_build import MAX_LOCAL_WORKERS, FailedBatch, RayCluster
+from resrank.client.settings import TlsConfig
+from resrank.client.sidecar import AsyncSidecar
 from resrank.core.corpus import CorpusError, Passage
 from resrank.core.errors import (
     EncoderMismatchError,
@@ -191,6 +194,39 @@ async def test_tritons_of_two_encoders_are_refused(monkeypatch: pytest.MonkeyPat
     assert await ray_build._encoder_of_all(["a:1", "a:2"]) == SHA
     with pytest.raises(EncoderMismatchError, match=f"a:1 has {SHA}, b:1 has {'b' * 64}"):
         await ray_build._encoder_of_all(["a:1", "b:1"])
+
+
+def test_the_process_that_reads_speaks_to_the_sidecar_as_the_one_that_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[tuple[Any, ...]] = []
+
+    async def wanted(passages: Any, sidecar: AsyncSidecar, settings: BuildSettings) -> Any:
+        spoken.append((sidecar.address, sidecar.collection, sidecar._settings.retrieval_tls))
+        assert ("authorization", "Bearer secret") in call_metadata(sidecar._settings)
+        yield PASSAGES, 0
+
+    monkeypatch.setattr(ray_build, "wanted_windows", wanted)
+    monkeypatch.setattr("resrank.client.sidecar.open_aio_channel", lambda address, tls: Closed())
+    monkeypatch.chdir(tmp_path)
+    given = AsyncSidecar("far:8003", collection="docs", tls=TlsConfig(Path("ca.crt")), bearer_token="secret")
+    sent = pickle.dumps(given)
+    monkeypatch.chdir("/")
+    (tmp_path / "c.jsonl").write_text("")
+    row = {"corpus": str(tmp_path / "c.jsonl")}
+    rows = list(ray_build._read(row, repeated=set(), sidecar=pickle.loads(sent), settings=BuildSettings()))
+    assert [batch.passages for batch in map(ray_build._Batch.of, rows) if batch.passages] == [PASSAGES]
+    assert spoken == [("far:8003", "docs", TlsConfig(tmp_path / "ca.crt"))]
+
+
+class Closed:
+    """Stands for a channel."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **given: None
+
+    async def close(self) -> None:
+        pass
 
 
 class Store:

@@ -29,6 +29,8 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "resrank": ("/v1/search", {"query": "q"}),
 }
 
+BLANK_WHERE_CUT = " " * 70_000 + "xx"
+
 
 def sentence_of(schema: str, body: dict[str, Any]) -> str:
     """What a client of the schema shows its user."""
@@ -99,7 +101,7 @@ async def test_what_nobody_thought_of_is_a_500_that_tells_nothing(
         ("/rerank", {"query": "q", "texts": "a"}, 422, "texts: must be a list, not 'a'"),
         ("/rerank", {"query": "q", "documents": ["a", {"txt": "b"}]}, 422, "documents[1].text: is missing"),
         ("/rerank", {"query": " ", "documents": ["a"]}, 422, "query: empty or only whitespace"),
-        ("/rerank", {"query": "q", "documents": ["a"], "top_n": 0}, 422, "top_n: out of range (limit 1, got 0)"),
+        ("/rerank", {"query": "q", "documents": ["a"], "top_n": -1}, 422, "top_n: out of range (limit 0, got -1)"),
         (
             "/rerank",
             {"query": "q", "documents": ["a"], "top_n": "many"},
@@ -118,6 +120,20 @@ async def test_what_nobody_thought_of_is_a_500_that_tells_nothing(
         ("/v1/embeddings", {"input": []}, 422, "input: too few elements"),
         ("/v1/embeddings", {"input": [1, 2]}, 422, "input: must be texts: token ids"),
         ("/v1/embeddings", {"input": ["a", " "]}, 422, "input[1]: empty or only whitespace"),
+        (
+            "/v1/embeddings",
+            {"input": ["a", " "], "input_type": "query"},
+            422,
+            "input[1]: empty or only whitespace",
+        ),
+        ("/v1/embeddings", {"input": ["a", BLANK_WHERE_CUT, "b"]}, 422, "input[1]: empty or only whitespace where it"),
+        ("/embed", {"inputs": ["a", BLANK_WHERE_CUT]}, 422, "inputs[1]: empty or only whitespace where it was cut"),
+        (
+            "/rerank",
+            {"query": "q", "texts": ["a", BLANK_WHERE_CUT], "strict": True},
+            422,
+            "texts[1]: empty or only whitespace where it was cut",
+        ),
         (
             "/v1/embeddings",
             {"input": "a", "dimensions": 5},

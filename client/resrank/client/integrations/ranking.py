@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from resrank.client import AsyncResRankClient, Calibration, RerankResult, ResRankClient
+from resrank.client.whole_call import WholeCall
 from resrank.core.calibration import relevance_of
+from resrank.core.documents import Documents, fit_query, sort_ids, sort_texts
+from resrank.core.errors import InvalidInputError, Place
+from resrank.core.names import Tensor
+from resrank.core.truncation import Side
+
+_FIELD = "documents"
+"""What errors call a framework's list, whatever its own class is called."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class RankingOptions:
         stored: Whether documents are passages of the index, known by their ids: no text is sent, and none encoded.
         lexical_weight: Of stored passages: w of BM25; None for the checkpoint's.
         collection: Of stored passages: whose they are, by name or alias; empty for the default one.
-        truncate: Whether texts over the token maximum are cut, else refused.
+        truncate: Whether query and texts that are too long, in tokens or bytes, are cut, else refused.
         on_failure: What is wanted where models fail, ``error`` or ``retrieval_order``; None for the client's setting.
     """
 
@@ -50,7 +59,8 @@ class PlacedDocument:
 def rank(client: ResRankClient, query: str, documents: Sequence[str], options: RankingOptions) -> list[PlacedDocument]:
     """Ranks documents.
 
-    Those without words, ids that the index does not have, and ids that stand there twice come last, with relevance 0.
+    Those without words, ids that the index does not have or cannot have, and ids that stand there twice come last, with
+    relevance 0.
 
     Args:
         client: Speaks to the servers.
@@ -62,24 +72,34 @@ def rank(client: ResRankClient, query: str, documents: Sequence[str], options: R
         Best first.
 
     Raises:
+        InvalidInputError: A document is refused, which the error names by its place in the list, or the query is.
         ResRankError: What the client raises.
     """
     usable = _usable(documents, options)
-    if not usable:
+    if not usable.usable:
         return _placed(len(documents), usable, None, None, options)
-    listed = [documents[place] for place in usable]
-    if options.stored:
-        result = client.rerank_stored(
-            query,
-            listed,
-            lexical_weight=options.lexical_weight,
-            collection=options.collection,
-            truncate=options.truncate,
-            on_failure=options.on_failure,
-        )
-    else:
-        result = client.rerank(query, passages=listed, truncate=options.truncate, on_failure=options.on_failure)
-    calibration = client.calibration(triton=result.triton) if result.reranked else None
+    query = fit_query(query, truncate=options.truncate, side=Side.RIGHT)
+    whole = WholeCall.of(client, options.on_failure)
+    with _callers_places(usable):
+        if options.stored:
+            result = client.rerank_stored(
+                query,
+                usable.usable,
+                lexical_weight=options.lexical_weight,
+                collection=options.collection,
+                truncate=options.truncate,
+                on_failure=options.on_failure,
+                timeout_s=whole.left_s(),
+            )
+        else:
+            result = client.rerank(
+                query,
+                passages=usable.usable,
+                truncate=options.truncate,
+                on_failure=options.on_failure,
+                timeout_s=whole.left_s(),
+            )
+    calibration = whole.ask(client.calibration, triton=result.triton) if result.reranked else None
     return _placed(len(documents), usable, result, calibration, options)
 
 
@@ -88,35 +108,54 @@ async def rank_async(
 ) -> list[PlacedDocument]:
     """As :func:`rank`."""
     usable = _usable(documents, options)
-    if not usable:
+    if not usable.usable:
         return _placed(len(documents), usable, None, None, options)
-    listed = [documents[place] for place in usable]
-    if options.stored:
-        result = await client.rerank_stored(
-            query,
-            listed,
-            lexical_weight=options.lexical_weight,
-            collection=options.collection,
-            truncate=options.truncate,
-            on_failure=options.on_failure,
-        )
-    else:
-        result = await client.rerank(query, passages=listed, truncate=options.truncate, on_failure=options.on_failure)
-    calibration = await client.calibration(triton=result.triton) if result.reranked else None
+    query = fit_query(query, truncate=options.truncate, side=Side.RIGHT)
+    whole = WholeCall.of(client, options.on_failure)
+    with _callers_places(usable):
+        if options.stored:
+            result = await client.rerank_stored(
+                query,
+                usable.usable,
+                lexical_weight=options.lexical_weight,
+                collection=options.collection,
+                truncate=options.truncate,
+                on_failure=options.on_failure,
+                timeout_s=whole.left_s(),
+            )
+        else:
+            result = await client.rerank(
+                query,
+                passages=usable.usable,
+                truncate=options.truncate,
+                on_failure=options.on_failure,
+                timeout_s=whole.left_s(),
+            )
+    calibration = await whole.ask_async(client.calibration, triton=result.triton) if result.reranked else None
     return _placed(len(documents), usable, result, calibration, options)
 
 
-def _usable(documents: Sequence[str], options: RankingOptions) -> list[int]:
-    """Places of what can be ranked; of an id that stands there twice the first."""
-    places = [place for place, document in enumerate(documents) if document.strip()]
+def _usable(documents: Sequence[str], options: RankingOptions) -> Documents:
+    """What can be ranked; of an id that stands there twice the first."""
     if options.stored:
-        places = sorted({documents[place]: place for place in reversed(places)}.values())
-    return places
+        return sort_ids(documents, strict=False, field=_FIELD)
+    return sort_texts(documents, truncate=options.truncate, side=Side.RIGHT, strict=False, field=_FIELD)
+
+
+@contextmanager
+def _callers_places(usable: Documents) -> Iterator[None]:
+    """Errors about one of the documents name it as the caller counts, who has those too that were not sent."""
+    try:
+        yield
+    except InvalidInputError as error:
+        if error.place.name in (Tensor.PASSAGES, Tensor.TEXT, "ids") and error.place.index:
+            raise error.at(Place(_FIELD, (usable.places[error.place.index[0]],))) from None
+        raise
 
 
 def _placed(
     count: int,
-    usable: Sequence[int],
+    usable: Documents,
     result: RerankResult | None,
     calibration: Calibration | None,
     options: RankingOptions,
@@ -127,7 +166,8 @@ def _placed(
         relevance = relevance_of(calibration, options.lexical_weight, words=words)
         values = relevance.of(np.array([passage.score for passage in result.passages], np.float64)).tolist()
         placed = [
-            PlacedDocument(usable[passage.index], value) for passage, value in zip(result.passages, values, strict=True)
+            PlacedDocument(usable.places[passage.index], value)
+            for passage, value in zip(result.passages, values, strict=True)
         ]
     elif result is not None:
         return [PlacedDocument(place, None) for place in range(count)][: options.top_n]

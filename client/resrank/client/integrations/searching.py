@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from resrank.client import AsyncResRankClient, Calibration, RankedPassage, ResRankClient, SearchResult
+from resrank.client.whole_call import WholeCall
 from resrank.core.calibration import relevance_of
+from resrank.core.documents import fit_query
 from resrank.core.filters import Filter
 from resrank.core.search import DEFAULT_CANDIDATES, SearchMode
+from resrank.core.truncation import Side
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class SearchingOptions:
         min_score: Least relevance of what is returned, 0 to 1; of a reranked search alone.
         collection: Whose passages, by name or alias; empty for the default one.
         filter: What a passage's metadata must meet to be found, as the client takes it; None for nothing.
-        truncate: Whether a query over the token maximum is cut, else refused.
+        truncate: Whether a query that is too long, in tokens or bytes, is cut, else refused.
         on_failure: What is wanted where models fail, ``error`` or ``retrieval_order``; None for the client's setting.
     """
 
@@ -80,8 +83,9 @@ def search(client: ResRankClient, query: str, k: int, options: SearchingOptions)
     Raises:
         ResRankError: What the client raises.
     """
+    whole = WholeCall.of(client, options.on_failure)
     result = client.search(
-        query,
+        fit_query(query, truncate=options.truncate, side=Side.RIGHT),
         k,
         candidates=max(k, options.candidates),
         mode=options.mode,
@@ -92,14 +96,17 @@ def search(client: ResRankClient, query: str, k: int, options: SearchingOptions)
         collection=options.collection,
         filter=options.filter,
         include_metadata=True,
+        timeout_s=whole.left_s(),
     )
-    return _found(result, client.calibration(triton=result.triton) if result.reranked else None, options)
+    calibration = whole.ask(client.calibration, triton=result.triton) if result.reranked else None
+    return _found(result, calibration, options)
 
 
 async def search_async(client: AsyncResRankClient, query: str, k: int, options: SearchingOptions) -> list[FoundPassage]:
     """As :func:`search`."""
+    whole = WholeCall.of(client, options.on_failure)
     result = await client.search(
-        query,
+        fit_query(query, truncate=options.truncate, side=Side.RIGHT),
         k,
         candidates=max(k, options.candidates),
         mode=options.mode,
@@ -110,8 +117,10 @@ async def search_async(client: AsyncResRankClient, query: str, k: int, options: 
         collection=options.collection,
         filter=options.filter,
         include_metadata=True,
+        timeout_s=whole.left_s(),
     )
-    return _found(result, await client.calibration(triton=result.triton) if result.reranked else None, options)
+    calibration = await whole.ask_async(client.calibration, triton=result.triton) if result.reranked else None
+    return _found(result, calibration, options)
 
 
 def _found(result: SearchResult, calibration: Calibration | None, options: SearchingOptions) -> list[FoundPassage]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from resrank.client.whole_call import WholeCall
+from resrank.core.documents import fit_query
 from resrank.core.truncation import Side
 from resrank.gateway.bounded_json import BoundedJsonRoute
-from resrank.gateway.documents import fit_query
 from resrank.gateway.error_forms import Schema
 from resrank.gateway.gateway import gateway_of
 from resrank.gateway.request_facts import facts_of
@@ -22,6 +23,7 @@ async def search(request: Request, body: Search) -> Response:
     gateway = gateway_of(request)
     facts = facts_of(request)
     facts.schema = Schema.RESRANK.value
+    whole = WholeCall.of(gateway.client, body.on_failure)
     found = await gateway.client.search(
         fit_query(body.query, truncate=body.truncate, side=Side.RIGHT),
         body.k,
@@ -36,14 +38,15 @@ async def search(request: Request, body: Search) -> Response:
         truncate=body.truncate,
         route=gateway.settings.search_route,
         on_failure=body.on_failure,
+        timeout_s=whole.left_s(),
     )
     facts.counts["passages"] = len(found.passages)
     if found.failure is not None:
         facts.counts["not_reranked"] = found.failure.outcome.value
     calibration, weight = None, None
     if found.reranked:
-        calibration = await gateway.client.calibration(triton=found.triton)
+        calibration = await whole.ask_async(gateway.client.calibration, triton=found.triton)
         weight = body.lexical_weight
         if weight is None:
-            weight = await gateway.client.lexical_weight(triton=found.triton)
+            weight = await whole.ask_async(gateway.client.lexical_weight, triton=found.triton)
     return json_response(search_answer(found, body, weight, calibration, facts.id))

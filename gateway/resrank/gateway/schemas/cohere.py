@@ -30,7 +30,7 @@ class CohereRerank(RerankOptions):
         documents: Texts, in retrieval order.
         document_ids: Instead of them, ids of passages in the index, in retrieval order.
         collection: With ``document_ids``, whose passages, by name or alias; the default one's where it is missing.
-        top_n: Documents to return; all where it is missing.
+        top_n: Documents to return; all where it is missing or 0 (vLLM's default).
         return_documents: Whether the answer has their texts.
         max_tokens_per_doc: Tokens of a document that are read (Cohere); fewer than the model reads.
         truncate_prompt_tokens: The same (vLLM); -1 for as many as the model reads.
@@ -44,7 +44,7 @@ class CohereRerank(RerankOptions):
     documents: Annotated[list[Document], Field(min_length=1)] | None = None
     document_ids: Annotated[list[str], Field(min_length=1)] | None = None
     collection: str | None = None
-    top_n: Annotated[int, Field(ge=1)] | None = None
+    top_n: Annotated[int, Field(ge=0)] | None = None
     return_documents: bool | None = None
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
@@ -80,7 +80,7 @@ class CohereRerank(RerankOptions):
             tuple(documents),
             stored=stored,
             field="document_ids" if stored else "documents",
-            top_n=self.top_n,
+            top_n=self.top_n or None,
             min_score=self.min_score,
             side=self.truncation_side,
             token_limit=self._token_limit,

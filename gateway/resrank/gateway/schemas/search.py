@@ -98,7 +98,7 @@ class SearchAnswer(Answer):
     Attributes:
         id: Of the request.
         mode: How the candidates were found.
-        collection: Where: what an alias stood for.
+        collection: Where: what an alias stood for, or without the setting ``retrieval`` the alias itself.
         reranked: Whether the reranker ordered them.
         reason: Why not, where it was asked to: ``shed``, ``deadline``, ``unavailable`` or ``failed``.
         calibration: How scores became relevance.
@@ -129,7 +129,7 @@ def search_answer(
     Args:
         found: What the client found.
         body: What was asked for.
-        lexical_weight: w; None where nothing was reranked.
+        lexical_weight: w; None where nothing was reranked, or the models did not say.
         calibration: What was fitted for the checkpoint.
         request_id: Of the request.
     """

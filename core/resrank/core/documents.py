@@ -1,4 +1,8 @@
-"""Documents of a request: those that can be ranked, and why the others cannot."""
+"""Documents of a request: those that can be ranked, and why the others cannot. What cuts texts to their bytes.
+
+The servers refuse texts of too many bytes before they are looked at, whether they may be cut or not: whoever may cut
+them, the gateway and the frameworks' adapters, does so before they are sent.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.passage import check_id
 from resrank.core.truncation import Side
+
+_BLANK_WHERE_CUT = "empty or only whitespace where it was cut"
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,23 @@ def sort_texts(texts: Sequence[str], *, truncate: bool, side: Side, strict: bool
     cut: set[int] = set()
     unusable: dict[int, str] = {}
     for index, text in enumerate(texts):
-        if not text.strip():
+        place = Place(field, (index,))
+        try:
+            size = _size(place, text)
+        except InvalidInputError as error:
             if strict:
-                raise InvalidInputError(Place(field, (index,)), "empty or only whitespace")
-            unusable[index] = "empty or only whitespace"
+                raise
+            unusable[index] = error.problem
             continue
-        if len(text) * 4 > MAX_PASSAGE_BYTES and (size := len(text.encode())) > MAX_PASSAGE_BYTES:
+        if size > MAX_PASSAGE_BYTES:
             if not truncate:
-                raise InvalidInputError(Place(field, (index,)), "too many bytes", limit=MAX_PASSAGE_BYTES, value=size)
+                raise InvalidInputError(place, "too many bytes", limit=MAX_PASSAGE_BYTES, value=size)
             text = cut_bytes(text, MAX_PASSAGE_BYTES, side)  # noqa: PLW2901
             cut.add(index)
             if not text.strip():
-                unusable[index] = "empty or only whitespace where it was cut"
+                if strict:
+                    raise InvalidInputError(place, _BLANK_WHERE_CUT)
+                unusable[index] = _BLANK_WHERE_CUT
                 continue
         usable.append(text)
         places.append(index)
@@ -92,7 +103,7 @@ def sort_ids(ids: Sequence[str], *, strict: bool, field: str) -> Documents:
     return Documents(tuple(usable), tuple(usable.values()), frozenset(), unusable)
 
 
-def fit_query(query: str, *, truncate: bool, side: Side, field: str = "query") -> str:
+def fit_query(query: str, *, truncate: bool, side: Side, field: Place | str = "query") -> str:
     """A query of no more bytes than one may have.
 
     Args:
@@ -102,18 +113,16 @@ def fit_query(query: str, *, truncate: bool, side: Side, field: str = "query") -
         field: What errors call it.
 
     Raises:
-        InvalidInputError: It is empty, or too long and may not be cut.
+        InvalidInputError: It is empty or not valid Unicode, or too long and may not be cut.
     """
-    if not query.strip():
-        raise InvalidInputError(field, "empty or only whitespace")
-    size = len(query.encode())
+    size = _size(field, query)
     if size <= MAX_QUERY_BYTES:
         return query
     if not truncate:
         raise InvalidInputError(field, "too many bytes", limit=MAX_QUERY_BYTES, value=size)
     shorter = cut_bytes(query, MAX_QUERY_BYTES, side)
     if not shorter.strip():
-        raise InvalidInputError(field, "empty or only whitespace where it was cut")
+        raise InvalidInputError(field, _BLANK_WHERE_CUT)
     return shorter
 
 
@@ -128,3 +137,19 @@ def cut_bytes(text: str, most: int, side: Side) -> str:
     encoded = text.encode()
     kept = encoded[-most:] if side is Side.LEFT else encoded[:most]
     return kept.decode(errors="ignore")
+
+
+def _size(field: Place | str, text: str) -> int:
+    """Bytes of UTF-8 of a text that says something.
+
+    Raises:
+        InvalidInputError: It is no string, or says nothing, or is not valid Unicode.
+    """
+    if not isinstance(text, str):
+        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
+    if not text.strip():
+        raise InvalidInputError(field, "empty or only whitespace")
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(field, f"not valid Unicode: lone surrogate at character {error.start}") from None

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resrank.core.errors import InvalidInputError
+from resrank.core.documents import cut_bytes, fit_query, sort_ids, sort_texts
+from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_PASSAGE_BYTES, MAX_QUERY_BYTES
 from resrank.core.truncation import Side
-from resrank.gateway.documents import cut_bytes, fit_query, sort_ids, sort_texts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -35,12 +35,25 @@ def test_documents_that_cannot_be_ranked_are_set_aside_with_why() -> None:
     ("given_texts", "options", "sentence"),
     [
         (["a", " "], {"strict": True}, r"texts\[1\]: empty or only whitespace"),
+        (["a", " " * 70_000 + "x"], {"strict": True}, r"texts\[1\]: empty or only whitespace where it was cut"),
         (["a", "x" * 70_000], {"truncate": False}, r"texts\[1\]: too many bytes \(limit 65536, got 70000\)"),
     ],
 )
 def test_who_wants_it_gets_an_error(given_texts: list[str], options: dict[str, bool], sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         sort_texts(given_texts, **{"truncate": True, "side": Side.RIGHT, "strict": False, "field": "texts"} | options)
+
+
+def test_what_is_not_valid_unicode_is_set_aside_however_long_it_is() -> None:
+    broken = ["a\ud800", "\ud800" + "a" * 70_000]
+    found = sort_texts([*broken, "b"], truncate=True, side=Side.LEFT, strict=False, field="documents")
+    assert found.usable == ("b",)
+    assert found.unusable == {
+        0: "not valid Unicode: lone surrogate at character 1",
+        1: "not valid Unicode: lone surrogate at character 0",
+    }
+    with pytest.raises(InvalidInputError, match="query: not valid Unicode"):
+        fit_query(broken[0], truncate=True, side=Side.RIGHT)
 
 
 def test_blank_ends_of_a_cut_text_are_no_document() -> None:
@@ -68,3 +81,6 @@ def test_a_query_is_cut_at_the_side_that_is_wanted_or_refused() -> None:
     for query, truncate in ((long, False), ("  ", True), (" " * 9000 + "x", True)):
         with pytest.raises(InvalidInputError, match=r"^query: "):
             fit_query(query, truncate=truncate, side=Side.RIGHT)
+    with pytest.raises(InvalidInputError) as refused:
+        fit_query("  ", truncate=True, side=Side.RIGHT, field=Place("input", (1,)))
+    assert refused.value.place == Place("input", (1,))
