@@ -21,7 +21,7 @@ class Deadline:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.said = f"timeout_s of {timeout_s:g} s"
+        self.said = f"timeout_s of {round(timeout_s, 3):g} s"
         self._end = time.monotonic() + min(timeout_s, _LONGEST_S)
 
     def leaving(self, reserve: Reserve) -> Deadline:
