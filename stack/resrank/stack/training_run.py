@@ -133,20 +133,23 @@ class RunCheckpointWriter:
         card = self._card(spec, progress)
         projectors = model.projector_state()
         full = [role for role, mode in self._modes.items() if mode is Mode.FULL]
-        merged = model.merged_model() if full else None
+        # One that reads slots alone has no base that could be fetched, whether it was trained or not, and is small.
+        drawn = spec.reranker.prompt is None
+        merged = model.merged_model() if full or drawn else None
         weights = {
             role: getattr(merged, role).state_dict()
             for role, mode in self._modes.items()
             if full and mode is not Mode.FROZEN
         }
-        # One that reads slots alone has no base, and is small.
-        if not full or (full == ["reranker"] and spec.reranker.prompt is None):
+        if not full or (full == ["reranker"] and drawn):
             write_adapter(
                 out,
                 base=self._base,
                 spec=spec,
                 encoder=_adapter(model, "encoder"),
-                reranker=WholeWeights(weights["reranker"]) if full else _adapter(model, "reranker"),
+                reranker=WholeWeights(merged.reranker.state_dict())
+                if drawn and merged
+                else _adapter(model, "reranker"),
                 projectors=projectors,
                 card=card,
             )

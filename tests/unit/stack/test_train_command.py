@@ -159,6 +159,23 @@ def test_a_drawn_decoder_comes_whole_with_an_adapter_checkpoint_that_can_be_adap
 
 
 @pytest.mark.usefixtures("better")
+def test_an_encoder_that_is_trained_beside_a_drawn_decoder_comes_with_it(config: Path, tmp_path: Path) -> None:
+    """No base of the decoder could be fetched, though nothing of it was trained."""
+    alone = {
+        "start": {"encoder": str(tmp_path / "tiny-bert"), "reranker": "compact", "width": 48, "score_residual": 0.3,
+                  "slots": {"content": "relations", "neighbors": 3}, "cosine_map": {"slope": 2, "center": 0.5}},
+        "model": {"compute": {"precision": "fp32"}, "reranker": {"mode": "frozen"}},
+        "stages": {"encoder_alignment": {"steps": 2, "lists_per_step": 4}},
+    }  # fmt: skip
+    overrides = [part for field, value in alone.items() for part in ("--set", f"{field}={json.dumps(value)}")]
+    assert run(["train", str(config), *overrides]) == 0
+    spec = validate_adapter(tmp_path / "run" / "checkpoint")
+    assert (spec.encoder.base_sha256 is None, spec.reranker.base_sha256 is None) == (False, True)
+    merge_adapter(tmp_path / "run" / "checkpoint", tmp_path / "merged", encoder=tmp_path / "tiny-bert")
+    assert all(np.isfinite(one).all() for one in scores(tmp_path / "merged"))
+
+
+@pytest.mark.usefixtures("better")
 def test_full_parameter_training_gives_a_full_checkpoint_that_scores_as_the_trained_model(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from resrank.training.stage_config import Mode
 
 ROOT = Path(__file__).parents[3]
 RECIPES = Path("training", "recipes")
-NAMES = ("adapt", "adapt_unlabelled", "default", "llm", "qwen3_4b", "same_family", "smoke")
+NAMES = ("adapt", "adapt_unlabelled", "default", "encoder", "llm", "qwen3_4b", "same_family", "smoke")
 SAMPLE = Path("examples", "hotpotqa-mini")
 MADE = Path("var")  # what the user makes: git ignores it
 TRAINED = Path("checkpoints", "default")
