@@ -57,7 +57,7 @@ def test_its_card_names_licence_data_and_limits() -> None:
         assert f"## {section}" in card
 
 
-@pytest.mark.parametrize("name", ["default", "llm"])
+@pytest.mark.parametrize("name", ["default", "llm", "tuned"])
 def test_the_recipe_in_a_card_can_be_run(name: str, tmp_path: Path) -> None:
     card = (ROOT / "checkpoints" / name / "README.md").read_text(encoding="utf-8")
     (tmp_path / "recipe.yaml").write_text(card.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
