@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resrank.core.documents import text_bytes
 from resrank.core.errors import InvalidInputError, Place
 from resrank.core.limits import MAX_LIST_CANDIDATES, MAX_QUERY_BYTES
 from resrank.core.names import Tensor
@@ -106,14 +107,7 @@ def truncation(value: Any) -> Truncation | None:
 
 
 def _encode(field: Place, text: Any, max_bytes: int) -> bytes:
-    if not isinstance(text, str):
-        raise InvalidInputError(field, f"must be a string, not {type(text).__name__}")
-    if not text.strip():
-        raise InvalidInputError(field, "empty or only whitespace")
-    try:
-        encoded = text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(field, f"not valid Unicode: lone surrogate at character {error.start}") from None
+    encoded = text_bytes(field, text)
     if len(encoded) > max_bytes:
         raise InvalidInputError(field, "too many bytes", limit=max_bytes, value=len(encoded))
     return encoded

@@ -77,6 +77,10 @@ class SlotContent(StrEnum):
         return self is not SlotContent.VECTOR
 
 
+LONGEST_TEXT_TOKENS = 32768
+"""Of any limit on a passage or a query."""
+
+
 class EncoderSpec(StrictModel):
     """The Encoder-LLM: text to one vector of dimension d.
 
@@ -98,8 +102,8 @@ class EncoderSpec(StrictModel):
     embedding_dim: int = Field(ge=1, le=MAX_EMBEDDING_DIM)
     pooling: Pooling
     embedding_norm: Norm = Norm.L2
-    max_passage_tokens: int = Field(ge=3, le=32768)
-    max_query_tokens: int = Field(ge=3, le=32768)
+    max_passage_tokens: int = Field(ge=3, le=LONGEST_TEXT_TOKENS)
+    max_query_tokens: int = Field(ge=3, le=LONGEST_TEXT_TOKENS)
     passage_instruction: str = ""
     query_instruction: str = ""
     append_eos: bool = False
@@ -170,7 +174,7 @@ class RerankerSpec(StrictModel):
     source: str
     sha256: Sha256
     hidden_size: int = Field(ge=1)
-    max_query_tokens: int = Field(ge=1, le=32768)
+    max_query_tokens: int = Field(ge=1, le=LONGEST_TEXT_TOKENS)
     max_passages: int = Field(ge=1, le=4096)
     prompt: PromptSpec | None
     eos_token: Annotated[str, Field(min_length=1)] | None

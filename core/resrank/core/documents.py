@@ -55,7 +55,7 @@ def sort_texts(texts: Sequence[str], *, truncate: bool, side: Side, strict: bool
     for index, text in enumerate(texts):
         place = Place(field, (index,))
         try:
-            size = _size(place, text)
+            size = len(text_bytes(place, text))
         except InvalidInputError as error:
             if strict:
                 raise
@@ -115,7 +115,7 @@ def fit_query(query: str, *, truncate: bool, side: Side, field: Place | str = "q
     Raises:
         InvalidInputError: It is empty or not valid Unicode, or too long and may not be cut.
     """
-    size = _size(field, query)
+    size = len(text_bytes(field, query))
     if size <= MAX_QUERY_BYTES:
         return query
     if not truncate:
@@ -139,8 +139,12 @@ def cut_bytes(text: str, most: int, side: Side) -> str:
     return kept.decode(errors="ignore")
 
 
-def _size(field: Place | str, text: str) -> int:
-    """Bytes of UTF-8 of a text that says something.
+def text_bytes(field: Place | str, text: object) -> bytes:
+    """UTF-8 of a text that says something, of whatever length.
+
+    Args:
+        field: What errors call it.
+        text: As it came.
 
     Raises:
         InvalidInputError: It is no string, or says nothing, or is not valid Unicode.
@@ -150,6 +154,6 @@ def _size(field: Place | str, text: str) -> int:
     if not text.strip():
         raise InvalidInputError(field, "empty or only whitespace")
     try:
-        return len(text.encode())
+        return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInputError(field, f"not valid Unicode: lone surrogate at character {error.start}") from None

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from resrank.core.checkpoint import (
     ENCODER_DIR,
+    LONGEST_TEXT_TOKENS,
     P_IN,
     P_OUT,
     PROJECTORS_FILE,
@@ -68,7 +69,6 @@ PLAIN_PROMPT = PromptSpec(
 _LONGEST_DEFAULT_PASSAGE = 512
 _COMPACT_POSITIONS = 4096  # as many candidates as a checkpoint may allow in one pass
 _COMPACT_SCALE = 3.0  # with which relations were found to train well; there are no token embeddings to compare with
-_LONGEST_PASSAGE = 32768  # what a checkpoint's fields allow
 _LONGEST_SANE_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
 
 
@@ -314,7 +314,7 @@ def _token_limit(folder: Path, model: PreTrainedModel) -> int:
         read_json(folder / "sentence_bert_config.json", NO_FIELDS).get("max_seq_length"),
     )
     known = [limit for limit in limits if limit and 0 < limit < _LONGEST_SANE_LIMIT]
-    return int(min([*known, _LONGEST_PASSAGE]))
+    return int(min([*known, LONGEST_TEXT_TOKENS]))
 
 
 def _first_position(model: PreTrainedModel) -> int:

@@ -135,25 +135,18 @@ class RunCheckpointWriter:
         full = [role for role, mode in self._modes.items() if mode is Mode.FULL]
         # One that reads slots alone has no base that could be fetched, whether it was trained or not, and is small.
         drawn = spec.reranker.prompt is None
-        merged = model.merged_model() if full or drawn else None
-        weights = {
-            role: getattr(merged, role).state_dict()
-            for role, mode in self._modes.items()
-            if full and mode is not Mode.FROZEN
-        }
         if not full or (full == ["reranker"] and drawn):
             write_adapter(
                 out,
                 base=self._base,
                 spec=spec,
                 encoder=_adapter(model, "encoder"),
-                reranker=WholeWeights(merged.reranker.state_dict())
-                if drawn and merged
-                else _adapter(model, "reranker"),
+                reranker=WholeWeights(_weights(model, "reranker")) if drawn else _adapter(model, "reranker"),
                 projectors=projectors,
                 card=card,
             )
             return
+        weights = {role: _weights(model, role) for role, mode in self._modes.items() if mode is not Mode.FROZEN}
         write_trained(
             out,
             base=self._base,
@@ -255,6 +248,10 @@ def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notif
     )
     fusion = spec.fusion.model_copy(update={"state_norm": start.state_norm})
     write_spec(spec.model_copy(update={"fusion": fusion}), out)
+
+
+def _weights(model: TrainableResRank, role: Role) -> dict[str, torch.Tensor]:
+    return model.merged_backbone(role).state_dict()
 
 
 def _adapter(model: TrainableResRank, role: Role) -> BackboneAdapter | None:

@@ -355,15 +355,16 @@ class TrainableResRank(nn.Module):
         projectors = self.projector_state()
         merged = ResRankModel(
             spec,
-            self._merged_backbone("encoder"),
-            self._merged_backbone("reranker"),
+            self.merged_backbone("encoder"),
+            self.merged_backbone("reranker"),
             projectors.get(P_IN),
             projectors.get(P_OUT),
             projectors.get(SCORE_HEAD),
         )
         return merged.to(self.device).eval()
 
-    def _merged_backbone(self, role: Role) -> PreTrainedModel:
+    def merged_backbone(self, role: Role) -> PreTrainedModel:
+        """One trained backbone without adapters; a copy, except for a frozen one. As :meth:`merged_model`'s."""
         if role in self._adapted:
             return cast("PreTrainedModel", copy.deepcopy(self._adapted[role]).merge_and_unload())
         backbone = self.backbone(role)
