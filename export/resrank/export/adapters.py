@@ -86,13 +86,26 @@ class WholeWeights:
     tensors: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class AdaptedBackbone:
+    """A backbone as an adapter checkpoint has it, which further training left alone.
+
+    Attributes:
+        folder: ``encoder/`` or ``reranker/`` of that checkpoint.
+        fields: What its ``resrank.json`` says of it.
+    """
+
+    folder: Path
+    fields: AdaptedEncoderSpec | AdaptedRerankerSpec
+
+
 def write_adapter(
     out: Path,
     *,
     base: Path,
     spec: CheckpointSpec,
-    encoder: BackboneAdapter | WholeWeights | None,
-    reranker: BackboneAdapter | WholeWeights | None,
+    encoder: BackboneAdapter | WholeWeights | AdaptedBackbone | None,
+    reranker: BackboneAdapter | WholeWeights | AdaptedBackbone | None,
     projectors: Mapping[str, Tensor],
     card: str,
 ) -> AdapterSpec:
@@ -107,8 +120,9 @@ def write_adapter(
         base: The full checkpoint that training started from.
         spec: The trained model's fields: those of ``base``, but for the name and for what training set otherwise
             (gate, norms, limits). Its digests are not read.
-        encoder: None where the encoder was frozen.
-        reranker: None where the reranker was frozen.
+        encoder: None where the encoder was frozen, and is its own base. One that was frozen and had been trained before
+            comes as it was then, so that the base is still the one that can be fetched.
+        reranker: Likewise.
         projectors: The tensors of :func:`resrank.core.checkpoint.projector_shapes`.
         card: The model card, in Markdown.
 
@@ -124,6 +138,9 @@ def write_adapter(
             (ENCODER_DIR, encoder, spec.encoder.source),
             (RERANKER_DIR, reranker, spec.reranker.source),
         ):
+            if isinstance(adapter, AdaptedBackbone):
+                shutil.copytree(adapter.folder, partial / name)
+                continue
             copy_without_weights(base / name, partial / name)
             if isinstance(adapter, WholeWeights):
                 save_weights(adapter.tensors, partial / name)
@@ -136,14 +153,11 @@ def write_adapter(
         written = AdapterSpec(
             name=spec.name,
             encoder=AdaptedEncoderSpec(
-                **spec.encoder.model_dump(exclude={"sha256"}),
-                sha256=folder_sha256(partial / ENCODER_DIR),
-                base_sha256=None if isinstance(encoder, WholeWeights) else weights_sha256(base / ENCODER_DIR),
+                **spec.encoder.model_dump(exclude={"source", "sha256"}), **_origin(encoder, spec.encoder, base, partial)
             ),
             reranker=AdaptedRerankerSpec(
-                **spec.reranker.model_dump(exclude={"sha256"}),
-                sha256=folder_sha256(partial / RERANKER_DIR),
-                base_sha256=None if isinstance(reranker, WholeWeights) else weights_sha256(base / RERANKER_DIR),
+                **spec.reranker.model_dump(exclude={"source", "sha256"}),
+                **_origin(reranker, spec.reranker, base, partial),
             ),
             fusion=spec.fusion.model_copy(
                 update={"projectors_sha256": file_sha256(partial / PROJECTORS_FILE) if projectors else None}
@@ -152,6 +166,22 @@ def write_adapter(
         write_adapter_spec(written, partial)
         validate_adapter(partial)
     return written
+
+
+def _origin(
+    adapter: BackboneAdapter | WholeWeights | AdaptedBackbone | None,
+    fields: EncoderSpec | RerankerSpec,
+    base: Path,
+    partial: Path,
+) -> dict[str, Any]:
+    """Where a backbone of an adapter checkpoint comes from, and what its folder holds."""
+    name = ENCODER_DIR if isinstance(fields, EncoderSpec) else RERANKER_DIR
+    source, base_sha256 = fields.source, None
+    if isinstance(adapter, AdaptedBackbone):
+        source, base_sha256 = adapter.fields.source, adapter.fields.base_sha256
+    elif not isinstance(adapter, WholeWeights):
+        base_sha256 = weights_sha256(base / name)
+    return {"source": source, "sha256": folder_sha256(partial / name), "base_sha256": base_sha256}
 
 
 def merge_adapter(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from resrank.core.checkpoint import CheckpointSpec, validate_folder, write_spec
+from resrank.core.adapter import validate_adapter, write_adapter_spec
+from resrank.core.checkpoint import FusionSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import CALIBRATION_FILE
+from resrank.export.adapters import full_checkpoint
 from resrank.export.cache import cache_folder
 from resrank.export.written_aside import written_aside
 from resrank.model.quiet import quiet_transformers
@@ -30,7 +33,7 @@ def fit_to(checkpoint: Path, corpus: Path, questions: Path | None, console: Cons
     """Encodes some passages and questions, and fits A to them.
 
     Args:
-        checkpoint: A full checkpoint.
+        checkpoint: A full or an adapter checkpoint.
         corpus: What :func:`resrank.stack.training_index.passages_at` reads.
         questions: A log; None takes sentences of the passages.
         console: Shows how far it is.
@@ -39,6 +42,11 @@ def fit_to(checkpoint: Path, corpus: Path, questions: Path | None, console: Cons
         CheckpointError: The checkpoint is not valid.
         InvalidInputError: Corpus or log cannot be read, or there is too little in them.
     """
+    with tempfile.TemporaryDirectory() as scratch:
+        return _fit(full_checkpoint(checkpoint, Path(scratch)), corpus, questions, console)
+
+
+def _fit(checkpoint: Path, corpus: Path, questions: Path | None, console: Console) -> CosineFit:
     spec = validate_folder(checkpoint)
     pool, _ = drawn_pools(passages_at(corpus), PASSAGES, divided=False)
     if not pool.passages:
@@ -54,22 +62,27 @@ def fit_to(checkpoint: Path, corpus: Path, questions: Path | None, console: Cons
             return fit_cosines(vectors, texts, index)
 
 
-def write_with(fit: CosineFit, checkpoint: Path, out: Path) -> CheckpointSpec:
+def write_with(fit: CosineFit, checkpoint: Path, out: Path) -> None:
     """Copies a checkpoint with another map of cosines; its encoder's identity, and so its indexes, stay.
 
     Args:
         fit: The map.
-        checkpoint: A full checkpoint.
+        checkpoint: A full or an adapter checkpoint.
         out: The folder to make; must not exist yet.
 
     Raises:
-        CheckpointError: ``out`` exists or cannot be written.
+        CheckpointError: ``checkpoint`` is not valid, or ``out`` exists or cannot be written.
     """
-    spec = validate_folder(checkpoint, verify_hashes=False)
-    fusion = spec.fusion.model_copy(update={"cosine_map": fit.cosine_map})
-    spec = spec.model_copy(update={"fusion": fusion})
     with written_aside(out) as partial:
         # Other scores than a calibration was fitted to.
         shutil.copytree(checkpoint, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CALIBRATION_FILE))
-        write_spec(spec, partial)
-    return spec
+        if is_adapter(checkpoint):
+            adapted = validate_adapter(checkpoint)
+            write_adapter_spec(adapted.model_copy(update={"fusion": _mapped(adapted.fusion, fit)}), partial)
+        else:
+            spec = validate_folder(checkpoint, verify_hashes=False)
+            write_spec(spec.model_copy(update={"fusion": _mapped(spec.fusion, fit)}), partial)
+
+
+def _mapped(fusion: FusionSpec, fit: CosineFit) -> FusionSpec:
+    return fusion.model_copy(update={"cosine_map": fit.cosine_map})

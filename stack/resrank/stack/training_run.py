@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
+from resrank.core.adapter import validate_adapter
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import COMPACT
 from resrank.core.progress import Notify
-from resrank.export.adapters import BackboneAdapter, WholeWeights, merge_adapter, write_adapter
+from resrank.export.adapters import AdaptedBackbone, BackboneAdapter, WholeWeights, merge_adapter, write_adapter
 from resrank.export.backbone_files import source_name
 from resrank.export.backbones import PACKAGED_BACKBONES, materialize
 from resrank.export.cache import cache_folder
@@ -21,6 +22,7 @@ from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import InitOptions, initialize
 from resrank.export.model_card import DevelopmentFigures, RunCard, run_card
 from resrank.export.trained_checkpoint import write_trained
+from resrank.export.written_aside import written_aside
 from resrank.model.quiet import quiet_transformers
 from resrank.stack.training_index import FlatIndexes, passages_at
 from resrank.training.config import StartFromBackbones, StartFromCheckpoint, TrainConfig, check_fit
@@ -74,7 +76,8 @@ def train(config: TrainConfig, opening: Opening, processes: Processes, progress:
             retriever = Retriever(encoder, FlatIndexes(), cache_folder() / "mined")
             data = load_data(config.data, retriever, progress.note, passages_at)
             del encoder, retriever
-        writer = RunCheckpointWriter(config, start, data)
+        adapter = folder.start_adapter if start == folder.start and folder.start_adapter.is_dir() else None
+        writer = RunCheckpointWriter(config, start, data, adapter)
         return Trainer(config, start, data, folder, writer, processes, progress, vectors).run(opening)
 
 
@@ -101,9 +104,11 @@ def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify
             )
         if not is_adapter(config.start.checkpoint):
             return config.start.checkpoint
-        if _wanted(folder.start, renew=renew):
-            merge_adapter(config.start.checkpoint, folder.start, notify=notify)
-    elif _wanted(folder.start, renew=renew):
+        if _wanted(folder, renew=renew):
+            with written_aside(folder.start_adapter) as partial:
+                shutil.copytree(config.start.checkpoint, partial, dirs_exist_ok=True)
+            merge_adapter(folder.start_adapter, folder.start, notify=notify)
+    elif _wanted(folder, renew=renew):
         _initialize(config, config.start, folder.start, notify)
     return folder.start
 
@@ -115,16 +120,22 @@ class RunCheckpointWriter:
     comes whole; else a full one.
     """
 
-    def __init__(self, config: TrainConfig, base: Path, data: TrainingData) -> None:
+    def __init__(self, config: TrainConfig, base: Path, data: TrainingData, adapter: Path | None) -> None:
         """Takes what goes into the model card.
 
         Args:
             config: The run.
             base: The full checkpoint that it starts from.
             data: What it trains on.
+            adapter: The adapter checkpoint that ``base`` was merged from, if it was.
+
+        Raises:
+            CheckpointError: ``adapter`` is not valid.
         """
         self._config = config
         self._base = base
+        self._adapter = adapter
+        self._adapted = None if adapter is None else validate_adapter(adapter)
         self._lists = {source.name: len(source.lists) for source in data.train}
 
     def write(self, model: TrainableResRank, progress: Progress, out: Path) -> None:
@@ -140,8 +151,8 @@ class RunCheckpointWriter:
                 out,
                 base=self._base,
                 spec=spec,
-                encoder=_adapter(model, "encoder"),
-                reranker=WholeWeights(_weights(model, "reranker")) if drawn else _adapter(model, "reranker"),
+                encoder=self._changed(model, "encoder"),
+                reranker=WholeWeights(_weights(model, "reranker")) if drawn else self._changed(model, "reranker"),
                 projectors=projectors,
                 card=card,
             )
@@ -156,6 +167,14 @@ class RunCheckpointWriter:
             projectors=projectors,
             card=card,
         )
+
+    def _changed(self, model: TrainableResRank, role: Role) -> BackboneAdapter | AdaptedBackbone | None:
+        """What is known of a backbone beside its base: learned in this run, or before it."""
+        if (config := model.adapter_config(role)) is not None:
+            return BackboneAdapter(config, model.adapter_state(role))
+        if self._adapter is None or self._adapted is None:
+            return None
+        return AdaptedBackbone(self._adapter / role, getattr(self._adapted, role))
 
     @property
     def _modes(self) -> dict[Role, Mode]:
@@ -204,11 +223,14 @@ def _public(value: Any) -> Any:
     return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
 
 
-def _wanted(start: Path, *, renew: bool) -> bool:
-    """Whether the start checkpoint has to be made; removes an old one first."""
-    if renew and start.is_dir():
-        shutil.rmtree(start)
-    return not start.is_dir()
+def _wanted(folder: RunFolder, *, renew: bool) -> bool:
+    """Whether the start checkpoint has to be made; removes what there is of an old one first."""
+    if not renew and folder.start.is_dir():
+        return False
+    for old in (folder.start, folder.start_adapter):
+        if old.is_dir():
+            shutil.rmtree(old)
+    return True
 
 
 def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notify: Notify) -> None:
@@ -252,8 +274,3 @@ def _initialize(config: TrainConfig, start: StartFromBackbones, out: Path, notif
 
 def _weights(model: TrainableResRank, role: Role) -> dict[str, torch.Tensor]:
     return model.merged_backbone(role).state_dict()
-
-
-def _adapter(model: TrainableResRank, role: Role) -> BackboneAdapter | None:
-    config = model.adapter_config(role)
-    return None if config is None else BackboneAdapter(config, model.adapter_state(role))

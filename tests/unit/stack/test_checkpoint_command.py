@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from resrank.core.adapter import validate_adapter
 from resrank.core.checkpoint import encoder_identity, read_spec, validate_folder
 from resrank.stack.cli.app import run
+from support.tiny_adapter import make_tiny_adapter
 from support.tiny_checkpoint import SENTENCES, make_bert, make_llama, make_tiny_checkpoint
 
 
@@ -101,6 +103,14 @@ def test_fit_cosines_tells_a_map_and_writes_it_into_a_copy_whose_indexes_stay_va
     assert after.fusion.cosine_map is not None
     assert after.fusion.cosine_map.slope == told["slope"]
     assert encoder_identity(before) == encoder_identity(after)
+
+    # An adapter checkpoint stays one.
+    make_tiny_adapter(tmp_path / "adapter", tmp_path / "start", sources=("start/encoder", "start/reranker"))
+    monkeypatch.chdir(tmp_path)
+    assert run([*command[:2], "adapter", *command[3:], "--out", "mapped-adapter"]) == 0
+    plain, mapped = validate_adapter(tmp_path / "adapter"), validate_adapter(tmp_path / "mapped-adapter")
+    assert mapped.fusion.cosine_map is not None
+    assert mapped.model_copy(update={"fusion": plain.fusion}) == plain
 
     assert run([*command, "--out", str(tmp_path / "mapped")]) == 2
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:150]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from resrank.core.adapter import validate_adapter
+from resrank.core.adapter import read_lora, validate_adapter
 from resrank.core.checkpoint import encoder_identity, read_spec, validate_folder
 from resrank.export.adapters import merge_adapter
 from resrank.model.modeling import ResRankModel
@@ -173,6 +174,43 @@ def test_an_encoder_that_is_trained_beside_a_drawn_decoder_comes_with_it(config:
     assert (spec.encoder.base_sha256 is None, spec.reranker.base_sha256 is None) == (False, True)
     merge_adapter(tmp_path / "run" / "checkpoint", tmp_path / "merged", encoder=tmp_path / "tiny-bert")
     assert all(np.isfinite(one).all() for one in scores(tmp_path / "merged"))
+
+
+@pytest.mark.usefixtures("better")
+def test_what_an_adapter_changed_and_a_run_leaves_alone_stays_over_the_same_base(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the encoder, then a decoder on its vectors: the second checkpoint has both, and the first is not needed."""
+    monkeypatch.chdir(tmp_path)  # where the base is found by its name
+    compute = {"compute": {"precision": "fp32"}}
+    first = {
+        "start": {"encoder": "tiny-bert", "reranker": "compact", "width": 48, "score_residual": 0.3,
+                  "slots": {"content": "relations", "neighbors": 3}},
+        "model": {**compute, "reranker": {"mode": "frozen"}},
+        "stages": {"encoder_alignment": {"steps": 2, "lists_per_step": 4}},
+        "output": "first",
+    }  # fmt: skip
+    second = {
+        "start": {"checkpoint": "first/checkpoint"},
+        "model": {**compute, "encoder": {"mode": "frozen"}, "reranker": {"mode": "full"}},
+        "stages": {"reranker_alignment": {"steps": 2, "lists_per_step": 4}},
+        "output": "second",
+    }
+    for fields in (first, second):
+        overrides = [part for field, value in fields.items() for part in ("--set", f"{field}={json.dumps(value)}")]
+        assert run(["train", str(config), *overrides]) == 0
+    before, after = validate_adapter(tmp_path / "first/checkpoint"), validate_adapter(tmp_path / "second/checkpoint")
+    assert before.encoder == after.encoder
+    assert read_lora(tmp_path / "second/checkpoint/encoder") is not None
+    assert before.reranker.sha256 != after.reranker.sha256
+    assert {path.name for path in (tmp_path / "second").iterdir()}.isdisjoint({"start", "start-adapter"})
+
+    identities = []
+    for name in ("first", "second"):
+        merge_adapter(tmp_path / name / "checkpoint", tmp_path / f"{name}-merged")
+        identities.append(encoder_identity(validate_folder(tmp_path / f"{name}-merged")))
+        shutil.rmtree(tmp_path / name)
+    assert identities[0] == identities[1]
 
 
 @pytest.mark.usefixtures("better")

@@ -160,6 +160,18 @@ class TestGivenLists:
         assert (len(small), len(large)) == (10, 20)
         assert ids(small) < ids(large)
 
+    def test_one_runs_limit_and_anothers_skip_share_no_question(self, tmp_path: Path) -> None:
+        source = listwise(tmp_path / "wiki.jsonl", 60)
+
+        def read(**fields: int) -> TrainingData:
+            return load({**source, **fields}, development=[{"hold_back": 5}])
+
+        first, second, others, whole = read(limit=20), read(skip=20, limit=10), read(skip=20), read()
+        assert ids(held(first)) == ids(held(second)) == ids(held(others)) == ids(held(whole))
+        assert [len(data.train[0].lists) for data in (second, others)] == [10, 35]
+        assert ids(second.train[0].lists) < ids(others.train[0].lists)
+        assert ids(others.train[0].lists) == ids(whole.train[0].lists) - ids(first.train[0].lists)
+
     def test_several_sources_keep_names_and_weights(self, tmp_path: Path) -> None:
         one = {**listwise(tmp_path / "a.jsonl", 8), "weight": 3}
         two = {**listwise(tmp_path / "b.jsonl", 9, prefix="b"), "name": "second"}
@@ -470,3 +482,10 @@ class TestConfig:
             InvalidInputError, match=r"data\.development\.hold_back: .* no list left to train on \(limit 4, got 5\)"
         ):
             load(listwise(tmp_path / "wiki.jsonl", 5), development=[{"hold_back": 5}])
+
+    @pytest.mark.parametrize("limit", [{}, {"limit": 2}])
+    def test_more_skipped_than_there_is(self, tmp_path: Path, limit: dict[str, int]) -> None:
+        with pytest.raises(
+            InvalidInputError, match=r"data\.train\.skip: wiki would have no list left \(limit 2, got 3\)"
+        ):
+            load({**listwise(tmp_path / "wiki.jsonl", 5), "skip": 3, **limit}, development=[{"hold_back": 2}])

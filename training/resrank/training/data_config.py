@@ -54,6 +54,14 @@ class _LabelledSource(_SourceConfig):
         "larger one's); none takes all.",
         json_schema_extra=dict(_LISTS),
     )
+    skip: int = Field(
+        default=0,
+        ge=0,
+        description="Leaves out this many first, in the order in which limit takes them and after those that are held "
+        "back: the questions of another run whose limit this is. An encoder and the reranker that reads its vectors "
+        "learn from different questions.",
+        json_schema_extra=dict(_LISTS),
+    )
 
 
 class ListwiseSource(_LabelledSource):

@@ -417,10 +417,21 @@ _ItemT = TypeVar("_ItemT", bound=_Item)
 
 
 def _chosen(items: Iterable[_ItemT], source: ListwiseSource | BeirSource, hold_back: int) -> Iterable[_ItemT]:
-    """All items, or as many as limit and development data together need: then the rest is never kept in memory."""
-    if source.limit is None:
+    """All items, or those of development data and, past ``skip``, of the limit; no others are kept in memory."""
+    if source.limit is None and not source.skip:
         return items
-    return heapq.nsmallest(hold_back + source.limit, items, key=_hash)
+    if source.limit is None:
+        ordered = sorted(items, key=_hash)
+    else:
+        ordered = heapq.nsmallest(hold_back + source.skip + source.limit, items, key=_hash)
+    if ordered and source.skip and hold_back + source.skip >= len(ordered):
+        raise InvalidInputError(
+            "data.train.skip",
+            f"{source.label} would have no list left",
+            limit=max(0, len(ordered) - hold_back - 1),
+            value=source.skip,
+        )
+    return ordered[:hold_back] + ordered[hold_back + source.skip :]
 
 
 def _held_back(items: Sequence[_Item], source: ListwiseSource | BeirSource, hold_back: int) -> frozenset[str]:

@@ -41,6 +41,8 @@ class RunFolder:
     Attributes:
         path: The folder.
         start: The full checkpoint that training starts from, as long as the run goes on.
+        start_adapter: The adapter checkpoint that ``start`` was merged from, if it was: what is frozen stays as it is
+            there.
         checkpoint: The best checkpoint so far.
         state: The states to resume from.
         log: One JSON object per line.
@@ -54,6 +56,7 @@ class RunFolder:
         """Names the parts; touches nothing."""
         self.path = path
         self.start = path / "start"
+        self.start_adapter = path / "start-adapter"
         self.checkpoint = path / "checkpoint"
         self.state = path / "state"
         self.log = path / "log.jsonl"
@@ -77,7 +80,8 @@ class RunFolder:
                 raise TrainingError(f"{self.path}: holds no run to resume")
             return
         # A start checkpoint alone is what an attempt leaves behind that failed before training.
-        if not self.path.exists() or (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {"start"}):
+        started = {self.start.name, self.start_adapter.name}
+        if not self.path.exists() or (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= started):
             return
         if not self.config.is_file():
             raise TrainingError(f"{self.path}: exists and is not the folder of a run; choose another with --out")
@@ -152,4 +156,5 @@ class RunFolder:
             result: What ``result.json`` shall say.
         """
         replace_file(self.result, json.dumps(result, indent=2) + "\n")
-        shutil.rmtree(self.start, ignore_errors=True)
+        for folder in (self.start, self.start_adapter):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -226,7 +226,7 @@ def _report(spec: CheckpointSpec, out: Path, console: Terminal) -> None:
     "`resrank checkpoint fit-cosines checkpoint --corpus index --questions log.txt --out mapped`",
 )
 def fit_cosines(
-    checkpoint: Annotated[Path, typer.Argument(help="A full checkpoint.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help="A full or an adapter checkpoint.", show_default=False)],
     corpus: Annotated[
         Path, typer.Option(help="Passages: a folder in BEIR layout, its corpus file alone, or an index folder.")
     ],
