@@ -2,10 +2,10 @@
 
 Training in full learns more in as many steps than LoRA does, and an adapter is a tenth of the size.
 
-    resrank train training/recipes/llm.yaml --out var/runs/llm
-    resrank checkpoint init --encoder e5-small --reranker smollm2 --layers 4 --slots relations --score-residual 0.3 \
-        --cosine-map 4.84,0.72,0.05 --max-passage-tokens 256 --out var/llm-start
-    python scripts/extract_adapter.py var/runs/llm/checkpoint --start var/llm-start --out var/llm-adapter
+    resrank checkpoint init --encoder var/encoder --reranker smollm2 --layers 4 --slots relations --score-residual 0.3 \
+        --cosine-map 2.462,0.7152,0.05 --lexical-weight 0.2 --out var/llm-start
+    resrank train training/recipes/llm.yaml
+    python scripts/extract_adapter.py var/runs/llm/checkpoint --start var/llm-start --encoder var/encoder --out llm
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from resrank.core.adapter import CARD_FILE
-from resrank.core.checkpoint import PROJECTORS_FILE, RERANKER_DIR, SCORE_HEAD, read_spec
+from resrank.core.adapter import CARD_FILE, validate_adapter
+from resrank.core.checkpoint import ENCODER_DIR, PROJECTORS_FILE, RERANKER_DIR, SCORE_HEAD, read_spec
 from resrank.core.errors import CheckpointError, ResRankError
 from resrank.core.weights import WEIGHTS_FILE
-from resrank.export.adapters import write_adapter
+from resrank.export.adapters import AdaptedBackbone, write_adapter
 from resrank.export.low_rank import low_rank_adapter
 
 
@@ -28,19 +28,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a reranker that was trained in full as an adapter.")
     parser.add_argument("trained", type=Path, help="full checkpoint of a run")
     parser.add_argument("--start", type=Path, required=True, help="full checkpoint that the run started from")
+    parser.add_argument("--encoder", type=Path, help="adapter checkpoint that has its encoder, if that was trained too")
     parser.add_argument("--rank", type=int, default=64, help="of each layer's product [default: 64]")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     arguments = parser.parse_args()
     if arguments.rank < 1:
         parser.error(f"argument --rank: must be above 0, got {arguments.rank}")
     try:
-        kept = extract(arguments.trained, arguments.start, arguments.rank, arguments.out)
+        kept = extract(arguments.trained, arguments.start, arguments.encoder, arguments.rank, arguments.out)
     except (OSError, ResRankError) as error:
         parser.error(str(error))
     print(f"{arguments.out}: {kept:.1%} of what training changed")
 
 
-def extract(trained: Path, start: Path, rank: int, out: Path) -> float:
+def extract(trained: Path, start: Path, encoder: Path | None, rank: int, out: Path) -> float:
     """Makes the adapter checkpoint; gives back the share of the change that is in it.
 
     Raises:
@@ -64,7 +65,7 @@ def extract(trained: Path, start: Path, rank: int, out: Path) -> float:
                 "reranker": spec.reranker.model_copy(update={"source": base.reranker.source}),
             }
         ),
-        encoder=None,
+        encoder=None if encoder is None else AdaptedBackbone(encoder / ENCODER_DIR, validate_adapter(encoder).encoder),
         reranker=found.adapter,
         projectors=projectors,
         card=(trained / CARD_FILE).read_text(encoding="utf-8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from resrank.core.checkpoint import (
 )
 from resrank.core.errors import CheckpointError, InvalidInputError
 from resrank.core.fusion import DEFAULT_LEXICAL_WEIGHT, CosineMap
+from resrank.core.names import CHECKPOINT_FILE
 from resrank.core.strict_json import validation_sentence
 from resrank.core.tokenization import EncoderTokenizer, PromptTokenizer, load_tokenizer
 from resrank.export.backbone_files import (
@@ -118,7 +120,8 @@ def initialize(
     """Makes a checkpoint from an encoder and a causal decoder.
 
     Args:
-        encoder: Hub id or folder of any bidirectional or causal text model.
+        encoder: Hub id or folder of any bidirectional or causal text model, or a full checkpoint's folder, whose
+            encoder is then taken as it is, with its fields.
         reranker: Hub id or folder of any causal decoder, whose language-model head is not kept; or a small one to draw,
             which reads slots alone.
         out: The folder to make; must not exist yet.
@@ -198,6 +201,8 @@ def first_projectors(
 
 
 def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) -> EncoderSpec:
+    if (source / CHECKPOINT_FILE).is_file():
+        return _take_encoder(source, target, options)
     model = load_backbone(source)
     save_backbone(model, source, target)
     pooling = options.pooling or _stored_pooling(source) or (Pooling.LAST if _is_causal(model) else Pooling.MEAN)
@@ -227,6 +232,24 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
         except CheckpointError as error:
             raise InvalidInputError(f"max_{field}_tokens", str(error).removeprefix(f"{target}: ")) from None
     return spec
+
+
+def _take_encoder(checkpoint: Path, target: Path, options: InitOptions) -> EncoderSpec:
+    """Copies a checkpoint's encoder: what it was trained with stays."""
+    spec = validate_folder(checkpoint).encoder
+    if options.pooling is not None and options.pooling is not spec.pooling:
+        raise InvalidInputError(
+            "pooling", "the checkpoint's encoder has another", limit=spec.pooling.value, value=options.pooling.value
+        )
+    wanted = {
+        "max_passage_tokens": options.max_passage_tokens or spec.max_passage_tokens,
+        "max_query_tokens": options.max_query_tokens,
+    }
+    for field, value in wanted.items():
+        if value > (limit := getattr(spec, field)):
+            raise InvalidInputError(field, "is more than the checkpoint's encoder reads", limit=limit, value=value)
+    shutil.copytree(checkpoint / ENCODER_DIR, target)
+    return spec.model_copy(update=wanted)
 
 
 def _add_reranker(

@@ -8,8 +8,10 @@ import pytest
 
 from resrank.core.checkpoint import SlotContent, validate_folder
 from resrank.core.fusion import CosineMap
+from resrank.export.adapters import merge_adapter
 from resrank.stack.cli.app import run
-from support.tiny_checkpoint import make_bert, make_llama
+from support.tiny_adapter import make_tiny_adapter
+from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,32 @@ def test_the_first_layers_of_a_decoder_read_text_and_both(backbones: Path, tmp_p
     assert (spec.reranker.slots.content, spec.reranker.slots.neighbors) == (SlotContent.BOTH, 7)
     assert (spec.fusion.score_residual, spec.fusion.lexical_weight) == (0.5, 0.2)
     assert spec.reranker.source == "llama"
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_checkpoints_encoder_is_taken_as_it_is(
+    adapter: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where an adapter's bases are found by name
+    make_tiny_checkpoint(tmp_path / "first", query_instruction="query: ", max_passage_tokens=40)
+    if adapter:
+        make_tiny_adapter(tmp_path / "adapter", tmp_path / "first", sources=("first/encoder", "first/reranker"))
+        merge_adapter(tmp_path / "adapter", tmp_path / "whole")
+    given, whole = ("adapter", "whole") if adapter else ("first", "first")
+    command = ["checkpoint", "init", "--encoder", given, "--reranker", "compact"]
+    limits = ["--max-query-tokens", "20"]
+    assert run([*command, *limits, "--out", "out"]) == 0
+    before, after = validate_folder(tmp_path / whole), validate_folder(tmp_path / "out")
+    assert after.encoder == before.encoder.model_copy(update={"max_query_tokens": 20})
+    assert after.reranker.prompt is None
+
+    for options, sentence in (
+        ([*limits, "--pooling", "cls"], "pooling: the checkpoint's encoder has another (limit mean, got cls)"),
+        ([*limits, "--max-passage-tokens", "41"], "max_passage_tokens: is more than the checkpoint's encoder reads"),
+    ):
+        assert run([*command, *options, "--out", "refused"]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "refused").exists()
 
 
 @pytest.mark.parametrize(

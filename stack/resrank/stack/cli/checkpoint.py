@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -48,8 +49,8 @@ def init(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Encoder: minilm, e5-small, a hub id with its commit, or a folder with config.json, model.safetensors "
-            "and tokenizer."
+            help="Encoder: minilm, e5-small, a hub id with its commit, a folder with config.json, model.safetensors "
+            "and tokenizer, or a checkpoint, whose encoder is taken as it is."
         ),
     ] = None,
     reranker: Annotated[
@@ -112,6 +113,7 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
+    from resrank.export.adapters import full_checkpoint
     from resrank.export.backbone_files import source_name
     from resrank.export.backbones import DEFAULT_NAME, initialize_default, named_backbone
     from resrank.export.cache import cache_folder
@@ -155,7 +157,10 @@ def init(
         else:
             reranker_place, reranker_source = named_backbone(reranker, cache_folder(), notify)
         sources = (encoder_source or source_name(encoder), reranker_source or source_name(reranker))
-        spec = initialize(encoder_place, reranker_place, out, options, sources=sources)
+        with tempfile.TemporaryDirectory() as scratch:
+            if is_adapter(Path(encoder_place)):
+                encoder_place = full_checkpoint(Path(encoder_place), Path(scratch), notify)
+            spec = initialize(encoder_place, reranker_place, out, options, sources=sources)
     _report(spec, out, console)
 
 
