@@ -163,7 +163,7 @@ def test_the_demo_reports_every_ranker_over_the_trained_default(demo: tuple[Path
     assert re.search(adds, " ".join(printed.split()))
     assert "untrained" not in printed
     assert manifest(demo)["checkpoint"]["sha256"] == read_spec(default_checkpoint()).digest()
-    assert manifest(demo)["checkpoint"]["calibration"]["lexical_weight"] == pytest.approx(0.3)  # it came with it
+    assert manifest(demo)["checkpoint"]["calibration"]["lexical_weight"] == pytest.approx(0.2)  # it came with it
 
 
 def test_search_command(served: Served) -> None:

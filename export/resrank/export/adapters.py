@@ -168,6 +168,29 @@ def write_adapter(
     return written
 
 
+def join_adapter(encoder: Path, reranker: Path, out: Path) -> AdapterSpec:
+    """Makes an adapter checkpoint of the encoder of one and of all else of a full checkpoint with a drawn decoder.
+
+    Args:
+        encoder: The adapter checkpoint.
+        reranker: The full checkpoint; its encoder is that of ``encoder``, merged.
+        out: The folder to make; must not exist yet.
+
+    Raises:
+        CheckpointError: One of them is not valid, or ``out`` exists.
+    """
+    adapted, spec = validate_adapter(encoder), validate_folder(reranker, verify_hashes=False)
+    return write_adapter(
+        out,
+        base=reranker,
+        spec=spec,
+        encoder=AdaptedBackbone(encoder / ENCODER_DIR, adapted.encoder),
+        reranker=WholeWeights(load_file(reranker / RERANKER_DIR / WEIGHTS_FILE)),
+        projectors=load_file(reranker / PROJECTORS_FILE),
+        card=f"# {spec.name}\n",
+    )
+
+
 def _origin(
     adapter: BackboneAdapter | WholeWeights | AdaptedBackbone | None,
     fields: EncoderSpec | RerankerSpec,

@@ -147,6 +147,9 @@ class RunCheckpointWriter:
         # One that reads slots alone has no base that could be fetched, whether it was trained or not, and is small.
         drawn = spec.reranker.prompt is None
         if not full or (full == ["reranker"] and drawn):
+            if drawn and self._adapted is not None:  # whole again, in the place of what came whole with the start
+                reranker = spec.reranker.model_copy(update={"source": self._adapted.reranker.source})
+                spec = spec.model_copy(update={"reranker": reranker})
             write_adapter(
                 out,
                 base=self._base,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from resrank.core.adapter import validate_adapter
 from resrank.core.checkpoint import SlotContent, validate_folder
 from resrank.core.fusion import CosineMap
 from resrank.export.adapters import merge_adapter
@@ -58,8 +59,14 @@ def test_a_checkpoints_encoder_is_taken_as_it_is(
     command = ["checkpoint", "init", "--encoder", given, "--reranker", "compact"]
     limits = ["--max-query-tokens", "20"]
     assert run([*command, *limits, "--out", "out"]) == 0
-    before, after = validate_folder(tmp_path / whole), validate_folder(tmp_path / "out")
-    assert after.encoder == before.encoder.model_copy(update={"max_query_tokens": 20})
+    if adapter:  # over the same base
+        spec = validate_adapter(tmp_path / "out")
+        assert spec.encoder.base_sha256 == validate_adapter(tmp_path / "adapter").encoder.base_sha256
+        assert spec.reranker.base_sha256 is None
+        merge_adapter(tmp_path / "out", tmp_path / "merged")
+    before, after = validate_folder(tmp_path / whole), validate_folder(tmp_path / ("merged" if adapter else "out"))
+    source = after.encoder.source if adapter else before.encoder.source
+    assert after.encoder == before.encoder.model_copy(update={"max_query_tokens": 20, "source": source})
     assert after.reranker.prompt is None
 
     for options, sentence in (

@@ -203,6 +203,7 @@ def test_what_an_adapter_changed_and_a_run_leaves_alone_stays_over_the_same_base
     assert before.encoder == after.encoder
     assert read_lora(tmp_path / "second/checkpoint/encoder") is not None
     assert before.reranker.sha256 != after.reranker.sha256
+    assert before.reranker.source == after.reranker.source
     assert {path.name for path in (tmp_path / "second").iterdir()}.isdisjoint({"start", "start-adapter"})
 
     identities = []

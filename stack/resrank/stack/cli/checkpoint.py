@@ -113,12 +113,13 @@ def init(
     if default == (encoder is not None or reranker is not None) or (encoder is None) != (reranker is None):
         raise typer.BadParameter("give either --default, or both --encoder and --reranker")
     # Imported here: torch takes seconds, and `show` and `--help` do not need it.
-    from resrank.export.adapters import full_checkpoint
+    from resrank.export.adapters import full_checkpoint, join_adapter
     from resrank.export.backbone_files import source_name
     from resrank.export.backbones import DEFAULT_NAME, initialize_default, named_backbone
     from resrank.export.cache import cache_folder
     from resrank.export.compact import CompactDecoder
     from resrank.export.initialize import InitOptions, initialize
+    from resrank.export.written_aside import refuse_existing
 
     console = Terminal()
     compact = reranker == COMPACT
@@ -158,9 +159,15 @@ def init(
             reranker_place, reranker_source = named_backbone(reranker, cache_folder(), notify)
         sources = (encoder_source or source_name(encoder), reranker_source or source_name(reranker))
         with tempfile.TemporaryDirectory() as scratch:
-            if is_adapter(Path(encoder_place)):
-                encoder_place = full_checkpoint(Path(encoder_place), Path(scratch), notify)
-            spec = initialize(encoder_place, reranker_place, out, options, sources=sources)
+            adapter = Path(encoder_place) if is_adapter(Path(encoder_place)) else None
+            if adapter is not None:
+                encoder_place = full_checkpoint(adapter, Path(scratch), notify)
+            # A drawn decoder comes whole: with an encoder that is an adapter, the two are an adapter checkpoint again.
+            place = Path(scratch) / "start" if adapter is not None and compact else out
+            refuse_existing(out)
+            spec = initialize(encoder_place, reranker_place, place, options, sources=sources)
+            if adapter is not None and place != out:
+                join_adapter(adapter, place, out)
     _report(spec, out, console)
 
 
