@@ -15,6 +15,7 @@ def main() -> int:
     Returns:
         0 stopped as told, 1 cannot serve, 2 a setting is wrong; the reason is on standard error.
     """
+    from resrank.core.terminal import discard_output
     from resrank.gateway.server import serve
     from resrank.gateway.settings import CONFIG_VARIABLE, read_settings
 
@@ -24,6 +25,10 @@ def main() -> int:
     except ResRankError as error:
         print(f"resrank.gateway: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInputError) else 1
+    except OSError as error:  # of its own output
+        discard_output()
+        print(f"resrank.gateway: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

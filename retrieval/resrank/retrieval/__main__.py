@@ -160,6 +160,7 @@ def main(
     try:
         log_to_stderr(log_level, log_format)
         logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every instruction set it lacks
+        from resrank.core.terminal import discard_output
         from resrank.retrieval.access import read_bearer_key
         from resrank.retrieval.local.dense import require_device
         from resrank.retrieval.server import serve
@@ -200,6 +201,7 @@ def main(
         asyncio.run(serve(settings))
         ignore_stops()
     except (ResRankError, OSError) as error:  # the second of the output, or of what the index lies on
+        discard_output()
         print(f"resrank.retrieval: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

@@ -23,7 +23,7 @@ from resrank.training.stage_config import Mode
 
 ROOT = Path(__file__).parents[3]
 RECIPES = Path("training", "recipes")
-NAMES = ("adapt", "adapt_unlabelled", "default", "encoder", "llm", "qwen3_4b", "same_family", "smoke")
+NAMES = ("adapt", "adapt_unlabelled", "default", "encoder", "llm", "qwen3_4b", "same_family", "smoke", "untuned")
 SAMPLE = Path("examples", "hotpotqa-mini")
 MADE = Path("var")  # what the user makes: git ignores it
 TRAINED = Path("checkpoints", "default")
@@ -76,14 +76,16 @@ def test_whatever_a_recipe_names_in_the_repository_is_there_comments_too(name: s
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_commands_in_a_recipes_comment_are_valid(name: str) -> None:
-    """Each runs this very recipe, with fields that it has; what takes the user's FOLDER reads no other collection."""
+    """Each runs this very recipe or one that it starts from, with fields that it has; what takes the user's FOLDER
+    reads no other collection."""
     text = recipe(name).read_text(encoding="utf-8").replace("\\\n#", "")
     commands = [shlex.split(line) for line in re.findall(r"^#   (.*resrank.* train .*)$", text, re.MULTILINE)]
-    assert commands
+    trained = [words[words.index("train") + 1] for words in commands]
+    assert str(recipe(name)) == trained[-1]
+    assert set(trained) <= {str(recipe(other)) for other in NAMES}
     for words in commands:
-        assert words[words.index("train") + 1] == str(recipe(name))
         overrides = [words[index + 1] for index, word in enumerate(words) if word == "--set"]
-        data = load_config(recipe(name), overrides).data
+        data = load_config(Path(words[words.index("train") + 1]), overrides).data
         if any("FOLDER" in override for override in overrides):
             assert {path.parts[0] for path in paths_in(data.model_dump())} == {"FOLDER"}
 
