@@ -92,6 +92,7 @@ def main(folder: Path) -> None:
     break_second_process(processes)
     told = train(comparable_config(folder / "broken"), folder / "start", processes)
     (folder / f"told-{processes.rank}").write_text(told, encoding="utf-8")
+    processes.leave()
 
 
 if __name__ == "__main__":

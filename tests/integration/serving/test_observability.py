@@ -88,7 +88,7 @@ class Traced:
 
     def arrived(self, trace_id: str, complete: Callable[[Tree], bool]) -> Tree:
         """The tree once it is complete and nothing more of it comes."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         came, spans = time.monotonic(), 0
         while True:
             tree = Tree(self.collector.trace(trace_id))

@@ -71,6 +71,15 @@ class Processes:
         """Whether this process is the one that writes and reports."""
         return self.rank == 0
 
+    def leave(self) -> None:
+        """Ends the connection to the others, once all have come to their end.
+
+        Its threads would otherwise be there when the interpreter ends, and now and then abort it.
+        """
+        if torch.distributed.is_initialized():
+            self.wait()
+            torch.distributed.destroy_process_group()
+
     def place(self, model: TrainableResRank) -> None:
         """Moves a model to this process's device, or shards it over all of them; in place."""
         if self.sharded:

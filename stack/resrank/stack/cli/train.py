@@ -68,6 +68,7 @@ def train(
     opening = Opening.RESUME if resume else Opening.FORCE if force else Opening.NEW
     console = Terminal(stderr=True, highlight=False, quiet=not processes.first)
     ended = run(read, opening, processes, RunProgress(console))
+    processes.leave()
     if processes.first:
         _report(read, ended, output, Terminal(highlight=False))
 
