@@ -161,13 +161,15 @@ def init(
         with tempfile.TemporaryDirectory() as scratch:
             adapter = Path(encoder_place) if is_adapter(Path(encoder_place)) else None
             if adapter is not None:
+                refuse_existing(out)  # before anything is merged
                 encoder_place = full_checkpoint(adapter, Path(scratch), notify)
-            # A drawn decoder comes whole: with an encoder that is an adapter, the two are an adapter checkpoint again.
-            place = Path(scratch) / "start" if adapter is not None and compact else out
-            refuse_existing(out)
-            spec = initialize(encoder_place, reranker_place, place, options, sources=sources)
-            if adapter is not None and place != out:
-                join_adapter(adapter, place, out)
+            if adapter is None or not compact:
+                spec = initialize(encoder_place, reranker_place, out, options, sources=sources)
+            else:
+                # A drawn decoder comes whole: with an adapter of an encoder it makes an adapter checkpoint again.
+                drawn = Path(scratch) / "drawn"
+                spec = initialize(encoder_place, reranker_place, drawn, options, sources=sources)
+                join_adapter(adapter, drawn, out)
     _report(spec, out, console)
 
 
