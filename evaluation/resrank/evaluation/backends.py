@@ -97,7 +97,7 @@ def stack_backend(triton: str, checkpoint: Path | None) -> Iterator[Backend]:
 
     Args:
         triton: ``host:port``.
-        checkpoint: The full checkpoint that it serves, for the row without the LLM; None leaves the row out.
+        checkpoint: The full checkpoint that it serves, for the rows with a part left out; None leaves those out.
 
     Raises:
         ResRankError: The server cannot be reached.

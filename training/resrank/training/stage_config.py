@@ -14,7 +14,7 @@ from pydantic.config import JsonDict
 
 _E2RANK = "E2Rank (arXiv 2510.22733), the nearest published constants"
 _LORA = "LoRA (arXiv 2106.09685)"
-_START = "a usual start for the default pair; docs/training.md says what was tried"
+_START = "a usual start for the default pair; docs/experiments/vectors.md says what was tried"
 _CUSTOM = "common practice for fine-tuning transformers with AdamW"
 
 

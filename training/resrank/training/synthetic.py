@@ -11,7 +11,7 @@ Its candidates are the 100 passages nearest to q, and those among the m nearest 
 [2, 30]. So what is relevant hangs together, and q alone does not say where: the model has to read it off the cosines
 between the candidates. A reranker that reads text reads that of the question whose residual was taken: were these lists
 without text, a text would tell that a list is of another kind. Constants: measured on HotpotQA, NFCorpus, Cranfield and
-TREC DL, docs/training.md.
+TREC DL, docs/experiments/relations.md.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def init(
         ),
     ] = None,
     default: Annotated[
-        bool, typer.Option("--default", help="all-MiniLM-L6-v2 and SmolLM2-135M-Instruct, both Apache-2.0.")
+        bool, typer.Option("--default", help="An untrained pair: all-MiniLM-L6-v2 and SmolLM2-135M-Instruct.")
     ] = False,
     out: Annotated[Path, typer.Option(envvar="RESRANK_CHECKPOINT", help="The folder to make.")] = Path("checkpoint"),
     name: Annotated[str | None, typer.Option(help="The checkpoint's name [default: made of the backbones'].")] = None,

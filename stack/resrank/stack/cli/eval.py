@@ -68,7 +68,7 @@ def eval_(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(envvar="RESRANK_CHECKPOINT", help="The checkpoint; with a stack, for the row without the LLM."),
+        typer.Option(envvar="RESRANK_CHECKPOINT", help="The checkpoint; with a stack, for rows with a part left out."),
     ] = None,
     repository: Annotated[
         Path | None,

@@ -130,7 +130,7 @@ def retriever_penalty(scores: Tensor, retrieved: Tensor, valid: Tensor) -> Tenso
     """The mean of (s_i − A(cos(e_q, e_i)))²: how far scores have moved from the retriever's.
 
     Without it, what is learned on one kind of collection moves scores on others too, and costs more there with every
-    step (TREC DL19; docs/training.md).
+    step (TREC DL 2021; docs/experiments/tuned.md).
 
     Args:
         scores: FP32 [B, N], s_i.
