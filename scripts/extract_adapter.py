@@ -11,15 +11,17 @@ Training in full learns more in as many steps than LoRA does, and an adapter is 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from resrank.core.adapter import CARD_FILE, validate_adapter
 from resrank.core.checkpoint import ENCODER_DIR, PROJECTORS_FILE, RERANKER_DIR, SCORE_HEAD, read_spec
 from resrank.core.errors import CheckpointError, ResRankError
 from resrank.core.weights import WEIGHTS_FILE
-from resrank.export.adapters import AdaptedBackbone, write_adapter
+from resrank.export.adapters import AdaptedBackbone, merge_adapter, write_adapter
 from resrank.export.low_rank import low_rank_adapter
 
 
@@ -36,7 +38,7 @@ def main() -> None:
         parser.error(f"argument --rank: must be above 0, got {arguments.rank}")
     try:
         kept = extract(arguments.trained, arguments.start, arguments.encoder, arguments.rank, arguments.out)
-    except (OSError, ResRankError) as error:
+    except (OSError, SafetensorError, ResRankError) as error:
         parser.error(str(error))
     print(f"{arguments.out}: {kept:.1%} of what training changed")
 
@@ -45,9 +47,14 @@ def extract(trained: Path, start: Path, encoder: Path | None, rank: int, out: Pa
     """Makes the adapter checkpoint; gives back the share of the change that is in it.
 
     Raises:
-        CheckpointError: Something is missing or does not fit, or the states join vectors.
+        CheckpointError: Something is missing or does not fit, the encoder was trained too or is another than that of
+            ``encoder``, or the states join vectors.
     """
-    spec = read_spec(trained)
+    spec, base = read_spec(trained), read_spec(start)
+    if spec.encoder.sha256 != base.encoder.sha256:
+        raise CheckpointError(f"{trained}: its encoder was trained too, which this does not write")
+    if encoder is not None:
+        _refuse_another_encoder(encoder, start, base.encoder.sha256)
     if spec.fusion.has_vector_residual:
         raise CheckpointError(f"{trained}: P_out reads the last norm's states too, which this does not write")
     found = low_rank_adapter(
@@ -55,7 +62,6 @@ def extract(trained: Path, start: Path, encoder: Path | None, rank: int, out: Pa
     )
     projectors = load_file(trained / PROJECTORS_FILE)
     projectors[SCORE_HEAD] = projectors[SCORE_HEAD] * found.last_norm
-    base = read_spec(start)
     write_adapter(
         out,
         base=start,
@@ -71,6 +77,13 @@ def extract(trained: Path, start: Path, encoder: Path | None, rank: int, out: Pa
         card=(trained / CARD_FILE).read_text(encoding="utf-8"),
     )
     return found.kept
+
+
+def _refuse_another_encoder(adapter: Path, start: Path, sha256: str) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        found = merge_adapter(adapter, Path(scratch) / "merged").encoder.sha256
+    if found != sha256:
+        raise CheckpointError(f"{adapter}: its encoder, merged, has the sha256 {found}, but that of {start} {sha256}")
 
 
 if __name__ == "__main__":

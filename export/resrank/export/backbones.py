@@ -165,7 +165,7 @@ def initialize_default(
     *,
     notify: Notify = lambda step: None,
 ) -> CheckpointSpec:
-    """Makes the untrained pair of ``checkpoint init --default``, fetching and converting its backbones where they are not cached yet.
+    """Makes the untrained pair of ``checkpoint init --default``; fetches and converts what is not cached yet.
 
     Args:
         out: The folder to make; must not exist yet.

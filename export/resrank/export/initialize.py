@@ -69,6 +69,7 @@ PLAIN_PROMPT = PromptSpec(
 """Default for all other tokenizers."""
 
 _LONGEST_DEFAULT_PASSAGE = 512
+_DEFAULT_QUERY_TOKENS = 128
 _COMPACT_POSITIONS = 4096  # as many candidates as a checkpoint may allow in one pass
 _COMPACT_SCALE = 3.0  # with which relations were found to train well; there are no token embeddings to compare with
 _LONGEST_SANE_LIMIT = 1_000_000  # transformers writes 1e30 for "no limit"
@@ -84,7 +85,7 @@ class InitOptions:
         residual_gate: g; 0 is dense-start.
         query_residual: Whether e_q is added to the query's state; dense-start needs it.
         max_passage_tokens: Longest passage; None: the encoder's own limit, at most 512.
-        max_query_tokens: Longest query, for encoder and reranker alike.
+        max_query_tokens: Longest query, for encoder and reranker alike; None: that of a checkpoint's encoder, else 128.
         max_passages: N, candidates in one forward pass.
         layers: The reranker's first so many layers alone; None: all of them.
         slots: What stands at the passages' positions.
@@ -99,7 +100,7 @@ class InitOptions:
     residual_gate: float = 0.0
     query_residual: bool = True
     max_passage_tokens: int | None = None
-    max_query_tokens: int = 128
+    max_query_tokens: int | None = None
     max_passages: int = 128
     layers: int | None = None
     slots: SlotSpec = VECTOR_SLOTS
@@ -142,7 +143,9 @@ def initialize(
     reranker_folder = reranker if isinstance(reranker, CompactDecoder) else resolve_source(reranker)
     with written_aside(out) as partial, quiet_transformers():
         encoder_spec = _add_encoder(encoder_folder, partial / ENCODER_DIR, encoder_source, options)
-        reranker_spec, token_norm = _add_reranker(reranker_folder, partial / RERANKER_DIR, reranker_source, options)
+        reranker_spec, token_norm = _add_reranker(
+            reranker_folder, partial / RERANKER_DIR, reranker_source, options, encoder_spec.max_query_tokens
+        )
         d, h = encoder_spec.embedding_dim, reranker_spec.hidden_size
         linear = d != h or options.slots.content.has_relations
         try:
@@ -211,7 +214,8 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
     probe = tokenizer.encode("a", add_special_tokens=True)
     limit = _token_limit(source, model)
     max_passage_tokens = options.max_passage_tokens or min(limit, _LONGEST_DEFAULT_PASSAGE)
-    for field, value in (("passage", max_passage_tokens), ("query", options.max_query_tokens)):
+    max_query_tokens = options.max_query_tokens or _DEFAULT_QUERY_TOKENS
+    for field, value in (("passage", max_passage_tokens), ("query", max_query_tokens)):
         if value > limit:
             raise InvalidInputError(f"max_{field}_tokens", "is more than the encoder reads", limit=limit, value=value)
     spec = EncoderSpec(
@@ -220,7 +224,7 @@ def _add_encoder(source: Path, target: Path, name: str, options: InitOptions) ->
         embedding_dim=model.config.hidden_size,
         pooling=pooling,
         max_passage_tokens=max_passage_tokens,
-        max_query_tokens=options.max_query_tokens,
+        max_query_tokens=max_query_tokens,
         passage_instruction=prompts.get("document") or prompts.get("passage") or "",
         query_instruction=prompts.get("query") or "",
         # The last token stands for the whole text only if it is always the same one.
@@ -243,7 +247,7 @@ def _take_encoder(checkpoint: Path, target: Path, options: InitOptions) -> Encod
         )
     wanted = {
         "max_passage_tokens": options.max_passage_tokens or spec.max_passage_tokens,
-        "max_query_tokens": options.max_query_tokens,
+        "max_query_tokens": options.max_query_tokens or spec.max_query_tokens,
     }
     for field, value in wanted.items():
         if value > (limit := getattr(spec, field)):
@@ -253,13 +257,13 @@ def _take_encoder(checkpoint: Path, target: Path, options: InitOptions) -> Encod
 
 
 def _add_reranker(
-    source: Path | CompactDecoder, target: Path, name: str, options: InitOptions
+    source: Path | CompactDecoder, target: Path, name: str, options: InitOptions, query_tokens: int
 ) -> tuple[RerankerSpec, float]:
     """Saves the reranker; returns its fields and a first ``input_scale``: the mean L2 norm of its token embeddings."""
     if isinstance(source, CompactDecoder):
         model: PreTrainedModel = source.draw(max(options.max_passages, _COMPACT_POSITIONS))
         model.save_pretrained(target)
-        return _reranker_spec(model, target, name, options, None, None), _COMPACT_SCALE
+        return _reranker_spec(model, target, name, options, query_tokens, None, None), _COMPACT_SCALE
     model = load_backbone(source)
     if not _is_causal(model):
         raise CheckpointError(f"{source}: not a causal decoder; the reranker must be one")
@@ -271,12 +275,12 @@ def _add_reranker(
     if not isinstance(eos_token, str):
         raise CheckpointError(f"{source}/tokenizer_config.json: eos_token is missing; the query's state is read there")
     chat = load_tokenizer(target).token_to_id("<|im_start|>") is not None
-    spec = _reranker_spec(model, target, name, options, CHAT_PROMPT if chat else PLAIN_PROMPT, eos_token)
-    needed = PromptTokenizer(target, spec).layout.length(options.max_query_tokens, options.max_passages)
+    spec = _reranker_spec(model, target, name, options, query_tokens, CHAT_PROMPT if chat else PLAIN_PROMPT, eos_token)
+    needed = PromptTokenizer(target, spec).layout.length(query_tokens, options.max_passages)
     limit = getattr(model.config, "max_position_embeddings", needed)
     if needed > limit:
         raise CheckpointError(
-            f"{source}: max_query_tokens {options.max_query_tokens} and max_passages {options.max_passages} need "
+            f"{source}: max_query_tokens {query_tokens} and max_passages {options.max_passages} need "
             f"{needed} positions, but the reranker has {limit}"
         )
     table = model.get_input_embeddings().get_parameter("weight").detach()
@@ -288,6 +292,7 @@ def _reranker_spec(
     target: Path,
     name: str,
     options: InitOptions,
+    query_tokens: int,
     prompt: PromptSpec | None,
     eos_token: str | None,
 ) -> RerankerSpec:
@@ -295,7 +300,7 @@ def _reranker_spec(
         source=name,
         sha256=folder_sha256(target),
         hidden_size=model.config.hidden_size,
-        max_query_tokens=options.max_query_tokens,
+        max_query_tokens=query_tokens,
         max_passages=options.max_passages,
         prompt=prompt,
         eos_token=eos_token,

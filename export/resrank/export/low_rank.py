@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from resrank.core.errors import CheckpointError
 from resrank.export.adapters import BackboneAdapter
@@ -45,7 +46,7 @@ def low_rank_adapter(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], 
     Args:
         base: Weights of a decoder of Llama's form, under the names of transformers' base model.
         trained: The same, trained.
-        rank: r of every layer; at most its smaller side is used.
+        rank: r of every layer; beyond its smaller side there are zeros.
 
     Raises:
         CheckpointError: The two are of different shapes, differ beyond linear layers and norms, or a norm
@@ -67,8 +68,9 @@ def low_rank_adapter(base: Mapping[str, Tensor], trained: Mapping[str, Tensor], 
             u, s, v = torch.linalg.svd(change, full_matrices=False)
             root = s[:rank].sqrt()
             prefix = f"base_model.model.{layer}{name}"
-            tensors[f"{prefix}.lora_A.weight"] = (root[:, None] * v[:rank]).float()
-            tensors[f"{prefix}.lora_B.weight"] = (u[:, :rank] * root).float()
+            beyond = max(0, rank - len(s))  # an adapter has one rank for all layers
+            tensors[f"{prefix}.lora_A.weight"] = pad((root[:, None] * v[:rank]).float(), (0, 0, 0, beyond))
+            tensors[f"{prefix}.lora_B.weight"] = pad((u[:, :rank] * root).float(), (0, beyond))
             changed += float(s.square().sum())
             left += float(s[:rank].square().sum())
     for name in base.keys() - explained:

@@ -69,6 +69,13 @@ def test_with_all_ranks_states_are_the_trained_ones(base: LlamaModel) -> None:
     assert not torch.allclose(states(base, weights(base)), expected, atol=0.1)
 
 
+def test_every_layer_has_the_rank_that_the_adapter_says(base: LlamaModel) -> None:
+    found = low_rank_adapter(weights(base), trained(base, 3), WIDTH + 1)  # above the smaller side of every layer
+    for name, tensor in found.adapter.tensors.items():
+        assert tensor.shape[0 if name.endswith("lora_A.weight") else 1] == WIDTH + 1
+    assert found.kept == pytest.approx(1)
+
+
 def test_fewer_ranks_keep_what_is_largest(base: LlamaModel) -> None:
     target = trained(base, 6)
     found = [low_rank_adapter(weights(base), target, rank) for rank in (1, 4, WIDTH)]
