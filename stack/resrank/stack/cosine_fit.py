@@ -72,7 +72,10 @@ def write_with(fit: CosineFit, checkpoint: Path, out: Path) -> None:
 
     Raises:
         CheckpointError: ``checkpoint`` is not valid, or ``out`` exists or cannot be written.
+        InvalidInputError: ``out`` lies in ``checkpoint``.
     """
+    if out.resolve().is_relative_to(checkpoint.resolve()):
+        raise InvalidInputError("out", f"{out} lies in the checkpoint, {checkpoint}, which is to be copied into it")
     with written_aside(out) as partial:
         # Other scores than a calibration was fitted to.
         shutil.copytree(checkpoint, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CALIBRATION_FILE))

@@ -20,7 +20,8 @@ class EvaluatedCheckpoint:
 
     Attributes:
         through: Where it runs.
-        folder: A full or an adapter checkpoint; needed for torch, and behind the stack for the rows with a part left out.
+        folder: A full or an adapter checkpoint; needed for torch, and behind the stack for rows with a part
+            left out.
         repository: Model repository to start a Triton on, where no address is given.
         triton: ``host:port`` of a running Triton.
     """

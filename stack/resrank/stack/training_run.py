@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from resrank.core.adapter import validate_adapter
+from resrank.core.adapter import has_whole_weights, read_lora, validate_adapter
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import COMPACT
@@ -21,6 +21,7 @@ from resrank.export.cache import cache_folder
 from resrank.export.compact import CompactDecoder
 from resrank.export.initialize import InitOptions, initialize
 from resrank.export.model_card import DevelopmentFigures, RunCard, run_card
+from resrank.export.shipped_checkpoints import DEFAULT, DIGESTS
 from resrank.export.trained_checkpoint import write_trained
 from resrank.export.written_aside import written_aside
 from resrank.model.quiet import quiet_transformers
@@ -102,6 +103,10 @@ def prepare_start(config: TrainConfig, folder: RunFolder, *, renew: bool, notify
             raise InvalidInputError(
                 "start.checkpoint", f"{config.start.checkpoint} lies in output, {folder.path}, which the run replaces"
             )
+        if folder.path.resolve().is_relative_to(config.start.checkpoint.resolve()):
+            raise InvalidInputError(
+                "output", f"{folder.path} lies in start.checkpoint, {config.start.checkpoint}, which stays as it is"
+            )
         if not is_adapter(config.start.checkpoint):
             return config.start.checkpoint
         if _wanted(folder, renew=renew):
@@ -117,7 +122,8 @@ class RunCheckpointWriter:
     """Writes a run's checkpoint; implements :class:`resrank.training.trainer.CheckpointWriter`.
 
     An adapter checkpoint where every backbone was frozen or trained by LoRA, or is a decoder that reads slots alone and
-    comes whole; else a full one.
+    comes whole; else a full one. One that LoRA was trained on a second time is of neither kind: its base would be the
+    start, merged, which nobody can fetch unless it is the shipped default.
     """
 
     def __init__(self, config: TrainConfig, base: Path, data: TrainingData, adapter: Path | None) -> None:
@@ -143,7 +149,7 @@ class RunCheckpointWriter:
         spec = model.trained_spec().model_copy(update={"name": self._config.name})
         card = self._card(spec, progress)
         projectors = model.projector_state()
-        full = [role for role, mode in self._modes.items() if mode is Mode.FULL]
+        full = [role for role, mode in self._modes.items() if mode is Mode.FULL or self._has_no_base(model, role)]
         # One that reads slots alone has no base that could be fetched, whether it was trained or not, and is small.
         drawn = spec.reranker.prompt is None
         if not full or (full == ["reranker"] and drawn):
@@ -178,6 +184,13 @@ class RunCheckpointWriter:
         if self._adapter is None or self._adapted is None:
             return None
         return AdaptedBackbone(self._adapter / role, getattr(self._adapted, role))
+
+    def _has_no_base(self, model: TrainableResRank, role: Role) -> bool:
+        """Whether a backbone that this run trains by LoRA has been trained before, other than the shipped default's."""
+        if self._adapter is None or self._adapted is None or model.adapter_config(role) is None:
+            return False
+        again = read_lora(self._adapter / role) is not None or has_whole_weights(self._adapter / role)
+        return again and self._adapted.digest() != DIGESTS[DEFAULT]
 
     @property
     def _modes(self) -> dict[Role, Mode]:

@@ -116,6 +116,23 @@ def test_another_checkpoints_calibration_is_refused_and_fit_cosines_leaves_it_be
     validate_folder(tmp_path / "mapped")
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_stale_calibration_is_replaced_by_force(
+    adapter: bool, made: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where an adapter's bases are found by name
+    shutil.copytree(made, tmp_path / "checkpoint")
+    if adapter:
+        make_tiny_adapter(tmp_path / "adapter", made, sources=("checkpoint/encoder", "checkpoint/reranker"))
+    stale = Path("adapter" if adapter else "checkpoint")
+    write_calibration_file(calibration_file("d" * 64), stale)
+    assert run(["calibrate", str(stale), f"{collection}:dev", "--depth", "12", "--force"]) == 0
+    whole = merge_adapter(stale, tmp_path / "whole") if adapter else validate_folder(stale)
+    found = read_calibration_file(stale)
+    assert found is not None
+    assert found.checkpoint_sha256 == whole.digest()
+
+
 def test_merging_keeps_it_where_it_is_the_merged_checkpoints(made: Path, tmp_path: Path) -> None:
     make_tiny_adapter(tmp_path / "adapter", made, train_encoder=False)
     bases = {"encoder": made / "encoder", "reranker": made / "reranker"}

@@ -113,6 +113,10 @@ def test_fit_cosines_tells_a_map_and_writes_it_into_a_copy_whose_indexes_stay_va
     assert mapped.model_copy(update={"fusion": plain.fusion}) == plain
 
     assert run([*command, "--out", str(tmp_path / "mapped")]) == 2
+    capsys.readouterr()
+    assert run([*command, "--out", str(tmp_path / "start" / "mapped")]) == 2
+    assert "lies in the checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "start" / "mapped").exists()
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:150]))
     assert run(command) == 2
     assert "corpus: too few distinct passages to fit cosines to (limit 200, got 150)" in capsys.readouterr().err

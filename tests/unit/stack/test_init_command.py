@@ -68,6 +68,10 @@ def test_a_checkpoints_encoder_is_taken_as_it_is(
     source = after.encoder.source if adapter else before.encoder.source
     assert after.encoder == before.encoder.model_copy(update={"max_query_tokens": 20, "source": source})
     assert after.reranker.prompt is None
+    assert run([*command, "--out", "same"]) == 0
+    assert (validate_adapter if adapter else validate_folder)(tmp_path / "same").encoder.max_query_tokens == (
+        before.encoder.max_query_tokens
+    )
 
     for options, sentence in (
         ([*limits, "--pooling", "cls"], "pooling: the checkpoint's encoder has another (limit mean, got cls)"),

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from resrank.core.adapter import read_lora, validate_adapter
-from resrank.core.checkpoint import encoder_identity, read_spec, validate_folder
+from resrank.core.checkpoint import encoder_identity, is_adapter, read_spec, validate_folder, write_spec
 from resrank.export.adapters import merge_adapter
 from resrank.model.modeling import ResRankModel
 from resrank.stack.cli.app import run
@@ -24,6 +24,7 @@ from resrank.training.embedding_table import EmbeddingTable
 from resrank.training.list_scores import score_lists
 from resrank.training.stage_config import ModelConfig
 from resrank.training.trainable import TrainableResRank
+from support.tiny_adapter import make_tiny_adapter
 from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
 from support.tiny_run import one_set
 from support.tiny_training import tiny_lists
@@ -294,6 +295,61 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     assert run(["train", str(config), "--resume"]) == 1
 
 
+@pytest.mark.usefixtures("better")
+def test_a_run_does_not_go_on_from_another_start_with_the_same_weights(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resrank.training.stages.joint import Joint
+
+    def interrupted(*_: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    make_tiny_checkpoint(tmp_path / "start", query_residual=True, residual_gate=0.0, max_passages=128)
+    command = ["train", str(config), "--set", f"start={{checkpoint: {tmp_path / 'start'}}}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Joint, "step", interrupted)
+        assert run(command) == 130
+    spec = read_spec(tmp_path / "start")
+    write_spec(
+        spec.model_copy(update={"fusion": spec.fusion.model_copy(update={"input_scale": 9.0})}), tmp_path / "start"
+    )
+    capsys.readouterr()
+    assert run([*command, "--resume"]) == 1
+    assert "its checkpoint was another at the start (sha256 " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("better")
+def test_what_lora_is_trained_on_a_second_time_comes_as_a_full_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base would be the first checkpoint, merged, which is nowhere to be had."""
+    monkeypatch.chdir(tmp_path)  # where bases are found by name
+    make_tiny_checkpoint(tmp_path / "base", query_residual=True, residual_gate=0.0, max_passages=128)
+    make_tiny_adapter(tmp_path / "first", tmp_path / "base", sources=("base/encoder", "base/reranker"))
+    assert run(["train", str(config), "--set", "start={checkpoint: first}", "--set", "stages.joint=null"]) == 0
+    assert not is_adapter(tmp_path / "run" / "checkpoint")
+    shutil.rmtree(tmp_path / "first")
+    validate_folder(tmp_path / "run" / "checkpoint")
+
+
+@pytest.mark.usefixtures("better")
+def test_a_gate_that_is_closed_leaves_no_projector_that_nobody_reads(config: Path, tmp_path: Path) -> None:
+    options = ["--slots", "both", "--neighbors", "3", "--score-residual", "0.3", "--gate", "0.5"]
+    backbones = ["--encoder", str(tmp_path / "tiny-bert"), "--reranker", str(tmp_path / "tiny-llama")]
+    assert run(["checkpoint", "init", *backbones, *options, "--out", str(tmp_path / "start")]) == 0
+    closed = ["--set", "model.fusion.gate={start: 0, learned: false}", "--set", "stages.joint=null"]
+    assert run(["train", str(config), "--set", f"start={{checkpoint: {tmp_path / 'start'}}}", *closed]) == 0
+    assert not validate_adapter(tmp_path / "run" / "checkpoint").fusion.has_vector_residual
+
+
+def test_a_folder_may_have_any_name(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Development, "evaluate", lambda *_, **__: one_set(0.5, 0.5, dense=0.5))
+        assert run(["train", str(config), "--set", "stages.joint=null", "--out", str(tmp_path / "runs 😀")]) == 1
+    assert "nothing was kept" in capsys.readouterr().err
+    assert (tmp_path / "runs 😀" / "result.json").is_file()
+
+
 def test_a_run_that_is_not_better_than_dense_start_ends_with_1(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +393,10 @@ def test_a_run_does_not_start_from_what_it_would_replace(
     changes = ["--set", f"start={{checkpoint: {start}}}", "--out", str(start.parent)]
     assert run(["train", str(config), *changes]) == 2
     assert f"start.checkpoint: {start} lies in output" in capsys.readouterr().err
+    inside = start / "run"
+    assert run(["train", str(config), *changes[:2], "--out", str(inside)]) == 2
+    assert f"output: {inside} lies in start.checkpoint" in capsys.readouterr().err
+    assert not inside.exists()
     assert validate_folder(start)
 
 

@@ -62,6 +62,25 @@ def test_a_folder_of_something_else_is_never_touched(folder: RunFolder, opening:
     assert (folder.path / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("opening", [Opening.NEW, Opening.FORCE])
+def test_a_kill_while_the_start_was_made_does_not_block_the_folder(folder: RunFolder, opening: Opening) -> None:
+    folder.path.mkdir()
+    for name in (".start.ab12.partial", ".start-adapter.cd34.partial"):
+        (folder.path / name).mkdir()
+    folder.open(opening, tiny_config(folder.path))
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("opening", [Opening.RESUME, Opening.FORCE])
+def test_what_a_killed_run_was_writing_is_removed(folder: RunFolder, opening: Opening) -> None:
+    opened(folder)
+    for part in (".checkpoint.new/encoder", "..checkpoint.new.ab12.partial/encoder", "state/.step-00000020.partial"):
+        (folder.path / part).mkdir(parents=True)
+    folder.open(opening, tiny_config(folder.path))
+    assert {path.name for path in folder.path.iterdir()} <= {"config.yaml", "state"}
+    assert not [*folder.state.glob(".*")]
+
+
 def test_force_removes_what_a_run_left_and_nothing_else(folder: RunFolder) -> None:
     finished(folder)
     folder.log.touch()

@@ -476,12 +476,17 @@ class TestConfig:
         self.check("every training source is synthetic without a path", train=[derived], development=[self.LISTS])
         self.check("no training source has a path to hold lists back of", train=[derived])
         self.check("queries needs a path", train=[self.LISTS, {**derived, "queries": "log.txt"}])
+        self.check("passages needs a path", train=[self.LISTS, {**derived, "passages": 10}])
 
     def test_more_held_back_than_there_is(self, tmp_path: Path) -> None:
         with pytest.raises(
             InvalidInputError, match=r"data\.development\.hold_back: .* no list left to train on \(limit 4, got 5\)"
         ):
             load(listwise(tmp_path / "wiki.jsonl", 5), development=[{"hold_back": 5}])
+
+    def test_more_held_back_than_there_is_with_some_skipped(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInputError, match=r"data\.development\.hold_back: .* \(limit 4, got 6\)"):
+            load({**listwise(tmp_path / "wiki.jsonl", 5), "skip": 1}, development=[{"hold_back": 6}])
 
     @pytest.mark.parametrize("limit", [{}, {"limit": 2}])
     def test_more_skipped_than_there_is(self, tmp_path: Path, limit: dict[str, int]) -> None:

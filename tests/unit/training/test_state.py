@@ -116,7 +116,7 @@ def test_a_damaged_state_is_named(tmp_path: Path, file: str) -> None:
     [
         (
             {"weights": {"encoder": "c" * 64, "reranker": "b" * 64, "projectors": None}},
-            f"its encoder started from other weights (sha256 {'a' * 64}, this run's is {'c' * 64})",
+            f"its encoder was another at the start (sha256 {'a' * 64}, this run's is {'c' * 64})",
         ),
         (
             {"config": tiny_config(Path("run"), stages={"joint": {"steps": 5, "lists_per_step": 4}})},

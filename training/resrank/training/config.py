@@ -139,7 +139,7 @@ class StartFromBackbones(_Strict):
         ge=24,
         multiple_of=24,
         description="Of a compact reranker: its hidden size h, with heads of 24 dimensions.",
-        json_schema_extra={"unit": "dimensions", "source": "a first model of 0.19 M weights, docs/experiments/relations.md"},
+        json_schema_extra={"unit": "dimensions", "source": "a first model's, docs/experiments/relations.md"},
     )
     slots: SlotsConfig = Field(
         default_factory=SlotsConfig,
@@ -172,10 +172,10 @@ class StartFromBackbones(_Strict):
         description="Longest passage, longer ones are cut; null takes the encoder's limit, at most 512.",
         json_schema_extra={"unit": "tokens", "source": _CHECKPOINT_FIELD},
     )
-    max_query_tokens: int = Field(
-        default=128,
+    max_query_tokens: int | None = Field(
+        default=None,
         ge=3,
-        description="Longest query, for both backbones.",
+        description="Longest query, for both backbones; null takes that of an encoder from a checkpoint, else 128.",
         json_schema_extra={"unit": "tokens", "source": _CHECKPOINT_FIELD},
     )
     max_passages: int = Field(

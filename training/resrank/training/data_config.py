@@ -127,6 +127,8 @@ class SyntheticSource(_SourceConfig):
     def _path_has_what_is_asked_of_it(self) -> Self:
         if self.path is None and self.queries is not None:
             raise ValueError("queries needs a path: without one the other sources' questions are taken")
+        if self.path is None and self.passages != type(self).model_fields["passages"].default:
+            raise ValueError("passages needs a path: without one all of the other sources' passages are taken")
         return self
 
     def _default_name(self) -> str:

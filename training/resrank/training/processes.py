@@ -71,13 +71,17 @@ class Processes:
         """Whether this process is the one that writes and reports."""
         return self.rank == 0
 
-    def leave(self) -> None:
+    def leave(self, *, failed: bool = False) -> None:
         """Ends the connection to the others, once all have come to their end.
 
         Its threads would otherwise be there when the interpreter ends, and now and then abort it.
+
+        Args:
+            failed: Do not wait: the others may never come.
         """
         if torch.distributed.is_initialized():
-            self.wait()
+            if not failed:
+                self.wait()
             torch.distributed.destroy_process_group()
 
     def place(self, model: TrainableResRank) -> None:

@@ -424,9 +424,10 @@ def _chosen(items: Iterable[_ItemT], source: ListwiseSource | BeirSource, hold_b
         ordered = sorted(items, key=_hash)
     else:
         ordered = heapq.nsmallest(hold_back + source.skip + source.limit, items, key=_hash)
-    if ordered and source.skip and hold_back + source.skip >= len(ordered):
+    # Where hold_back alone leaves none, that is what is told, by _held_back.
+    if source.skip and hold_back < len(ordered) <= hold_back + source.skip:
         raise InvalidInputError(
-            "data.train.skip",
+            "data.train.skip" if hold_back else "skip",
             f"{source.label} would have no list left",
             limit=max(0, len(ordered) - hold_back - 1),
             value=source.skip,

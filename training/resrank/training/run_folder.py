@@ -65,6 +65,7 @@ class RunFolder:
         self.config = path / CONFIG_FILE
         self.result = path / RESULT_FILE
         self._previous = path / ".checkpoint.previous"
+        self._fresh = path / ".checkpoint.new"
 
     def check(self, opening: Opening) -> None:
         """Says whether a run may be in this folder; changes nothing.
@@ -79,9 +80,9 @@ class RunFolder:
             if not self.config.is_file():
                 raise TrainingError(f"{self.path}: holds no run to resume")
             return
-        # A start checkpoint alone is what an attempt leaves behind that failed before training.
-        started = {self.start.name, self.start_adapter.name}
-        if not self.path.exists() or (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= started):
+        # A start checkpoint alone, or a part of one, is what an attempt leaves behind that failed before training.
+        started = {self.start, self.start_adapter, *self._partial()}
+        if not self.path.exists() or (self.path.is_dir() and set(self.path.iterdir()) <= started):
             return
         if not self.config.is_file():
             raise TrainingError(f"{self.path}: exists and is not the folder of a run; choose another with --out")
@@ -119,6 +120,8 @@ class RunFolder:
             OSError: The folder cannot be written.
         """
         self.check(opening)
+        for folder in (self._fresh, *self._partial()):  # killed while it was written
+            shutil.rmtree(folder, ignore_errors=True)
         if opening is Opening.RESUME:
             if self._previous.is_dir():  # killed while the checkpoint was replaced
                 if self.checkpoint.is_dir():
@@ -141,13 +144,18 @@ class RunFolder:
         Args:
             write: Makes the folder that it is given.
         """
-        fresh = self.path / ".checkpoint.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        write(fresh)
+        shutil.rmtree(self._fresh, ignore_errors=True)
+        write(self._fresh)
         if self.checkpoint.exists():
             self.checkpoint.rename(self._previous)
-        fresh.rename(self.checkpoint)
+        self._fresh.rename(self.checkpoint)
         shutil.rmtree(self._previous, ignore_errors=True)
+
+    def _partial(self) -> list[Path]:
+        """Checkpoints that a killed process was writing, under the names of :func:`written_aside` and of states."""
+        names = (self.start.name, self.start_adapter.name, self._fresh.name)
+        beside = [path for name in names for path in self.path.glob(f".{name}.*.partial")]
+        return [*beside, *self.state.glob(".*.partial")]
 
     def finish(self, result: dict[str, Any]) -> None:
         """Marks the run as finished and removes what only a running one needs.

@@ -35,7 +35,7 @@ class Origin(_Record):
 
     Attributes:
         config: The run's config.
-        weights: Digests of the base weights, by file or folder.
+        weights: Digests of the start checkpoint: of all its fields, and of its weights, by file or folder.
         data: Digest of all training and development lists.
         processes: How many processes shared the lists of a step.
     """
@@ -213,7 +213,7 @@ def _refuse_another(folder: Path, written: Origin, wanted: Origin) -> None:
     for name, digest in written.weights.items():
         if wanted.weights.get(name) != digest:
             raise TrainingError(
-                f"{folder}: its {name} started from other weights (sha256 {digest}, this run's is "
+                f"{folder}: its {name} was another at the start (sha256 {digest}, this run's is "
                 f"{wanted.weights.get(name)})"
             )
     before, now = (_flat(origin.config.model_dump(mode="json", exclude=_FREE_FIELDS)) for origin in (written, wanted))

@@ -338,8 +338,13 @@ class TrainableResRank(nn.Module):
         return _saved(get_peft_model_state_dict(self._adapted[role], save_embedding_layers=False))
 
     def projector_state(self) -> dict[str, Tensor]:
-        """The projectors and w under the names of ``projectors.safetensors``; empty where there is no such file."""
-        return _saved({name: self.model.get_parameter(name) for name in self._projector_names})
+        """The projectors and w under the names of ``projectors.safetensors``; empty where there is no such file.
+
+        Those that :meth:`trained_spec` asks for: P_out is none of them where a gate was closed.
+        """
+        spec = self.trained_spec()
+        names = projector_shapes(spec.encoder, spec.reranker, spec.fusion)
+        return _saved({name: self.model.get_parameter(name) for name in names})
 
     def trained_spec(self) -> CheckpointSpec:
         """The checkpoint's fields with the gate as it stands; digests of weights are still those of the start."""

@@ -139,6 +139,7 @@ class Trainer:
                 "encoder": spec.encoder.sha256,
                 "reranker": spec.reranker.sha256,
                 "projectors": spec.fusion.projectors_sha256,
+                "checkpoint": spec.digest(),  # of slots, map and norms too, of which no weight tells
             },
             data=data_sha256(data),
             processes=processes.count,

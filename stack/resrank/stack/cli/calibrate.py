@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,8 +70,11 @@ def calibrate(
     request = CalibrationRequest(
         tuple(named_split(text) for text in collections), depth, relevant_from, folds, seed, indexes
     )
-    evaluated = EvaluatedCheckpoint(Through.TORCH, checkpoint, None, None)
-    with shown_progress(Terminal(stderr=True, highlight=False)) as (notify, progress):
+    with (
+        without_calibration(checkpoint) as fitted,
+        shown_progress(Terminal(stderr=True, highlight=False)) as (notify, progress),
+    ):
+        evaluated = EvaluatedCheckpoint(Through.TORCH, fitted, None, None)
         found = run_calibration(
             request, evaluated.open, partial(sidecar_of, to_fill=True), notify=notify, progress=progress
         )
@@ -77,6 +83,21 @@ def calibrate(
         print_json(found.model_dump(mode="json"))
         return
     _print(found, checkpoint)
+
+
+@contextmanager
+def without_calibration(checkpoint: Path) -> Iterator[Path]:
+    """Gives the checkpoint without its calibration, whatever that was fitted to: it is to be replaced."""
+    if not (checkpoint / CALIBRATION_FILE).exists():
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        bare = Path(scratch) / checkpoint.resolve().name
+        bare.mkdir()
+        for part in checkpoint.resolve().iterdir():
+            if part.name != CALIBRATION_FILE:
+                (bare / part.name).symlink_to(part)
+        yield bare
 
 
 def named_split(text: str) -> tuple[Path, str]:

@@ -75,7 +75,10 @@ def init(
     max_passage_tokens: Annotated[
         int | None, typer.Option(min=3, help="Longest passage [default: the encoder's limit, at most 512].")
     ] = None,
-    max_query_tokens: Annotated[int, typer.Option(min=3, help="Longest query, for both models.")] = 128,
+    max_query_tokens: Annotated[
+        int | None,
+        typer.Option(min=3, help="Longest query, for both models [default: that of a checkpoint's encoder, else 128]."),
+    ] = None,
     max_passages: Annotated[int, typer.Option(min=1, max=4096, help="Candidates in one pass.")] = 128,
     layers: Annotated[
         int | None, typer.Option(min=1, help="The reranker's first so many layers [default: all; 2 of compact].")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resrank.core.errors import ResRankError
 from resrank.core.terminal import Terminal, print_json
 from resrank.stack.cli.options import Output, OutputOption
 from resrank.stack.own_name import own_name
@@ -56,7 +57,7 @@ def train(
         raise typer.BadParameter("--resume goes on with a run and --force replaces it: give one of them")
     from resrank.training.config_file import load_config
 
-    overrides = [*(set_ or []), *([f"output={json.dumps(str(out))}"] if out else [])]
+    overrides = [*(set_ or []), *([f"output={json.dumps(str(out), ensure_ascii=False)}"] if out else [])]
     read = load_config(config, overrides)
     # Imported when the config is known to be right: torch takes seconds.
     from resrank.stack.training_run import train as run
@@ -67,7 +68,11 @@ def train(
     processes = Processes()
     opening = Opening.RESUME if resume else Opening.FORCE if force else Opening.NEW
     console = Terminal(stderr=True, highlight=False, quiet=not processes.first)
-    ended = run(read, opening, processes, RunProgress(console))
+    try:
+        ended = run(read, opening, processes, RunProgress(console))
+    except ResRankError:
+        processes.leave(failed=True)
+        raise
     processes.leave()
     if processes.first:
         _report(read, ended, output, Terminal(highlight=False))
