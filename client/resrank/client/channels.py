@@ -19,6 +19,10 @@ _OPTIONS = (
     # at once, so the client's own retries (0.1 to 2 s apart) would never meet a server that has just come back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
+    # Else a call without a deadline waits for ever for a machine that lost its power. Servers take a ping every
+    # 5 minutes where nothing else is sent, and hang up on more.
+    ("grpc.keepalive_time_ms", 330_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 )
 
 

@@ -292,6 +292,8 @@ def _typed(error: aio.AioRpcError) -> ResRankError:
             return InvalidInputError.parse(said) or InvalidInputError("request", said)
         case StatusCode.UNIMPLEMENTED:
             said = "what answers there is another server, or an older one; check the address"
+        case StatusCode.RESOURCE_EXHAUSTED if "message larger than max" in said:
+            return InvalidInputError("request", f"is too large, send fewer or shorter records at once: {said}")
         case StatusCode.RESOURCE_EXHAUSTED if said.startswith(QUOTA_EXCEEDED):
             return QuotaExceededError(f"the retrieval sidecar: {said}")
         case StatusCode.FAILED_PRECONDITION if ENCODER_MISMATCH in said:

@@ -136,6 +136,8 @@ class _Rule:
 _RULES = (
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"metadata size exceeds", _metadata_too_large),
+    # Before all rules by words: it may repeat a caller's own, which can be any.
+    _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
     _Rule(Server.TRITON, None, QUEUE_FULL, _queue_full),
     _Rule(Server.TRITON, None, WAITED_TOO_LONG, _queue_timeout),
     _Rule(Server.TRITON, Code.UNAVAILABLE, rf"^{SIDECAR_UNAVAILABLE}", _sidecar_unavailable),
@@ -149,7 +151,6 @@ _RULES = (
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}{COLLECTION_NOT_FOUND}", _collection_not_found),
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}{ENCODER_MISMATCH}", _encoder_mismatch),
     _Rule(Server.TRITON, Code.INTERNAL, rf"^{RETRIEVAL_FAILURE}", _retrieval),
-    _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),
     _Rule(None, Code.DEADLINE_EXCEEDED, r"", _deadline),
     _Rule(None, Code.UNAVAILABLE, r"", _unavailable),
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"", _queue_full),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
     InvalidInputError,
     ModelNotReadyError,
     QueueFullError,
+    QuotaExceededError,
     ServerUnavailableError,
 )
 
@@ -29,6 +31,9 @@ _OUTCOMES: dict[type[BaseException], Outcome] = {
     QueueFullError: Outcome.SHED,
     DeadlineExceededError: Outcome.DEADLINE,
     InvalidInputError: Outcome.INVALID,
+    # A caller's mistakes, which no operator is to be woken for.
+    CollectionNotFoundError: Outcome.INVALID,
+    QuotaExceededError: Outcome.INVALID,
     ServerUnavailableError: Outcome.UNAVAILABLE,
     ModelNotReadyError: Outcome.UNAVAILABLE,
 }

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resrank.core.blocks import order_blocks
+from resrank.core.errors import InvalidInputError
 from resrank.core.fail_open import FOR_ANSWER, FOR_RETRIEVAL, MODEL_FAILURES, NOTHING, Failure, OnFailure, Reserve
 from resrank.core.fusion import CosineMap, Float32, joint_scores, read_cosine_map, read_lexical_weight
 from resrank.core.names import Parameter
@@ -205,13 +206,13 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
         ResRankError: What a step raised.
     """
     watch = Stopwatch()
-    models, mode, failure = _Models(), options.mode, None
+    models, mode, failure, lost = _Models(), options.mode, None, None
     try:
         models = yield from _asked_first(options, watch)
     except MODEL_FAILURES as error:
         if not options.may_be_by_words_alone:
             raise
-        mode, failure = SearchMode.LEXICAL, Failure.of(error)
+        mode, failure, lost = SearchMode.LEXICAL, Failure.of(error), error
         watch.begin()
     reranker, embedding = models.reranker, models.embedding
     weight = options.lexical_weight
@@ -234,7 +235,12 @@ def plan_search(query: str, options: SearchOptions, *, include_texts: bool = Tru
         condition=options.filter,
         include_metadata=options.include_metadata,
     )
-    response = yield from _one(Retrieve(request))
+    try:
+        response = yield from _one(Retrieve(request))
+    except InvalidInputError as error:
+        if lost is not None and error.field == "text":  # no word to search for: by vectors it could be answered
+            raise lost from None
+        raise
     found = read_candidates(response, request)
     watch.lap("retrieve")
     scores, rerank_scores = found.scores, None

@@ -12,8 +12,10 @@ import grpc
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
+from resrank.core.errors import CollectionNotFoundError, QuotaExceededError
 from resrank.core.outcomes import Outcome
 from resrank.core.tracing import TRACEPARENT, outcome_of_error, read_context, span
+from resrank.retrieval.errors import CollectionExistsError, CollectionInUseError
 from resrank.retrieval.metrics import SidecarMetrics
 from resrank.retrieval.status import SERVICE
 
@@ -28,6 +30,9 @@ _OUTCOMES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: Outcome.DEADLINE,
     grpc.StatusCode.CANCELLED: Outcome.CANCELLED,
 }
+
+_MISTAKES = (CollectionNotFoundError, CollectionExistsError, CollectionInUseError, QuotaExceededError)
+"""Of callers; their statuses stand for failures of the sidecar's own, too."""
 
 
 class CallObserver(grpc.aio.ServerInterceptor):
@@ -98,6 +103,8 @@ class CallObserver(grpc.aio.ServerInterceptor):
 def _outcome(error: BaseException, context: _Context) -> Outcome:
     """How a call ended by an exception, which is most often gRPC's own for a status that was set."""
     if isinstance(error, grpc.aio.AbortError):
+        if isinstance(error.__context__, _MISTAKES):  # which was answered by this status
+            return Outcome.INVALID
         return _OUTCOMES.get(_status(context), Outcome.FAILED)
     if isinstance(error, asyncio.CancelledError):  # gRPC's word for a deadline that is over, too
         left_s = context.time_remaining()

@@ -10,6 +10,7 @@ import grpc
 
 from resrank.core.addresses import NO_PROXY
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
     InvalidInputError,
     QueueFullError,
@@ -88,6 +89,7 @@ class SidecarRetriever:
             DeadlineExceededError: The time is over.
             QueueFullError: The sidecar sheds load.
             ServerUnavailableError: It does not answer; the connection is made again when it comes back.
+            CollectionNotFoundError: There is no such collection.
             RetrievalError: It refused or failed otherwise, or there is none.
         """
         left = LONGEST_S if deadline is None else deadline - time.monotonic()
@@ -120,6 +122,8 @@ class SidecarRetriever:
                 return DeadlineExceededError(f"the retrieval sidecar did not answer within {left:.3g} s")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 return QueueFullError(f"{QUEUE_FULL} of the retrieval sidecar: {details}")
+            case grpc.StatusCode.NOT_FOUND:
+                return CollectionNotFoundError(details)
             case grpc.StatusCode.UNAVAILABLE:
                 return ServerUnavailableError(f"{SIDECAR_UNAVAILABLE} at {self._target}: {details}")
         return RetrievalError(details)

@@ -17,11 +17,16 @@ _KEY_NAME = "resrank-key"
 _APIS = "health,metadata,inference,shared-memory,model-config,model-repository,statistics,trace,logging"
 """All that ``--http-restricted-api`` of Triton 2.51 knows, which is all that HTTP can do."""
 
+RESTRICTED_PROTOCOLS = "shared-memory,model-repository,logging,trace"
+"""What no caller of gRPC needs, in the words of ``--grpc-restricted-protocol``. With a registered segment of shared
+memory a caller can have outputs written over those that Triton talks with its models through."""
+
 
 class TritonControl:
     """Speaks to a Triton of our own over HTTP on loopback, where every request takes a key that nobody else is given.
 
-    gRPC would want a certificate of ours where callers need one, and a name that the server's certificate is for.
+    What steers a server is closed over gRPC, by a key that nobody uses: gRPC would want a certificate of ours where
+    callers need one, and a name that the server's certificate is for.
 
     Args:
         port: Port for HTTP.
@@ -30,6 +35,7 @@ class TritonControl:
     def __init__(self, port: int) -> None:
         self.port = port
         self._key = secrets.token_hex(16)
+        self._grpc_key = secrets.token_hex(16)
 
     @property
     def flags(self) -> list[str]:
@@ -39,12 +45,13 @@ class TritonControl:
             f"--http-address={_HOST}",
             f"--http-port={self.port}",
             f"--http-restricted-api={_APIS}:{_KEY_NAME}={self._key}",
+            f"--grpc-restricted-protocol={RESTRICTED_PROTOCOLS}:{secrets.token_hex(8)}={self._grpc_key}",
         ]
 
-    def hide_key(self, pid: int) -> None:
-        """Overwrites the key on Triton's command line, which every user of this machine may read, once it was read.
+    def hide_keys(self, pid: int) -> None:
+        """Overwrites the keys on Triton's command line, which every user of this machine may read, once it was read.
 
-        Where the kernel does not let a parent write to its child it stays; everything of this user's is then as safe
+        Where the kernel does not let a parent write to its child they stay; everything of this user's is then as safe
         as the command lines are.
         """
         try:
@@ -53,10 +60,11 @@ class TritonControl:
             begin, end = int(fields[48 - 3]), int(fields[49 - 3])
             with Path(f"/proc/{pid}/mem").open("r+b", buffering=0) as memory:
                 memory.seek(begin)
-                place = memory.read(end - begin).find(self._key.encode())
-                if place >= 0:
-                    memory.seek(begin + place)
-                    memory.write(b"x" * len(self._key))
+                words = memory.read(end - begin)
+                for key in (self._key, self._grpc_key):
+                    if (place := words.find(key.encode())) >= 0:
+                        memory.seek(begin + place)
+                        memory.write(b"x" * len(key))
         except OSError:
             return
 

@@ -32,10 +32,6 @@ _SHARED_MEMORY = Path("/dev/shm")
 _STUB_TIMEOUT_S = 300
 """How long Triton waits for a Python model to initialise. Its own 30 s are too few for compiling an engine."""
 
-RESTRICTED_PROTOCOLS = "shared-memory,model-repository,logging,trace"
-"""What no caller of gRPC needs, in the words of ``--grpc-restricted-protocol``. With a registered segment of shared
-memory a caller can have outputs written over those that Triton talks with its models through."""
-
 SHARED_MEMORY_PREFIX = "triton_python_backend_shm_region_"
 """Triton 25.01 and later refuse to register segments whose names begin so."""
 
@@ -60,9 +56,9 @@ class TritonProcess(ManagedProcess):
 
     Models load once, configs are taken as written (``--disable-auto-complete-config``), and readiness means that all
     models are ready. Models can be unloaded (``--model-control-mode=explicit``), which is how requests under way are
-    let finish at a stop: by this object alone (:class:`~resrank.stack.triton_control.TritonControl`). gRPC refuses
-    :data:`RESTRICTED_PROTOCOLS` to everybody. The Python backend's shared-memory segments get a prefix of this
-    process's own, so that what a killed server leaves in ``/dev/shm`` can be told from others' and removed.
+    let finish at a stop: by this object alone (:class:`~resrank.stack.triton_control.TritonControl`); gRPC refuses to
+    steer. The Python backend's shared-memory segments get a prefix of this process's own, so that what a killed server
+    leaves in ``/dev/shm`` can be told from others' and removed.
 
     A start that crashes or in which nothing happens any more (:class:`~resrank.stack.model_loading.ModelLoading`) is
     begun once more, with a line in the log: nobody has been promised anything yet. A model that cannot be loaded is
@@ -191,7 +187,7 @@ class TritonProcess(ManagedProcess):
             ready = super().wait_ready(cancelled)
         if ready:
             self._loading = None
-            self._control.hide_key(self.pid)
+            self._control.hide_keys(self.pid)
             for segment in self._segments():  # Boost makes them readable by all, whatever the umask
                 segment.chmod(0o600)
             self._models = ModelProcesses(self.pid)
@@ -266,8 +262,6 @@ class TritonProcess(ManagedProcess):
             "--model-control-mode=explicit",
             "--load-model=*",
             *self._control.flags,
-            # Nobody is ever told the key.
-            f"--grpc-restricted-protocol={RESTRICTED_PROTOCOLS}:{secrets.token_hex(8)}={secrets.token_hex(16)}",
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--grpc-address={join_address(self.host, self.grpc_port).rpartition(':')[0]}",
             f"--grpc-port={self.grpc_port}",

@@ -46,6 +46,38 @@ def metrics(log: Path) -> list[str]:
     return [line for line in lines if line.startswith("resrank_retrieval")]
 
 
+def test_what_a_caller_got_wrong_is_no_failure_of_the_sidecar(
+    start_sidecar: Any, upsert_request: UpsertRequest, tmp_path: Path
+) -> None:
+    stub = start_sidecar("--metrics-port", "0").stub
+    stub.CreateCollection(pb.CreateCollectionRequest(collection="small", quota=pb.Quota(records=1)))
+    stub.SetAlias(pb.SetAliasRequest(alias=pb.Alias(name="alias", collection="small")))
+    for call, code in (
+        (lambda: search(stub, "mistyped"), grpc.StatusCode.NOT_FOUND),
+        (
+            lambda: stub.CreateCollection(pb.CreateCollectionRequest(collection="small")),
+            grpc.StatusCode.ALREADY_EXISTS,
+        ),
+        (
+            lambda: stub.DropCollection(pb.DropCollectionRequest(collection="small")),
+            grpc.StatusCode.FAILED_PRECONDITION,
+        ),
+        (
+            lambda: stub.Upsert(iter([into("small", upsert_request(["a", "b"]))])),
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+        ),
+    ):
+        assert refused(call)[0] is code
+    counted = [
+        line for line in metrics(tmp_path / "sidecar.log") if line.startswith("resrank_retrieval_requests_total")
+    ]
+    by_outcome = {
+        outcome: sum(float(line.split()[-1]) for line in counted if f'outcome="{outcome}"' in line)
+        for outcome in ("invalid", "failed", "shed")
+    }
+    assert by_outcome == {"invalid": 4, "failed": 0, "shed": 0}
+
+
 def test_every_call_goes_to_the_collection_that_it_names(
     start_sidecar: Any, upsert_request: UpsertRequest, tmp_path: Path
 ) -> None:

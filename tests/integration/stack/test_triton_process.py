@@ -251,11 +251,12 @@ def test_steering_takes_a_key_that_nobody_can_read(guarded: TritonProcess) -> No
     for path in ("/v2/repository/index", "/v2/repository/models/echo/load", "/v2/models/echo/infer", "/v2/logging"):
         with pytest.raises(HTTPError, match="403"):
             urlopen(Request(f"http://127.0.0.1:{port}{path}", data=b"{}"), timeout=10)
-    (given,) = [word for word in guarded.command if word.startswith("--http-restricted-api=")]
-    key = given.rpartition("=")[2]
-    assert len(key) == 32
-    assert key not in " ".join(psutil.Process(guarded.pid).cmdline())
-    assert key not in guarded.log_path.read_text()
+    for flag in ("--http-restricted-api=", "--grpc-restricted-protocol="):
+        (given,) = [word for word in guarded.command if word.startswith(flag)]
+        key = given.rpartition("=")[2]
+        assert len(key) == 32
+        assert key not in " ".join(psutil.Process(guarded.pid).cmdline())
+        assert key not in guarded.log_path.read_text()
 
 
 def test_a_server_whose_model_died_is_not_ready_and_ends_at_once(repository: Path) -> None:

@@ -68,6 +68,13 @@ def error_of(server: Server, code: StatusCode, details: str, deadline: Deadline 
         ),
         (TRITON, StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceededError),
         (TRITON, StatusCode.INVALID_ARGUMENT, "in ensemble 'rerank', QUERY: empty", InvalidInputError),
+        # A caller's own words may be any.
+        (
+            *(TRITON, StatusCode.INVALID_ARGUMENT),
+            *('filter: no record has the field "Exceeds maximum queue size": a', InvalidInputError),
+        ),
+        (TRITON, StatusCode.INVALID_ARGUMENT, "filter: Request timeout expired: b", InvalidInputError),
+        (TRITON, StatusCode.INVALID_ARGUMENT, "filter: Server exiting: c", InvalidInputError),
         (TRITON, StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Sent message larger than max (9 vs. 8)", InvalidInputError),
         (TRITON, StatusCode.INTERNAL, "Failed to process the request(s), message: ValueError: x", ServerFailedError),
         (TRITON, StatusCode.CANCELLED, "CANCELLED", ServerUnavailableError),  # at the end of a stop

@@ -22,8 +22,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from resrank.core.errors import StackError
 from resrank.stack.ports import choose_ports
+from resrank.stack.triton_control import RESTRICTED_PROTOCOLS
 from resrank.stack.triton_install import find_triton
-from resrank.stack.triton_process import RESTRICTED_PROTOCOLS, SERVING_FLAGS
+from resrank.stack.triton_process import SERVING_FLAGS
 from support.certificates import Certificates, make_certificates
 
 ROOT = Path(__file__).parents[3]

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from resrank.core.errors import (
+    CollectionNotFoundError,
     DeadlineExceededError,
+    EncoderMismatchError,
     InvalidInputError,
     ModelNotReadyError,
     QueueFullError,
+    QuotaExceededError,
     ResRankError,
     RetrievalError,
     ServerUnavailableError,
@@ -32,6 +35,9 @@ from .conftest import add, record
         (ServerUnavailableError("gone"), Outcome.UNAVAILABLE),
         (ModelNotReadyError("loading"), Outcome.UNAVAILABLE),
         (RetrievalError("broken"), Outcome.FAILED),
+        (EncoderMismatchError("of another"), Outcome.FAILED),
+        (CollectionNotFoundError("mistyped"), Outcome.INVALID),
+        (QuotaExceededError("full"), Outcome.INVALID),
         (ResRankError("broken"), Outcome.FAILED),
         (KeyError("a bug"), Outcome.FAILED),
     ],

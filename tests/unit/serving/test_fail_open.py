@@ -19,6 +19,7 @@ from resrank.core.errors import (
 )
 from resrank.core.names import Model, Tensor
 from resrank.core.search_plan import ServedReranker
+from resrank.core.sidecar.v1 import retrieval_pb2 as pb
 from resrank.serving.near_steps import NearSteps
 from resrank.serving.search import MAX_LATE_CALLS, SearchStep
 from resrank.serving.step import Arrays, StepRequest
@@ -94,6 +95,19 @@ def test_without_the_encoder_words_alone_find_and_nothing_else_is_asked() -> Non
     assert [stage > 0 for stage in found[Tensor.STAGE_MS][0]] == [False, True, False]
     with pytest.raises(QueueFullError):  # a search by vectors alone has no other order
         search(failing, {**OPEN, "mode": "dense"})
+
+
+@pytest.mark.parametrize("field", ["text", "filter"])
+def test_a_query_without_a_word_is_not_blamed_for_an_encoder_that_fails(field: str) -> None:
+    class Refusing(Index):
+        async def search(self, request: pb.SearchRequest, deadline: float | None) -> pb.SearchResponse:
+            raise InvalidInputError(field, "holds no word that could be searched for")
+
+    failing: Failing = {Model.EMBED_QUERY: QueueFullError("Exceeds maximum queue size")}
+    with pytest.raises(QueueFullError if field == "text" else InvalidInputError):
+        search(failing, OPEN, Refusing(6))
+    with pytest.raises(InvalidInputError, match=f"^{field}: "):  # where nothing failed it is the caller's
+        search({}, OPEN, Refusing(6))
 
 
 @pytest.mark.parametrize(("model", "share"), [(Model.RERANK, 0.1), (Model.EMBED_QUERY, 0.3)])

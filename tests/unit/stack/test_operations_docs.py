@@ -13,7 +13,8 @@ from resrank.retrieval.settings import SidecarSettings
 from resrank.retrieval.store_url import StoreUrl
 from resrank.stack import local_stack, process
 from resrank.stack.standstill import STOPPED_S
-from resrank.stack.triton_process import RESTRICTED_PROTOCOLS, SHARED_MEMORY_PREFIX
+from resrank.stack.triton_control import RESTRICTED_PROTOCOLS
+from resrank.stack.triton_process import SHARED_MEMORY_PREFIX
 
 DOCS = Path(__file__).parents[3] / "docs"
 MIB = 1024 * 1024
