@@ -240,7 +240,7 @@ def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
             models[model] = bool((yield from ask(triton_calls.model_ready(model))))
         if models[Model.RERANK]:
             try:
-                facts.clear()  # a report is about now
+                yield from _renew_reranker(facts)  # a report is about now
                 reranker = yield from served_reranker(facts)
                 encoder = reranker.encoder_sha256
                 if reranker.takes_embedding:
@@ -259,6 +259,14 @@ def health(facts: FactsCache, *, with_retrieval: bool) -> Plan[HealthReport]:
         if encoder is not None and index_encoder is not None and index_encoder != encoder:
             problems.append(encoder_mismatch(index_encoder, encoder))
     return HealthReport(live, bool(ready), models, encoder, retrieval, tuple(problems))
+
+
+def _renew_reranker(facts: FactsCache) -> Plan[None]:
+    """Reads the reranker's config again. Requests go on by what is known of the others, unless this one has changed."""
+    now = yield from one(triton_calls.model_facts(Model.RERANK))
+    if facts.get(Model.RERANK) not in (None, now):
+        facts.clear()
+    facts.put(now)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from resrank.gateway.request_facts import facts_of
 
 _OPEN = frozenset({"/", "/health", "/v1/health/live", "/v1/health/ready", "/docs", "/redoc", "/openapi.json"})
 _OPEN_FOLDERS = ("/playground/", "/static-offline-docs/", "/docs/")
-"""Pages that tell nothing of an index or a model, and probes, which cannot send a key."""
+"""Pages that tell nothing of an index or a model, and probes, most of which send no key; one that does is told more."""
 
 _DENIED = Failure(401, "unauthorized", "send a key of this gateway, as Authorization: Bearer KEY or X-API-Key: KEY")
 
 
 class Access:
-    """Refuses requests without a key, before their bodies are read.
+    """Notes whose key a request has, and refuses those without one, before their bodies are read.
 
     Args:
         app: What answers.
@@ -31,13 +31,13 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request (ASGI)."""
-        if scope["type"] != "http" or self._keys is None or _is_open(scope["path"]):
+        if scope["type"] != "http" or self._keys is None:
             await self._app(scope, receive, send)
             return
         facts = facts_of(scope)
         key = _key(Headers(scope=scope))
         facts.caller = None if key is None else self._keys.name_of(key)
-        if facts.caller is None:
+        if facts.caller is None and not _is_open(scope["path"]):
             await discard(receive)
             await refuse(scope, receive, send, _DENIED)
             return

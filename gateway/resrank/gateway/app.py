@@ -28,6 +28,7 @@ from resrank.gateway.request_log import RequestLog
 from resrank.gateway.reranking import Reranker
 from resrank.gateway.routes import embeddings, health, models, playground, rerank, search
 from resrank.gateway.settings import GatewaySettings
+from resrank.gateway.shared_report import SharedReport
 from resrank.gateway.upstream import open_client
 
 OpenClient = Callable[[GatewaySettings], AsyncResRankClient]
@@ -56,7 +57,12 @@ def create_app(settings: GatewaySettings, open_client: OpenClient = open_client)
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with client:
             app.state.gateway = Gateway(
-                settings, client, Reranker(client), Embedder(client, settings.max_inputs), metrics
+                settings,
+                client,
+                Reranker(client),
+                Embedder(client, settings.max_inputs),
+                metrics,
+                SharedReport(client),
             )
             yield
 
@@ -120,8 +126,9 @@ def _answer(request: Request, failure: Failure, body: object = None) -> Response
     facts = facts_of(request)
     facts.kind = failure.kind
     if body is None and facts.schema is not None:
-        schema = error_forms.Schema(facts.schema)
-    else:
-        schema = error_forms.schema_of(request.url.path, body)
-        facts.schema = schema.value
+        return error_forms.error_response(error_forms.Schema(facts.schema), failure, facts.id)
+    schema = error_forms.schema_of(request.url.path, body)
+    facts.schema = schema.value
+    if body is None:  # what would tell whose it is was not read
+        return error_forms.unread_response(request.url.path, failure, facts.id)
     return error_forms.error_response(schema, failure, facts.id)

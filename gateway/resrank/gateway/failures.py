@@ -108,6 +108,16 @@ def too_large(limit: int, value: int | None) -> Failure:
     return Failure(413, "too_large", f"body: too many bytes (limit {limit}, got {found})", "body")
 
 
+def too_many_elements(limit: int) -> Failure:
+    """Of a body that would take too much to parse.
+
+    Args:
+        limit: Lists, objects and elements.
+    """
+    message = f"body: too many lists, objects and elements (limit {limit}, got more)"
+    return Failure(413, "too_large", message, "body")
+
+
 def shorten(text: str) -> str:
     """A caller's text as messages show it."""
     shown = repr(text)

@@ -14,6 +14,7 @@ from resrank.gateway.metrics import GatewayMetrics
 from resrank.gateway.request_facts import facts_of
 from resrank.gateway.reranking import Ranking, Reranker, RerankTask
 from resrank.gateway.settings import GatewaySettings
+from resrank.gateway.shared_report import SharedReport
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Gateway:
         reranker: Reranks for every schema.
         embedder: Embeds for every schema.
         metrics: What is counted.
+        report: What the servers behind say of themselves.
     """
 
     settings: GatewaySettings
@@ -33,6 +35,11 @@ class Gateway:
     reranker: Reranker
     embedder: Embedder
     metrics: GatewayMetrics
+    report: SharedReport
+
+    def tells_in_full(self, request: Request) -> bool:
+        """Whether a request, which may have needed no key, may be told of addresses and servers' own words."""
+        return self.settings.keys is None or facts_of(request).caller is not None
 
     def model(self, wanted: str | None) -> str:
         """The name under which a request finds the model.

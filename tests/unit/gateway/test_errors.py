@@ -213,3 +213,57 @@ async def test_the_models_word_on_a_document_is_about_the_callers(serve: Serve, 
         client.error = InvalidInputError(Place("QUERY"), "too many tokens", limit=64, value=70)
         answer = await http.post("/rerank", json={"query": "q", "texts": ["a"], "truncate": False})
         assert answer.json()["error"] == "query: too many tokens (limit 64, got 70)"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "said"),
+    [
+        ("QUERY", "too many tokens", "query: too many tokens (limit 64, got 70)"),
+        ("TEXT", "too many tokens", "query: too many tokens (limit 64, got 70)"),
+        ("text", "holds no word that could be searched for", "query: holds no word that could be searched for"),
+        ("request", "a gRPC message is too large", "body: a gRPC message is too large (limit 64, got 70)"),
+        ("k", "more results than candidates", "k: more results than candidates (limit 64, got 70)"),
+        ("candidates", "too large", "candidates: too large (limit 64, got 70)"),
+        ("mode", "cannot search HYBRID", "mode: cannot search HYBRID (limit 64, got 70)"),
+        ("filter", "no record has the field 'a'", "filter: no record has the field 'a' (limit 64, got 70)"),
+        ("collection", "too long", "collection: too long (limit 64, got 70)"),
+        ("lexical_weight", "out of range", "lexical_weight: out of range (limit 64, got 70)"),
+    ],
+)
+async def test_the_servers_words_on_a_search_name_fields_of_its_schema(
+    serve: Serve, client: DecidedClient, name: str, problem: str, said: str
+) -> None:
+    bounds = {} if name == "text" else {"limit": 64, "value": 70}
+    index = (0,) if name == "TEXT" else ()
+    client.error = InvalidInputError(Place(name, index), problem, **bounds)
+    async with serve() as http:
+        answer = await http.post("/v1/search", json={"query": "q", "truncate": False})
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["message"], error["param"]) == (said, said.partition(":")[0])
+
+
+@pytest.mark.parametrize("name", ["CANDIDATES", "embedding", "encoder_sha256", "QUERY_EMBEDDING", "timeout", "headers"])
+async def test_a_searchs_vectors_and_settings_that_servers_refuse_are_no_fault_of_its_caller(
+    serve: Serve, client: DecidedClient, name: str
+) -> None:
+    client.error = InvalidInputError(Place(name, (3,)), "wrong dimension", limit=4, value=5)
+    async with serve() as http:
+        answer = await http.post("/v1/search", json={"query": "q"})
+    assert answer.status_code == 502
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (None, "upstream_failed")
+    assert error["message"] == (
+        f"search: the servers refused what was made of the request ({name}[3]: wrong dimension (limit 4, got 5))"
+    )
+
+
+async def test_a_calibration_that_cannot_be_read_is_no_fault_of_a_searchs_caller(
+    serve: Serve, client: DecidedClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def calibration(**given: Any) -> None:
+        raise InvalidInputError("calibration", "not as resrank calibrate writes it")
+
+    monkeypatch.setattr(client, "calibration", calibration)
+    async with serve() as http:
+        assert (await http.post("/v1/search", json={"query": "q"})).status_code == 502

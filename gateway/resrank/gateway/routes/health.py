@@ -13,7 +13,6 @@ from resrank.gateway.schemas.health import Health, health_answer
 
 router = APIRouter(tags=["health"])
 
-_ASKING_S = 2.0
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 
 
@@ -25,11 +24,14 @@ async def live(request: Request) -> Response:
 
 @router.get("/v1/health/ready", response_model=Health, responses=_NOT_READY)
 async def ready(request: Request) -> Response:
-    """Whether Triton's models can be asked, and the gateway is not about to stop. A full queue is ready."""
+    """Whether Triton's models can be asked, and the gateway is not about to stop. A full queue is ready.
+
+    Known to the second. Where keys are set, what exactly is in the way is told to callers with one.
+    """
     if request.app.state.draining:
         return _response(Health(ready=False, message="stopping"))
-    report = await gateway_of(request).client.health(timeout_s=_ASKING_S)
-    return _response(health_answer(report))
+    gateway = gateway_of(request)
+    return _response(health_answer(await gateway.report.get(), in_full=gateway.tells_in_full(request)))
 
 
 @router.get("/health", response_model=Health, responses=_NOT_READY)

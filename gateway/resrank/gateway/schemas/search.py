@@ -10,10 +10,12 @@ from pydantic import Field, model_validator
 
 from resrank.client import RankedPassage, SearchResult
 from resrank.core.calibration import Calibration, relevance_of
+from resrank.core.errors import InvalidInputError, Place, ResRankError, ServerFailedError
 from resrank.core.fail_open import OnFailure
 from resrank.core.fusion import MAX_LEXICAL_WEIGHT, Fusion
 from resrank.core.limits import MAX_MESSAGE_RECORDS
 from resrank.core.metadata import MetadataValue
+from resrank.core.names import Tensor
 from resrank.core.search import DEFAULT_CANDIDATES, DEFAULT_K, SearchMode
 from resrank.gateway.schemas.common import Answer, OwnBody, Score, Timings
 
@@ -58,6 +60,32 @@ class Search(OwnBody):
         if self.k > self.candidates:
             raise ValueError(f"k: more results than candidates (limit {self.candidates}, got {self.k})")
         return self
+
+
+_OTHER_NAMES: dict[str, str] = {
+    Tensor.QUERY: "query",
+    Tensor.TEXT: "query",  # of the model that embeds it
+    "text": "query",  # of the sidecar
+    "request": "body",  # of no field, or too large as a whole
+}
+
+
+def search_error(error: InvalidInputError) -> ResRankError:
+    """What the servers refused, as a caller of this schema knows it.
+
+    Args:
+        error: About a field as they name it.
+
+    Returns:
+        The same about a field of the request; of what no request has, vectors and settings, an error that is the
+        servers' own.
+    """
+    name = error.place.name
+    if name in Search.model_fields:
+        return error
+    if name in _OTHER_NAMES:
+        return error.at(Place(_OTHER_NAMES[name]))
+    return ServerFailedError(f"search: the servers refused what was made of the request ({error})")
 
 
 class FoundPassage(Answer):
