@@ -163,6 +163,7 @@ def main(
         from resrank.core.terminal import discard_output
         from resrank.retrieval.access import read_bearer_key
         from resrank.retrieval.local.dense import require_device
+        from resrank.retrieval.local.index_kind import require_usable
         from resrank.retrieval.server import serve
     except ModuleNotFoundError as error:
         if _package(error) not in _EXTRA:
@@ -189,6 +190,7 @@ def main(
             bearer_key=None if bearer_key_file is None else read_bearer_key(bearer_key_file),
             insecure=insecure,
         )
+        require_usable(dense_index, dense_search_parameters)
         if dense_device != _DEFAULTS.dense_device:
             require_device(dense_device, dense_index)
     except InvalidInputError as error:

@@ -51,3 +51,22 @@ def test_output_onto_a_full_device_is_one_sentence(tmp_path: Path) -> None:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "resrank.retrieval: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--dense-index", "IDMap,Flat"], "dense_index: FAISS cannot add vectors to 'IDMap,Flat' batch by batch"),
+        (
+            ["--dense-index", "HNSW8", "--dense-search-parameters", "nprobe=16"],
+            "dense_search_parameters: FAISS refuses 'nprobe=16' for 'HNSW8'",
+        ),
+    ],
+)
+def test_a_dense_index_that_cannot_serve_is_one_sentence(options: list[str], sentence: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resrank.retrieval", "--index", str(tmp_path / "index"), "--port", "0", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith(f"resrank.retrieval: {sentence}")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "index").exists()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from typing import Any
+
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 
 from resrank.core.errors import InvalidInputError
 from resrank.retrieval.local.dense import FaissDenseIndex
+from resrank.retrieval.local.kept_rows import KeptRows
 from resrank.retrieval.local.vector_segment import VectorSegment
 from resrank.retrieval.local.vector_table import VectorTable
 
@@ -125,6 +129,56 @@ def test_graph_index_finds_and_forgets() -> None:
     assert all(dense.search(unit(vector), 5)[0].min() > 100 for vector in vectors[:20])
 
 
+@pytest.mark.parametrize("factory", ["HNSW32", "HNSW8_SQfp16", "HNSW8,RFlat"])
+def test_a_graph_that_loses_its_way_among_equals_finds_as_many_as_are_wanted(factory: str) -> None:
+    vectors = half((3300, 16))
+    vectors[3000:] = vectors[3000]
+    exact, dense = build(vectors), build(vectors, factory)
+    query = unit(vectors[3000].astype(np.float32) + 0.05)
+    for k in (400, 3300, 5000):
+        keys, scores = dense.search(query, k)
+        assert len(keys) == min(k, 3300)
+        expected, cosines_expected = exact.search(query, k)
+        assert (keys.tolist(), scores.tolist()) == (expected.tolist(), cosines_expected.tolist()), "ties by key"
+        every = KeptRows(np.ones(3300, np.bool_), dense.table.keys)
+        assert len(dense.search(query, k, every)[0]) == len(keys)
+
+
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "PCA8,IVF16,SQ8", "IVF16,Flat,RFlat"])
+def test_few_lists_do_not_limit_how_many_are_found(factory: str) -> None:
+    vectors = half((10_000, 12))
+    dense = build(vectors, factory)
+    assert dense.description == factory
+    query = unit(half((1, 12), 9)[0])
+    assert len(dense.search(query, 1000)[0]) == 1000
+    dense.apply(np.arange(1, 9001), NOTHING, np.empty((0, 12), np.float16))
+    for k in (100, 1000, 1001):
+        keys, found = dense.search(query, k)
+        assert len(keys) == min(k, 1000)
+        assert keys.min() > 9000
+    assert keys.tolist() == (9001 + np.argsort(-cosines(vectors[9000:], query), kind="stable")).tolist()
+    np.testing.assert_allclose(found, cosines(vectors, query)[keys - 1], atol=2e-6)
+
+
+def test_an_index_that_knows_distances_alone_finds_the_nearest() -> None:
+    """FAISS makes HNSW over product quantizers with L2, whatever it is asked for."""
+    vectors = half((600, 8))
+    kind = "HNSW16_PQ8x8"
+    index: Any = faiss.index_factory(8, kind, faiss.METRIC_INNER_PRODUCT)
+    assert index.metric_type == faiss.METRIC_L2
+    faiss.downcast_index(index.storage).do_polysemous_training = False  # which takes seconds
+    rows = np.stack([unit(vector) for vector in vectors])
+    index.train(rows)
+    index.add(rows)
+    table = VectorTable(np.arange(1, 601), VectorSegment.of(vectors))
+    dense, exact = FaissDenseIndex(kind, "", table, index), build(vectors)
+    right = sum(
+        len(np.intersect1d(dense.search(unit(vector), 10)[0], exact.search(unit(vector), 10)[0]))
+        for vector in vectors[:50]
+    )
+    assert right > 450
+
+
 def test_trained_index_starts_flat_and_is_trained_when_it_can_be() -> None:
     vectors = half((10_500, 8))
     dense = build(vectors[:9000], "IVF16,Flat", "nprobe=16")
@@ -149,6 +203,12 @@ def test_unknown_factory_is_refused_by_name(factory: str) -> None:
 def test_unknown_search_parameter_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"dense_search_parameters: .*nonsense=3"):
         build(half((400, 8)), "HNSW8", "nonsense=3")
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_search_parameters_of_another_kind_are_refused_while_a_flat_index_stands_in(factory: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"dense_search_parameters: .*efSearch=16"):
+        build(half((40, 8)), factory, "efSearch=16")
 
 
 def test_empty_index_finds_nothing() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import faiss
@@ -16,23 +14,30 @@ from numpy.typing import NDArray
 from resrank.core.errors import InvalidInputError
 from resrank.retrieval.local.dense_device import DEVIATION, FIELD, MOST_RESULTS, DenseDevice, PlacedIndex, shared_device
 from resrank.retrieval.local.flat_index import FlatIndex, normalised
+from resrank.retrieval.local.index_kind import (
+    PROBE_DIMENSION,
+    faiss_threads,
+    is_flat,
+    new_index,
+    set_search_parameters,
+    training_points,
+)
 from resrank.retrieval.local.kept_rows import KeptRows
 from resrank.retrieval.local.vector_table import VectorTable
 from resrank.retrieval.records import FloatVector, HalfMatrix, Keys
 
 logger = logging.getLogger(__name__)
 
-PROBE_DIMENSION = 960
-"""Divisible by what product quantizers ask for: only tells a known factory string from a typo."""
-
 _ROWS_AT_ONCE = 16_384  # bounds the fp32 copy of the fp16 vectors while they are added
-_POINTS_PER_CENTROID = 39  # fewer training points than this and FAISS warns (ClusteringParameters)
-_CODEBOOK_CENTROIDS = 256  # of a product quantizer with 8 bits
 _SCANNED = 0.005
 """Of all rows: where a filter keeps no more, all that it keeps are compared, whatever the kind of index."""
 _SCANNED_BESIDE_GRAPH = 0.1
 """The same of a graph, which is lost among the few: where one of a hundred was kept, it took 200 ms for what comparing
 takes one."""
+_WIDER = 4
+"""So many times as much is asked of an index that has found too few."""
+_ROUNDING = 1e-5
+"""How far what FAISS computes of a normalised copy in fp32 may be from a cosine."""
 _REBUILD_ROWS = 1000
 _REBUILD_SHARE = 0.2
 
@@ -73,16 +78,10 @@ class FaissDenseIndex:
         self._search_parameters = search_parameters
         self._flat = FlatIndex(table) if index is None else None
         self._stand_in = index is None and not is_flat(factory, table.dimension)
-        if search_parameters and not self._stand_in:
-            try:
-                space: Any = faiss.ParameterSpace()  # its type stubs take the parameters for a number
-                space.set_index_parameters(
-                    new_index(factory, table.dimension) if index is None else index, search_parameters
-                )
-            except RuntimeError as error:
-                raise InvalidInputError(
-                    "dense_search_parameters", f"FAISS refuses {search_parameters!r} for {factory!r}"
-                ) from error
+        if search_parameters:
+            # What does not fit is refused while a flat index stands in, too, and not once the kind is trained.
+            asked = new_index(factory, table.dimension) if index is None else index
+            set_search_parameters(asked, factory, search_parameters)
         self._device = device
         self._placed = self._place(device) if device is not None and placed is None else placed
 
@@ -97,13 +96,13 @@ class FaissDenseIndex:
         if isinstance(index, faiss.IndexFlat):
             return cls(factory, search_parameters, table, None, device)
         if not index.is_trained:
-            if table.rows < _training_points(index):
+            if table.rows < training_points(index):
                 return cls(factory, search_parameters, table, None, device)
-            rows = np.random.default_rng(0).permutation(table.rows)[: 2 * _training_points(index)]
+            rows = np.random.default_rng(0).permutation(table.rows)[: 2 * training_points(index)]
             logger.info("training the dense index", extra={"factory": factory, "vectors": len(rows)})
-            with _all_cores():
+            with faiss_threads(os.cpu_count() or 1):
                 index.train(normalised(table.vectors_of(np.sort(rows))))
-        with _all_cores():
+        with faiss_threads(os.cpu_count() or 1):
             for segment in table.segments:
                 _add(index, segment.vectors)
         return cls(factory, search_parameters, table, index, device)
@@ -113,7 +112,7 @@ class FaissDenseIndex:
         """The factory string, and the GPU that searches it, or that a flat index stands in until it can be trained."""
         if not self._stand_in:
             return self.factory if self._placed is None else f"{self.factory} ({self._placed.device.name})"
-        return f"{self.factory} (Flat until {_training_points(new_index(self.factory, self.table.dimension))} vectors)"
+        return f"{self.factory} (Flat until {training_points(new_index(self.factory, self.table.dimension))} vectors)"
 
     def search(self, query: FloatVector, k: int, kept: KeptRows | None = None) -> tuple[Keys, FloatVector]:
         """Finds the nearest vectors.
@@ -190,31 +189,62 @@ class FaissDenseIndex:
         # Tombstones rank among the living, most of all the old versions of what was just replaced. One more than wanted
         # shows whether the last place is shared: FAISS keeps any of those that are equal.
         fetched = min(wanted + min(table.dead, wanted) + 1, table.rows)
+        parameters = None
         while True:
-            scores, rows = index.search(query[np.newaxis], fetched)
-            found = rows[0] >= 0  # an approximate index pads with -1 when it has no more
+            scores, rows = index.search(query[np.newaxis], fetched, params=parameters)
+            if index.metric_type == faiss.METRIC_L2:  # of vectors of length 1 that is the same order (HNSW over PQ)
+                scores = -scores
+            found = rows[0] >= 0  # an approximate index pads with -1 where it finds no more, though there may be
             living = np.zeros_like(found)
             living[found] = table.alive[rows[0][found]]
             keys, cosines = table.keys[rows[0][living]], scores[0][living]
             complete = fetched >= table.rows or not found[-1]
+            if complete and len(keys) < wanted:
+                parameters = self._wider(parameters)
+                if parameters is None:
+                    return self._compared(query, wanted, KeptRows(table.alive, table.keys[table.alive]))
+                continue
             if complete or (len(keys) > wanted and scores[0][-1] < cosines[wanted - 1]):
                 break
-            fetched = min(4 * fetched, table.rows)
+            fetched = min(_WIDER * fetched, table.rows)
         if len(keys) > wanted:
             keys, cosines = keys[cosines >= cosines[wanted - 1]], cosines[cosines >= cosines[wanted - 1]]
         return _best(keys, self.cosines(query, keys), wanted)
 
+    def _wider(self, narrower: Any | None) -> Any | None:
+        """FAISS's parameters for a search in more inverted lists; None where that has no more of them, or none.
+
+        All lists hold all vectors, and are scanned faster than the vectors are compared here.
+        """
+        inner = self._inner()
+        if not isinstance(inner, faiss.IndexIVF):
+            return None
+        probed = (inner if narrower is None else narrower).nprobe
+        kinds: Any = faiss  # its type stubs know others' arguments
+        return None if probed >= inner.nlist else kinds.SearchParametersIVF(nprobe=min(_WIDER * probed, inner.nlist))
+
     def _search_kept(self, query: FloatVector, wanted: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
-        keys = kept.keys
-        parameters, storage = self._selecting(kept), self._storage()
+        parameters = self._selecting(kept)
         if parameters is not None:
             assert self.index is not None
             _, rows = self.index.search(query[np.newaxis], wanted, params=parameters)
             if rows.min(initial=0) >= 0:  # -1 stands where it found too few
                 keys = self.table.keys[rows[0]]
-        if storage is not None and keys is kept.keys:
-            keys = keys[_are_largest(_products(storage, query, np.flatnonzero(kept.mask)), wanted)]
+                return _best(keys, self.cosines(query, keys), wanted)
+        return self._compared(query, wanted, kept)
+
+    def _compared(self, query: FloatVector, wanted: int, kept: KeptRows) -> tuple[Keys, FloatVector]:
+        """The best of some rows, each of which is compared with the query: as exact as a flat index."""
+        keys, storage = kept.keys, self._storage()
+        if storage is not None:
+            keys = keys[_are_largest(_products(storage, query, np.flatnonzero(kept.mask)), wanted, _ROUNDING)]
         return _best(keys, self.cosines(query, keys), wanted)
+
+    def _inner(self) -> Any:
+        """The FAISS index behind transforms of the vectors, which hand a search's parameters on."""
+        if isinstance(self.index, faiss.IndexPreTransform):
+            return faiss.downcast_index(self.index.index)
+        return self.index
 
     def _selecting(self, kept: KeptRows) -> Any | None:
         """FAISS's parameters for a search among some rows, None where they are compared one by one.
@@ -224,9 +254,7 @@ class FaissDenseIndex:
         """
         share = len(kept.keys) / max(1, self.table.rows)
         kinds: Any = faiss  # its type stubs lack what selects, and know others' arguments
-        inner = self.index
-        if isinstance(inner, kinds.IndexPreTransform):  # which hands the parameters on
-            inner = kinds.downcast_index(inner.index)
+        inner = self._inner()
         if share <= (_SCANNED_BESIDE_GRAPH if isinstance(inner, kinds.IndexHNSW) else _SCANNED):
             return None
         selector = kinds.IDSelectorBitmap(np.packbits(kept.mask, bitorder="little"))
@@ -284,7 +312,7 @@ class FaissDenseIndex:
         table = self.table
         if table.dead > max(_REBUILD_ROWS, _REBUILD_SHARE * table.rows):
             return True
-        return self._stand_in and table.rows - table.dead >= _training_points(new_index(self.factory, table.dimension))
+        return self._stand_in and table.rows - table.dead >= training_points(new_index(self.factory, table.dimension))
 
     def rebuilt(self) -> Self:
         """A new index of the same kind without tombstones; this one stays usable meanwhile."""
@@ -303,24 +331,6 @@ class FaissDenseIndex:
         return type(self)(self.factory, self._search_parameters, table, self.index, self._device, self._placed)
 
 
-def new_index(factory: str, dimension: int) -> Any:
-    """An empty FAISS index.
-
-    Args:
-        factory: FAISS index_factory string.
-        dimension: Components of a vector.
-
-    Raises:
-        InvalidInputError: FAISS does not know the string, or not for this dimension.
-    """
-    try:
-        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as error:
-        raise InvalidInputError(
-            "dense_index", f"FAISS's index_factory refuses {factory!r} for dimension {dimension}"
-        ) from error
-
-
 def require_device(name: str, factory: str) -> None:
     """Refuses a GPU that is not there, or that cannot have a kind of index.
 
@@ -330,11 +340,6 @@ def require_device(name: str, factory: str) -> None:
     device = shared_device(name)
     if device is not None:
         device.require_kind(new_index(factory, PROBE_DIMENSION), factory)
-
-
-def is_flat(factory: str, dimension: int) -> bool:
-    """Whether a factory string stands for the index that misses nothing."""
-    return isinstance(new_index(factory, dimension), faiss.IndexFlat)
 
 
 def _best(keys: Keys, cosines: FloatVector, count: int) -> tuple[Keys, FloatVector]:
@@ -353,31 +358,14 @@ def _products(flat: Any, query: FloatVector, rows: NDArray[np.intp]) -> FloatVec
     return products
 
 
-def _are_largest(numbers: FloatVector, count: int) -> NDArray[np.bool_]:
-    """Which are among so many largest, equals of the last one included; all where there are no more."""
+def _are_largest(numbers: FloatVector, count: int, margin: float = 0.0) -> NDArray[np.bool_]:
+    """Which are among so many largest, or not below the last one by more than a margin; all where there are no more."""
     if count >= len(numbers):
         return np.ones(len(numbers), np.bool_)
-    reached: NDArray[np.bool_] = numbers >= np.partition(numbers, -count)[-count]
+    reached: NDArray[np.bool_] = numbers >= np.partition(numbers, -count)[-count] - margin
     return reached
-
-
-def _training_points(index: Any) -> int:
-    inverted_lists = faiss.try_extract_index_ivf(index)
-    centroids = max(_CODEBOOK_CENTROIDS, inverted_lists.nlist if inverted_lists is not None else 0)
-    return _POINTS_PER_CENTROID * centroids
 
 
 def _add(index: Any, vectors: HalfMatrix) -> None:
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         index.add(normalised(vectors[start : start + _ROWS_AT_ONCE]))
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """Lets this thread's FAISS calls use every core: OpenMP's number of threads is a setting of the calling thread."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

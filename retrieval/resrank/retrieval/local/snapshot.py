@@ -145,7 +145,8 @@ def restore(
         device: The GPU that searches too.
 
     Returns:
-        The index, or None when there is no snapshot, it is damaged, of another kind, or disagrees with the store.
+        The index, or None when there is no snapshot, it is damaged, of another kind, or disagrees with the store, or
+        FAISS fails to extend it.
     """
     path = folder / SNAPSHOT_FILE
     if not path.exists():
@@ -167,7 +168,12 @@ def restore(
     table = VectorTable(content.keys.astype(np.int64), content.vectors, alive, content.checksums)
     dense = FaissDenseIndex(factory, search_parameters, table, content.index, device)
     if known < len(keys):
-        dense.apply(np.empty(0, np.int64), keys[known:], load_vectors(keys[known:], dimension).vectors)
+        added = load_vectors(keys[known:], dimension).vectors
+        try:
+            dense.apply(np.empty(0, np.int64), keys[known:], added)
+        except (RuntimeError, MemoryError) as error:
+            logger.warning("dense snapshot not brought up to date, building the index anew: %s", error)
+            return None
     logger.info(
         "dense snapshot loaded",
         extra={"vectors": int(known), "removed_since": len(alive) - int(known), "added_since": len(keys) - int(known)},

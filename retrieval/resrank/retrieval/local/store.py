@@ -20,8 +20,9 @@ from resrank.retrieval.finding import NOTHING, Found, StageClock, find
 from resrank.retrieval.fusion import Ranked
 from resrank.retrieval.local import integrity, lexical, snapshot
 from resrank.retrieval.local.database import Change, Database
-from resrank.retrieval.local.dense import PROBE_DIMENSION, FaissDenseIndex, new_index
+from resrank.retrieval.local.dense import FaissDenseIndex
 from resrank.retrieval.local.dense_device import DenseDevice, shared_device
+from resrank.retrieval.local.index_kind import require_usable
 from resrank.retrieval.local.kept_rows import KeptRows, kept_rows
 from resrank.retrieval.local.lock import FolderLock
 from resrank.retrieval.local.rwlock import ReadWriteLock
@@ -103,10 +104,10 @@ class LocalVectorStore:
 
         Raises:
             IndexFolderError: The folder is corrupt, foreign, not writable or owned by another process.
-            InvalidInputError: FAISS does not know ``dense_index`` or ``dense_search_parameters``, or there is no such
-                device, or too little memory there.
+            InvalidInputError: FAISS does not know ``dense_index`` or ``dense_search_parameters``, or cannot do with
+                them what is done here; or there is no such device, or too little memory there.
         """
-        new_index(dense_index, PROBE_DIMENSION)
+        require_usable(dense_index, dense_search_parameters)
         device = shared_device(dense_device)
         folder = folder.absolute()
         try:
@@ -190,6 +191,7 @@ class LocalVectorStore:
             encoder = self._database.encoder
             if encoder is None:
                 # Fails before anything is stored if FAISS cannot have this dimension.
+                require_usable(self._dense_index, self._dense_search_parameters, batch.encoder.dimension)
                 empty = VectorTable(np.empty(0, np.int64), VectorSegment.empty(batch.encoder.dimension, 0))
                 dense = FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, empty, self._device)
             else:
@@ -312,16 +314,28 @@ class LocalVectorStore:
             assert self._dense is not None
             self._dense.apply(change.removed, change.added, change.vectors)
         except Exception:
-            logger.exception("the dense index could not follow a commit, building it anew from the store")
-            self._dense = self._build_dense(encoder)
+            logger.exception("the dense index could not follow a commit, a flat one over what is stored stands in")
+            self._dense = self._standing_in(self._stored_table(encoder))
+
+    def _stored_table(self, encoder: Encoder) -> VectorTable:
+        keys, _ = self._database.vector_checksums()
+        return VectorTable(keys, self._database.load_vectors(keys, encoder.dimension))
+
+    def _standing_in(self, table: VectorTable) -> FaissDenseIndex:
+        """A flat index for one that FAISS fails to build or to extend; where it is large, maintenance tries again."""
+        return FaissDenseIndex(self._dense_index, self._dense_search_parameters, table, None)
 
     def _build_dense(self, encoder: Encoder) -> FaissDenseIndex:
-        keys, _ = self._database.vector_checksums()
-        table = VectorTable(keys, self._database.load_vectors(keys, encoder.dimension))
-        return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table, self._device)
+        table = self._stored_table(encoder)
+        try:
+            return FaissDenseIndex.build(self._dense_index, self._dense_search_parameters, table, self._device)
+        except (RuntimeError, MemoryError):
+            logger.exception("FAISS cannot build the dense index, a flat one stands in")
+            return self._standing_in(table)
 
     def _load_dense(self, encoder: Encoder) -> FaissDenseIndex:
         started = time.perf_counter()
+        require_usable(self._dense_index, self._dense_search_parameters, encoder.dimension)
         keys, checksums = self._database.vector_checksums()
         dense = snapshot.restore(
             self._folder,
