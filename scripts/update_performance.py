@@ -9,9 +9,9 @@ docs/performance. Benchmarks that FOLDER has nothing of keep what they have.
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
-import sys
 from pathlib import Path
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
@@ -50,7 +50,10 @@ def update(document: Path, folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    done = update(DOCUMENT, Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description="Put what resrank bench --out wrote into docs/performance.md.")
+    parser.add_argument("folder", type=Path, help="as resrank bench --out writes it")
+    given = parser.parse_args().folder
+    if not given.is_dir():
+        parser.error(f"argument folder: {given} is no folder")
+    done = update(DOCUMENT, given)
     print(f"{DOCUMENT}: {', '.join(done) or 'nothing to fill'}")
