@@ -18,6 +18,7 @@ from resrank.client.channels import open_aio_channel
 from resrank.client.metadata import Metadata, call_metadata
 from resrank.client.settings import ClientSettings, TlsConfig
 from resrank.client.traces import trace_metadata
+from resrank.client.transport_errors import TOO_LARGE, too_large
 from resrank.core.collection_names import collection_name
 from resrank.core.corpus import Passage
 from resrank.core.errors import (
@@ -292,8 +293,8 @@ def _typed(error: aio.AioRpcError) -> ResRankError:
             return InvalidInputError.parse(said) or InvalidInputError("request", said)
         case StatusCode.UNIMPLEMENTED:
             said = "what answers there is another server, or an older one; check the address"
-        case StatusCode.RESOURCE_EXHAUSTED if "message larger than max" in said:
-            return InvalidInputError("request", f"is too large, send fewer or shorter records at once: {said}")
+        case StatusCode.RESOURCE_EXHAUSTED if TOO_LARGE in said:
+            return too_large(said)
         case StatusCode.RESOURCE_EXHAUSTED if said.startswith(QUOTA_EXCEEDED):
             return QuotaExceededError(f"the retrieval sidecar: {said}")
         case StatusCode.FAILED_PRECONDITION if ENCODER_MISMATCH in said:

@@ -32,6 +32,9 @@ from resrank.core.triton_words import QUEUE_FULL, RETRIEVAL_FAILURE, SIDECAR_UNA
 
 Code = grpc.StatusCode
 
+TOO_LARGE = "message larger than max"
+"""gRPC's words, which share their status with full queues."""
+
 
 @dataclass(frozen=True)
 class _Failure:
@@ -49,11 +52,16 @@ def _invalid_input(failure: _Failure) -> ResRankError:
     return InvalidInputError.parse(failure.details) or InvalidInputError("request", failure.details)
 
 
-def _too_large(failure: _Failure) -> ResRankError:
-    sizes = re.search(r"\((?P<value>\d+) vs\. (?P<limit>\d+)\)", failure.details)
+def too_large(details: str) -> InvalidInputError:
+    """What gRPC says of a message that it does not take.
+
+    Args:
+        details: Of a status that has :data:`TOO_LARGE`.
+    """
+    sizes = re.search(r"\((?P<value>\d+) vs\. (?P<limit>\d+)\)", details)
     return InvalidInputError(
         "request",
-        f"a gRPC message is too large, in bytes, send fewer or smaller items: {failure.details}",
+        f"a gRPC message is too large, in bytes, send fewer or smaller items: {details}",
         **(sizes.groupdict() if sizes else {}),
     )
 
@@ -134,7 +142,7 @@ class _Rule:
 
 # The first rule that holds decides. `None` and "" match anything.
 _RULES = (
-    _Rule(None, Code.RESOURCE_EXHAUSTED, r"message larger than max", _too_large),
+    _Rule(None, Code.RESOURCE_EXHAUSTED, TOO_LARGE, lambda failure: too_large(failure.details)),
     _Rule(None, Code.RESOURCE_EXHAUSTED, r"metadata size exceeds", _metadata_too_large),
     # Before all rules by words: it may repeat a caller's own, which can be any.
     _Rule(None, Code.INVALID_ARGUMENT, r"", _invalid_input),

@@ -195,6 +195,15 @@ def _refuse_two_forms(folder: Path, base_sha256: str | None) -> None:
     read_tensors(folder / WEIGHTS_FILE)
 
 
+def was_trained(folder: Path) -> bool:
+    """Whether a backbone of an adapter checkpoint is another than its base: by LoRA, or with weights of its own.
+
+    Args:
+        folder: ``encoder/`` or ``reranker/`` of an adapter checkpoint.
+    """
+    return has_whole_weights(folder) or read_lora(folder) is not None
+
+
 def read_lora(folder: Path) -> Lora | None:
     """Reads a backbone's adapter: its config and, from the header, the shapes of its tensors.
 

@@ -176,7 +176,7 @@ def evaluate_checkpoint(
         qrels: The judgements of exactly these questions.
         scorer: The checkpoint.
         settings: What is measured.
-        projectors: The checkpoint's, for the rows with a part left out; None leaves it out.
+        projectors: The checkpoint's, for the rows with a part left out; None leaves those out.
         ablations: The checkpoint with a part of its input left out, for a row each.
         join: How words count; None leaves out the rows with words, which need every question's ``lexical``.
         progress: Called as the work goes on.

@@ -28,6 +28,7 @@ from resrank.core.adapter import (
     read_lora,
     refuse_foreign_lora,
     validate_adapter,
+    was_trained,
     write_adapter_spec,
 )
 from resrank.core.calibration_file import calibration_of
@@ -407,8 +408,7 @@ def _find_base(name: str, source: str, notify: Notify) -> Path:
 def _merged_source(folder: Path, spec: AdapterSpec, name: str) -> str:
     """What a merged checkpoint says about where a backbone came from; an untrained one is still its base."""
     fields: _AdaptedSpec = spec.encoder if name == ENCODER_DIR else spec.reranker
-    trained = read_lora(folder / name) is not None or has_whole_weights(folder / name)
-    return f"{fields.source} + {spec.name} ({spec.digest()[:12]})" if trained else fields.source
+    return f"{fields.source} + {spec.name} ({spec.digest()[:12]})" if was_trained(folder / name) else fields.source
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from resrank.core.server_tls import server_tls
 from resrank.core.signals import ignore_stops
 from resrank.core.tracing import export_traces
 from resrank.retrieval.settings import SidecarSettings
-from resrank.retrieval.store_url import INDEX_VARIABLE, STORE_VARIABLE, StoreUrl
+from resrank.retrieval.store_url import INDEX_VARIABLE, LOCAL, STORE_VARIABLE, StoreUrl
 
 if __name__ == "__main__":
     # Until the server listens for it: an interrupt while something is imported ends the process and says nothing.
@@ -190,7 +190,8 @@ def main(
             bearer_key=None if bearer_key_file is None else read_bearer_key(bearer_key_file),
             insecure=insecure,
         )
-        require_usable(dense_index, dense_search_parameters)
+        if url.scheme == LOCAL:
+            require_usable(dense_index, dense_search_parameters)
         if dense_device != _DEFAULTS.dense_device:
             require_device(dense_device, dense_index)
     except InvalidInputError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from resrank.core.adapter import has_whole_weights, read_lora, validate_adapter
+from resrank.core.adapter import validate_adapter, was_trained
 from resrank.core.checkpoint import CheckpointSpec, is_adapter, validate_folder, write_spec
 from resrank.core.errors import InvalidInputError
 from resrank.core.names import COMPACT
@@ -189,8 +189,7 @@ class RunCheckpointWriter:
         """Whether a backbone that this run trains by LoRA has been trained before, other than the shipped default's."""
         if self._adapter is None or self._adapted is None or model.adapter_config(role) is None:
             return False
-        again = read_lora(self._adapter / role) is not None or has_whole_weights(self._adapter / role)
-        return again and self._adapted.digest() != DIGESTS[DEFAULT]
+        return was_trained(self._adapter / role) and self._adapted.digest() != DIGESTS[DEFAULT]
 
     @property
     def _modes(self) -> dict[Role, Mode]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from resrank.benchmarks.documents import Documents
 from resrank.benchmarks.names import Benchmark
 from resrank.benchmarks.report import Report
 from resrank.stack.machine import Machine
+from support.python_files import SCRIPTS, load_python_file
 from support.sample_study import sample_study
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "performance.md"
-SCRIPT = ROOT / "scripts" / "update_performance.py"
 
 
 def test_every_benchmark_has_a_section_and_its_command() -> None:
@@ -43,9 +42,7 @@ def test_the_pictures_are_there() -> None:
 
 
 def test_sections_are_filled_from_a_folder_and_others_kept(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("update_performance", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_python_file(SCRIPTS / "update_performance.py")
     Documents(tmp_path / "out").write(Report(Machine("A CPU", 2, False, "3.11"), (sample_study(),)))
     document = tmp_path / "speed.md"
     document.write_text(

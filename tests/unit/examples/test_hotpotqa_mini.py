@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -14,21 +12,15 @@ from typing import Any
 
 import pytest
 
+from support.python_files import SCRIPTS, load_python_file
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "examples" / "hotpotqa-mini"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_hotpotqa_mini", ROOT / "scripts" / "make_hotpotqa_mini.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))  # as when it is run
-        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up by name
-        spec.loader.exec_module(module)
-    return module
+    return load_python_file(SCRIPTS / "make_hotpotqa_mini.py")
 
 
 def records(name: str) -> list[dict[str, str]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,6 +13,7 @@ from resrank.core.corpus import read_passages
 from resrank.training.exclusion import document_key, evaluation_questions, question_key
 from resrank.training.lists import CandidateList, LabelKind
 from resrank.training.listwise_file import ListwiseFile
+from support.python_files import SCRIPTS, load_python_file
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "examples" / "hotpotqa-train-mini"
@@ -23,15 +22,7 @@ SAMPLE = ROOT / "examples" / "hotpotqa-mini"
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_training_lists", ROOT / "scripts" / "make_training_lists.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))  # as when it is run
-        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up by name
-        spec.loader.exec_module(module)
-    return module
+    return load_python_file(SCRIPTS / "make_training_lists.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -15,20 +14,14 @@ from resrank.core.checkpoint import folder_sha256, read_spec, validate_folder, w
 from resrank.core.errors import CheckpointError
 from resrank.export.adapters import merge_adapter
 from resrank.stack.cli.app import run
+from support.python_files import SCRIPTS, load_python_file
 from support.tiny_adapter import make_tiny_adapter
 from support.tiny_checkpoint import make_bert, make_llama, make_tiny_checkpoint
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    found = importlib.util.spec_from_file_location("extract_adapter", ROOT / "scripts" / "extract_adapter.py")
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return load_python_file(SCRIPTS / "extract_adapter.py")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,18 +9,14 @@ from types import ModuleType
 import pytest
 
 from resrank.export.model_configs import templates_folder
+from support.python_files import load_python_file
 
 MODEL_FILES = sorted(templates_folder().glob("*/1/model.py"), key=str)
 
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    spec = importlib.util.spec_from_file_location(f"model_{path.parts[-3]}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_python_file(path, f"model_{path.parts[-3]}")
 
 
 def test_there_is_one_for_every_model_that_is_no_ensemble() -> None:

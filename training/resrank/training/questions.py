@@ -429,7 +429,7 @@ def _chosen(items: Iterable[_ItemT], source: ListwiseSource | BeirSource, hold_b
         raise InvalidInputError(
             "data.train.skip" if hold_back else "skip",
             f"{source.label} would have no list left",
-            limit=max(0, len(ordered) - hold_back - 1),
+            limit=len(ordered) - hold_back - 1,
             value=source.skip,
         )
     return ordered[:hold_back] + ordered[hold_back + source.skip :]

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 import resrank.core.sidecar
+from support.python_files import load_python_file
 
 SOURCE = Path(resrank.core.sidecar.__file__).parent
 FILES = ["retrieval_pb2.py", "retrieval_pb2.pyi", "retrieval_pb2_grpc.py", "retrieval_pb2_grpc.pyi"]
@@ -18,12 +18,7 @@ VERSIONS = re.compile(r"(\d+\.\d+\.\d+)|(^\s+\d+,$)", re.MULTILINE)
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("grpc_tools")
     out = tmp_path_factory.mktemp("stubs")
-    specification = importlib.util.spec_from_file_location("generate", SOURCE / "generate.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    module.generate(out)
+    load_python_file(SOURCE / "generate.py").generate(out)
     return out
 
 
